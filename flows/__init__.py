@@ -1,0 +1,1 @@
+"""Runs campaigns: configuration, composition of the rooms, Prefect flows, command line."""

@@ -1,0 +1,1 @@
+"""Proposes crystals: CrystalFormer in PyTorch, exact likelihood, sampling, pretraining, fine-tuning."""

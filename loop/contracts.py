@@ -1,0 +1,78 @@
+"""The seams between the rooms: Protocols of one or two methods. `flows.build` binds them to concrete classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from loop.values import Candidate, Evaluation, Prediction
+
+Progress = Callable[[str, int, int, dict[str, float]], None]
+"""``progress(stage, done, total, metrics)``: called often, must be cheap and must not raise."""
+
+
+class Reward(Protocol):
+    """Scores crystals for the policy. Higher is better; dimensionless."""
+
+    def __call__(self, candidates: Sequence[Candidate | None]) -> tuple[np.ndarray, list[dict[str, float]]]:
+        """Rewards of shape (n,), finite, and per candidate the components behind each.
+
+        None stands for a sample that is no crystal (it cannot be built); it gets the reward of a failure.
+        """
+        ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """Proposes crystals, and learns from rewards."""
+
+    def propose(self, n: int, *, seed: int, round: int) -> list[Candidate]:
+        """Draw n crystals from the present policy (fewer where samples are no crystals)."""
+        ...
+
+    def learn(self, reward: Reward, *, seed: int, round: int, progress: Progress | None = None) -> list[dict[str, Any]]:
+        """Fine-tune the policy against a reward; returns one row of metrics an iteration."""
+        ...
+
+
+@runtime_checkable
+class Surrogate(Protocol):
+    """Predicts what an oracle would find, from the unrelaxed candidate."""
+
+    def fit(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]) -> dict[str, float]:
+        """Learn from labels (failures included in the input are ignored); returns metrics of the fit."""
+        ...
+
+    def predict(self, candidates: Sequence[Candidate]) -> Prediction:
+        """Mean and standard deviation per property, shape (n, m)."""
+        ...
+
+
+@runtime_checkable
+class Acquisition(Protocol):
+    """Chooses which candidates to label."""
+
+    def select(self, candidates: Sequence[Candidate], surrogate: Surrogate, k: int, *, seed: int) -> list[int]:
+        """Indices of k distinct candidates, best first."""
+        ...
+
+
+@runtime_checkable
+class Oracle(Protocol):
+    """Measures candidates."""
+
+    @property
+    def name(self) -> str:
+        """``name@version``."""
+        ...
+
+    @property
+    def settings_hash(self) -> str:
+        """Hash of everything that changes the result."""
+        ...
+
+    def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
+        """One evaluation a candidate, in order. A failure is an element, never an exception."""
+        ...

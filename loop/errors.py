@@ -1,0 +1,29 @@
+"""The errors users meet. Each message says what was expected, what came, and what to do."""
+
+
+class DiscoveryLoopError(Exception):
+    """Base of all errors that the command line prints as one message without a traceback."""
+
+
+class ConfigError(DiscoveryLoopError):
+    """A configuration file or value cannot be used."""
+
+
+class InputError(DiscoveryLoopError):
+    """An input file is missing, unreadable or holds no usable crystal."""
+
+
+class CheckpointError(DiscoveryLoopError):
+    """A checkpoint is missing, damaged or belongs to another model."""
+
+
+class EnergyTypeError(DiscoveryLoopError):
+    """Energies of different types were about to be compared."""
+
+
+class UnsupportedElementError(DiscoveryLoopError):
+    """A crystal holds an element that the potential or the hull does not know."""
+
+
+class StoreError(DiscoveryLoopError):
+    """The ledger cannot be opened, or holds something that contradicts the request."""

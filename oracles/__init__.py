@@ -1,0 +1,1 @@
+"""Measures crystals: potentials, relaxation, elastic properties, reference phases."""

@@ -1,0 +1,1 @@
+"""Predicts oracle outcomes with uncertainty: features, Gaussian processes, calibration, acquisition."""

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from pymatgen.core import Structure
 
 from loop.values import Candidate, Evaluation, Prediction
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """``progress(stage, done, total, metrics)``: called often, must be cheap and must not raise."""
+
+
+Screen = Callable[[Sequence[Candidate]], np.ndarray]
+"""Cheap energies above the hull of *unrelaxed* candidates: eV/atom, shape (n,), NaN where there is none."""
+
+Rehull = Callable[[Sequence[Candidate], Sequence[Evaluation]], list[Evaluation]]
+"""Judges finished evaluations anew on the hull that holds all of them: same length and order, no oracle call."""
+
+
+class Validity(Protocol):
+    """Cheap rules that a crystal must pass before anything is spent on it."""
+
+    def __call__(self, structures: Sequence[Structure]) -> list[str | None]:
+        """Per structure the name of the first rule that it breaks, or None."""
+        ...
 
 
 class Reward(Protocol):
@@ -32,8 +49,32 @@ class Generator(Protocol):
         """Draw n crystals from the present policy (fewer where samples are no crystals)."""
         ...
 
-    def learn(self, reward: Reward, *, seed: int, round: int, progress: Progress | None = None) -> list[dict[str, Any]]:
-        """Fine-tune the policy against a reward; returns one row of metrics an iteration."""
+    def learn(
+        self,
+        reward: Reward,
+        *,
+        seed: int,
+        round: int,
+        progress: Progress | None = None,
+        checkpoint: Path | None = None,
+    ) -> list[dict[str, Any]]:
+        """Fine-tune the policy against a reward; returns one row of metrics an iteration.
+
+        Where a checkpoint folder is given, the state of the fine-tuning is kept in it as it goes, and a second call
+        with the same arguments on a fresh object goes on from there, to the same end as if it had not been cut off.
+        """
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write the policy into a folder (made if absent): all that `propose` and `learn` depend on."""
+        ...
+
+    def load(self, path: Path) -> None:
+        """Take over the policy that `save` wrote.
+
+        Raises:
+            CheckpointError: the folder is missing, damaged or from another model.
+        """
         ...
 
 
@@ -47,6 +88,18 @@ class Surrogate(Protocol):
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
         """Mean and standard deviation per property, shape (n, m)."""
+        ...
+
+    def save(self, path: Path) -> None:
+        """Write what `predict` needs into a folder (made if absent)."""
+        ...
+
+    def load(self, path: Path) -> None:
+        """Take over what `save` wrote.
+
+        Raises:
+            CheckpointError: the folder is missing or damaged.
+        """
         ...
 
 

@@ -1,0 +1,92 @@
+"""Checkpoints: a folder with safetensors and JSON, never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from generator.model import CrystalFormer, ModelConfig
+from loop.errors import CheckpointError
+
+FORMAT = "crystalformer-1"
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model with what is known of it."""
+
+    model: CrystalFormer
+    checksum: str  # sha256 of the weights file
+    provenance: dict[str, Any]
+
+
+def default_checkpoint() -> Path:
+    """The checkpoint that the package ships."""
+    return Path(__file__).parent / "checkpoints" / "mp-small"
+
+
+def checksum(path: Path) -> str:
+    """Sha256 of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def save_checkpoint(model: CrystalFormer, folder: Path, provenance: dict[str, Any] | None = None) -> str:
+    """Write weights and description; returns the checksum. Readers never see half a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    part = folder / (WEIGHTS + ".part")
+    save_file(weights, part)
+    part.replace(folder / WEIGHTS)
+    digest = checksum(folder / WEIGHTS)
+    config = {k: ("inf" if v == float("inf") else v) for k, v in asdict(model.config).items()}
+    text = {"format": FORMAT, "model": config, "sha256": digest, "provenance": provenance or {}}
+    part = folder / (DESCRIPTION + ".part")
+    part.write_text(json.dumps(text, indent=1) + "\n")
+    part.replace(folder / DESCRIPTION)
+    return digest
+
+
+def load_checkpoint(
+    folder: str | Path | None = None, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Checkpoint:
+    """Read a checkpoint; None is the one that the package ships.
+
+    Raises:
+        CheckpointError: nothing there, damaged, or not one of ours.
+    """
+    folder = default_checkpoint() if folder is None else Path(folder)
+    for name in (DESCRIPTION, WEIGHTS):
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"no checkpoint in {folder}: expected {DESCRIPTION} and {WEIGHTS}, {name} is missing. "
+                "Make one with `discovery-loop pretrain` or `discovery-loop import-checkpoint`, "
+                "or leave --checkpoint out for the one that is shipped."
+            )
+    try:
+        text = json.loads((folder / DESCRIPTION).read_text())
+        if text.get("format") != FORMAT:
+            raise CheckpointError(f"{folder / DESCRIPTION}: expected format {FORMAT!r}, got {text.get('format')!r}")
+        config = ModelConfig(**{k: (float("inf") if v == "inf" else v) for k, v in text["model"].items()})
+        weights = load_file(folder / WEIGHTS, device=device)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} is damaged or not a checkpoint of this program: {error}") from error
+    digest = checksum(folder / WEIGHTS)
+    if text.get("sha256") != digest:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} has sha256 {digest[:12]}…, its description says {str(text.get('sha256'))[:12]}…: "
+            "the files do not belong together; copy the checkpoint again"
+        )
+    model = CrystalFormer(config)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{folder / WEIGHTS} does not fit its description: {str(error)[:300]}") from error
+    return Checkpoint(model.to(device=device, dtype=dtype).eval(), digest, text.get("provenance", {}))

@@ -1,0 +1,363 @@
+"""CrystalFormer: a decoder-only transformer over Wyckoff letters, elements, coordinates and the cell.
+
+Architecture of Cao et al., arXiv 2403.15734, with rotary positions. `ModelConfig.published` gives the network of the
+published checkpoints; the default differs where that one wastes tokens or information.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from generator.sequence import KINDS, LATTICE, A, TokenSequence, W, X
+from generator.wyckoff import tables
+
+SPACE_GROUPS = 230
+WYCKOFF_FEATURES = 17  # log multiplicity, degrees of freedom, the first operator (12), free axes (3)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and variants of the network."""
+
+    layers: int = 6
+    heads: int = 4
+    head_size: int = 32
+    width: int = 128
+    embedding: int = 32  # of space group, letter and element
+    first_letter_hidden: int = 256
+    fourier: int = 5  # frequencies of a coordinate
+    coordinate_components: int = 16  # von Mises mixture
+    lattice_components: int = 8  # Gaussian mixture
+    slots: int = 21  # sites + 1
+    atom_types: int = 119
+    letters: int = 28
+    dropout: float = 0.1
+    free_layout: bool = True  # leave out the tokens of coordinates that symmetry fixes
+    wyckoff_features: bool = True  # describe a letter by its operator; published: by its multiplicity alone
+    log_lattice: bool = True  # mixture over standardised log-lengths and angles; published: over lengths and radians
+    separate_heads: bool = True  # own output rows for each kind; published: the rows are shared
+    sigma_min: float = 5e-3  # of the lattice mixture
+    kappa_max: float = 1e5  # of the coordinate mixture; published: none
+
+    @classmethod
+    def published(cls, **changes: int | float) -> Self:
+        """The network of the published v0.4 checkpoints (4,833,575 parameters with the default sizes)."""
+        sizes: dict[str, int | float] = {"layers": 16, "heads": 16, "head_size": 64, "width": 64}
+        sizes |= {"lattice_components": 4, "sigma_min": 1e-3, "kappa_max": float("inf")}
+        switches = dict.fromkeys(("free_layout", "wyckoff_features", "log_lattice", "separate_heads"), False)
+        return cls(**(sizes | switches | changes))  # type: ignore[arg-type]
+
+    @property
+    def lattice_outputs(self) -> int:
+        """Weights, means and sigmas of the lattice mixture."""
+        return 13 * self.lattice_components
+
+    @property
+    def coordinate_outputs(self) -> int:
+        """Weights, locations and concentrations of the coordinate mixture."""
+        return 3 * self.coordinate_components
+
+    def output_rows(self) -> dict[str, slice]:
+        """Rows of the output layer that each kind of prediction reads."""
+        sizes = [self.letters, self.coordinate_outputs, self.atom_types, self.lattice_outputs]
+        starts = [0, 0, 0, self.atom_types]
+        if self.separate_heads:
+            starts = [sum(sizes[:k]) for k in range(4)]
+        names = ("letter", "coordinate", "element", "lattice")
+        return {name: slice(start, start + size) for name, start, size in zip(names, starts, sizes, strict=True)}
+
+
+@dataclass
+class Cache:
+    """Keys and values of the tokens so far, one pair a layer, (n, heads, capacity, head_size), and lengths (n,)."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    length: Tensor
+
+    def reserve(self, length: int) -> None:
+        """Make room for `length` tokens, at least doubling, so that short crystals stay cheap."""
+        capacity = self.keys[0].shape[2]
+        if length > capacity:
+            more = (0, 0, 0, max(length, 2 * capacity) - capacity)
+            self.keys = [F.pad(k, more) for k in self.keys]
+            self.values = [F.pad(v, more) for v in self.values]
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all sequences but `rows`."""
+        self.keys = [k[rows] for k in self.keys]
+        self.values = [v[rows] for v in self.values]
+        self.length = self.length[rows]
+
+
+def rotary_table(positions: int, head_size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (positions, head_size) of the rotary embedding (arXiv 2104.09864), halves repeated.
+
+    Computed in float32, as the published code does even in float64 runs.
+    """
+    frequency = 1.0 / 10000 ** (torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
+    angle = torch.outer(torch.arange(positions, dtype=torch.float32), frequency).repeat(1, 2)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of queries or keys (n, heads, T, head_size); cos and sin are (n, 1, T, head_size)."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Causal self-attention whose inner width, heads * head_size, is free of the residual width."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.head_size = config.heads, config.head_size
+        inner = config.heads * config.head_size
+        self.query = nn.Linear(config.width, inner)
+        self.key = nn.Linear(config.width, inner)
+        self.value = nn.Linear(config.width, inner)
+        self.out = nn.Linear(inner, config.width)
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (n, heads, T, head_size) of x (n, T, width)."""
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Attend within whole sequences, (n, T, width)."""
+        q, k, v = self.project(x, cos, sin)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(config.width)
+        self.attention = Attention(config)
+        self.norm_mlp = nn.LayerNorm(config.width)
+        self.up = nn.Linear(config.width, 4 * config.width)
+        self.down = nn.Linear(4 * config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """Widen, GELU (tanh form, as published), narrow."""
+        return self.dropout(self.down(F.gelu(self.up(self.norm_mlp(x)), approximate="tanh")))
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """(n, T, width) to the same."""
+        x = x + self.dropout(self.attention(self.norm_attention(x), cos, sin))
+        return x + self.mlp(x)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One token of each of b sequences, as `TokenSequence` but (b,)."""
+
+    G: Tensor
+    kind: int
+    site: int
+    index: Tensor
+    coordinate: Tensor
+    next_kind: Tensor
+
+
+class CrystalFormer(nn.Module):
+    """The network. Outputs are raw; masks, temperatures and densities live in `generator.distributions`."""
+
+    config: ModelConfig
+    free: Tensor
+    multiplicity: Tensor
+    letter_features: Tensor
+    cos: Tensor
+    sin: Tensor
+    space_group_logits: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        c, table = config, tables()
+        self.space_groups = nn.Embedding(SPACE_GROUPS, c.embedding)
+        self.letters = nn.Embedding(c.letters, c.embedding)
+        self.elements = nn.Embedding(c.atom_types, c.embedding)
+        self.first_letter = nn.Sequential(
+            nn.Linear(c.embedding, c.first_letter_hidden),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(c.first_letter_hidden, c.letters),
+        )
+        described = WYCKOFF_FEATURES if c.wyckoff_features else 1
+        self.input_letter = nn.Linear(2 * c.embedding + described, c.width)
+        self.input_element = nn.Linear(2 * c.embedding, c.width)
+        self.input_coordinate = nn.ModuleList(nn.Linear(c.embedding + 2 * c.fourier, c.width) for _ in range(3))
+        self.next_kind = nn.Embedding(LATTICE + 1, c.width) if c.free_layout else None
+        self.blocks = nn.ModuleList(Block(c) for _ in range(c.layers))
+        self.norm = nn.LayerNorm(c.width)
+        self.rows = c.output_rows()
+        self.head = nn.Linear(c.width, max(rows.stop for rows in self.rows.values()))
+
+        self.register_buffer("space_group_logits", torch.zeros(SPACE_GROUPS))
+        letters = torch.tensor(table.multiplicity, dtype=torch.get_default_dtype())
+        self.register_buffer("multiplicity", letters, persistent=False)
+        self.register_buffer("free", torch.tensor(table.free), persistent=False)
+        self.register_buffer("letter_features", _letter_features(table), persistent=False)
+        for name, value in zip(("cos", "sin"), rotary_table(KINDS * c.slots, c.head_size, letters.dtype), strict=True):
+            self.register_buffer(name, value, persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Weights of variance 1 / inputs; layers that write into the residual stream start at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5, a=-1.0, b=1.0)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.3)
+        for block in self.blocks:
+            nn.init.zeros_(block.attention.out.weight)
+            nn.init.zeros_(block.down.weight)
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of parameters and coordinates."""
+        return self.head.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of parameters."""
+        return self.head.weight.device
+
+    def embed_letter(self, g: Tensor, w: Tensor) -> Tensor:
+        """(m,) groups and letters to (m, width)."""
+        described = self.letter_features[g, w] if self.config.wyckoff_features else self.multiplicity[g, w][:, None]
+        parts = [self.space_groups(g - 1), self.letters(w), described.to(self.dtype)]
+        return self.input_letter(torch.cat(parts, -1))
+
+    def embed_element(self, g: Tensor, a: Tensor) -> Tensor:
+        """(m,) groups and atomic numbers to (m, width)."""
+        return self.input_element(torch.cat([self.space_groups(g - 1), self.elements(a)], -1))
+
+    def embed_coordinate(self, g: Tensor, x: Tensor, axis: int) -> Tensor:
+        """(m,) groups and fractional coordinates to (m, width); sin f1, cos f1, sin f2, ..."""
+        frequency = torch.arange(1, self.config.fourier + 1, device=x.device, dtype=x.dtype)
+        angle = 2 * torch.pi * x[:, None] * frequency
+        waves = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
+        return self.input_coordinate[axis](torch.cat([self.space_groups(g - 1), waves], -1))
+
+    def embed(self, sequence: TokenSequence) -> Tensor:
+        """Input of the first block, (n, T, width)."""
+        s = sequence
+        g = s.G[:, None].expand_as(s.kind)
+        x = torch.zeros(*s.kind.shape, self.config.width, dtype=self.dtype, device=self.device)
+        for kind in range(KINDS):
+            at = s.present & (s.kind == kind)
+            if kind == W:
+                x[at] = self.embed_letter(g[at], s.index[at])
+            elif kind == A:
+                x[at] = self.embed_element(g[at], s.index[at])
+            else:
+                x[at] = self.embed_coordinate(g[at], s.coordinate[at], kind - X)
+        return x if self.next_kind is None else x + self.next_kind(s.next_kind)
+
+    def forward(self, sequence: TokenSequence) -> Tensor:
+        """Normalised hidden states (n, T, width); the one of a token predicts the token after it."""
+        x = self.embed(sequence)
+        cos, sin = self.cos[sequence.position][:, None], self.sin[sequence.position][:, None]
+        for block in self.blocks:
+            x = block(x, cos, sin)
+        return self.norm(x)
+
+    def predict(self, name: str, hidden: Tensor) -> Tensor:
+        """Raw outputs of one kind: letter, element, coordinate or lattice; (m, width) to (m, outputs)."""
+        rows = self.rows[name]
+        return F.linear(hidden, self.head.weight[rows], self.head.bias[rows])
+
+    def predict_first_letter(self, g: Tensor) -> Tensor:
+        """Raw logits (n, letters) of the first letter."""
+        return self.first_letter(self.space_groups(g - 1))
+
+    def new_cache(self, n: int, capacity: int = 16) -> Cache:
+        """An empty cache for n sequences."""
+        shape = (n, self.config.heads, capacity, self.config.head_size)
+        keys, values = (
+            [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.blocks] for _ in range(2)
+        )
+        return Cache(keys, values, torch.zeros(n, dtype=torch.long, device=self.device))
+
+    def step(self, token: Step, cache: Cache, rows: Tensor) -> Tensor:
+        """Append one token to some sequences; the counterpart of `forward`, one token at a time.
+
+        Args:
+            token: one token for each of the b rows.
+            cache: of n sequences; extended in place.
+            rows: indices (b,) of those sequences in the cache.
+
+        Returns:
+            Normalised hidden states (b, width).
+        """
+        if token.kind == W:
+            x = self.embed_letter(token.G, token.index)
+        elif token.kind == A:
+            x = self.embed_element(token.G, token.index)
+        else:
+            x = self.embed_coordinate(token.G, token.coordinate, token.kind - X)
+        if self.next_kind is not None:
+            x = x + self.next_kind(token.next_kind)
+        x = x[:, None]
+        position = KINDS * token.site + token.kind
+        cos, sin = self.cos[position], self.sin[position]
+        at = cache.length[rows]
+        length = int(at.max()) + 1
+        cache.reserve(length)
+        seen = (torch.arange(length, device=at.device) <= at[:, None])[:, None, None]
+        everyone = len(rows) == len(cache.length)
+        for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
+            q, k, v = block.attention.project(block.norm_attention(x), cos, sin)
+            keys[rows, :, at], values[rows, :, at] = k[:, :, 0], v[:, :, 0]
+            k, v = keys[:, :, :length], values[:, :, :length]
+            if not everyone:
+                k, v = k[rows], v[rows]
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+            x = x + block.attention.out(mixed.transpose(1, 2).flatten(2))
+            x = x + block.mlp(x)
+        cache.length[rows] = at + 1
+        return self.norm(x[:, 0])
+
+
+def _letter_features(table) -> Tensor:  # noqa: ANN001
+    """(231, 28, 17): log multiplicity, degrees of freedom, first operator, free axes."""
+    multiplicity = torch.tensor(table.multiplicity)[..., None].clamp(min=1).log() / 4
+    dof = torch.tensor(table.dof)[..., None] / 3
+    op0 = torch.tensor(table.op0).flatten(2)
+    return torch.cat([multiplicity, dof, op0, torch.tensor(table.free)], -1).to(torch.get_default_dtype())
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What changes the distribution that crystals are drawn from, and hence their likelihood.
+
+    `elements` are the allowed atomic numbers (empty: all). `temperature` divides the logits of letters, elements and
+    mixture components and kappa, and multiplies the variance of the cell; `top_p` keeps the smallest set of choices
+    whose untempered probability reaches it (arXiv 1904.09751).
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    elements: tuple[int, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")

@@ -1,4 +1,4 @@
-"""Crystals as tokens: space group, then Wyckoff letter, element and coordinates of each inequivalent site, and the cell.
+"""Crystals as tokens: space group; Wyckoff letter, element and coordinates of each inequivalent site; the cell.
 
 The representation is CrystalFormer's (Cao et al., Sci. Bull. 70, 3522 (2025), arXiv 2403.15734): only one point of each
 orbit is stored, the one that the first operator of its Wyckoff position maps to itself.
@@ -244,11 +244,13 @@ def cell_parameters(basis: np.ndarray) -> np.ndarray:
 
 
 def cell_matrix(parameters: np.ndarray) -> np.ndarray | None:
-    """Row vectors (3, 3) of a, b, c and alpha, beta, gamma (radians): a along x, b in the xy plane; None if impossible."""
+    """Row vectors (3, 3) of a, b, c, alpha, beta, gamma (radians): a along x, b in the xy plane; None if impossible."""
     a, b, c, alpha, beta, gamma = parameters
-    if not np.isfinite(parameters).all() or min(a, b, c) <= 0 or not 0 < min(alpha, beta, gamma) <= max(
-        alpha, beta, gamma
-    ) < np.pi:
+    if (
+        not np.isfinite(parameters).all()
+        or min(a, b, c) <= 0
+        or not 0 < min(alpha, beta, gamma) <= max(alpha, beta, gamma) < np.pi
+    ):
         return None
     cosines = np.cos([alpha, beta, gamma])
     cosines[np.abs(cosines) < 1e-15] = 0.0
@@ -261,7 +263,7 @@ def cell_matrix(parameters: np.ndarray) -> np.ndarray | None:
 
 
 def expand(batch: CrystalBatch, i: int = 0) -> Arrays | None:
-    """Conventional cell, atomic numbers and fractional coordinates of crystal i; None where there is no such crystal."""
+    """Conventional cell, atomic numbers and fractional coordinates of crystal i; None where it is no crystal."""
     table = tables()
     g, W, A = int(batch.G[i]), batch.W[i].astype(int), batch.A[i].astype(int)
     sites = np.flatnonzero(W)

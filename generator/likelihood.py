@@ -1,7 +1,7 @@
 """The log-probability of a crystal: one definition for training, sampling, policy ratios and KL.
 
-``exact`` is the probability of what the sampler draws: independent coordinates only, one mixture component for the whole
-cell, masks, temperature and top-p included. ``published`` is the loss of arXiv 2403.15734 as released: dependent
+``exact`` is the probability of what the sampler draws: independent coordinates only, one mixture component for the
+whole cell, masks, temperature and top-p included. ``published`` is the loss of arXiv 2403.15734 as released: dependent
 coordinates are counted too and each cell parameter has a mixture of its own; it needs the published layout.
 """
 
@@ -116,9 +116,7 @@ def log_prob(
     """
     config, sampling = model.config, sampling or Sampling()
     if definition == "published" and config.free_layout:
-        raise ValueError(
-            "the published likelihood needs a model in the published layout, this one has free_layout=True"
-        )
+        raise ValueError("the published likelihood needs a model in the published layout, not free_layout=True")
     sequence = build_sequence(crystals, model.free if config.free_layout else None)
     hidden = model(sequence)
     before = torch.cat([torch.zeros_like(hidden[:, :1]), hidden[:, :-1]], 1)  # state that predicts each token

@@ -1,0 +1,110 @@
+"""What a person sees: progress and messages on stderr, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+PLAIN_INTERVAL = 5.0  # seconds between lines of one stage where there is no terminal
+
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True)
+
+
+def complain(message: str) -> None:
+    """Print an error to stderr."""
+    err.print("discovery-loop: error:", style="bold red", end=" ")
+    err.print(message, markup=False)
+
+
+def note(message: str) -> None:
+    """Print a remark to stderr."""
+    err.print(message, markup=False)
+
+
+def emit(summary: Mapping[str, Any], as_json: bool, text: str | None = None) -> None:
+    """Print a summary to stdout: JSON for machines, else the text, else lines of ``name  value``."""
+    if as_json:
+        sys.stdout.write(json.dumps(finite(summary), indent=2, default=str) + "\n")
+        return
+    if text is None:
+        width = max((len(name) for name in summary), default=0)
+        text = "\n".join(f"{name:<{width}}  {short(value)}" for name, value in summary.items())
+    out.print(text, markup=False)
+
+
+def finite(value: Any) -> Any:
+    """The value with NaN and infinity as None, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def short(value: Any) -> str:
+    """A number with four digits, anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@dataclass
+class PlainProgress:
+    """Progress as lines, for logs: the first and last of each stage and one every `PLAIN_INTERVAL` seconds."""
+
+    started: dict[str, float] = field(default_factory=dict)
+    printed: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, stage: str, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
+        """`loop.contracts.Progress`."""
+        now = time.monotonic()
+        if stage not in self.started or done < 1:
+            self.started[stage] = now
+        if now - self.printed.get(stage, -math.inf) < PLAIN_INTERVAL and done < total:
+            return
+        self.printed[stage] = now
+        elapsed = now - self.started[stage]
+        left = elapsed / done * (total - done) if 0 < done < total else 0.0
+        eta = f"  {elapsed:.0f} s, {left:.0f} s to go" if left else f"  {elapsed:.0f} s"
+        note(f"{stage:<22} {done}/{total}{eta}  {described(metrics)}".rstrip())
+
+
+@dataclass
+class RichProgress:
+    """Progress as bars, for terminals: one bar a stage."""
+
+    bars: Progress
+    tasks: dict[str, TaskID] = field(default_factory=dict)
+
+    def __call__(self, stage: str, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
+        """`loop.contracts.Progress`."""
+        if stage not in self.tasks:
+            self.tasks[stage] = self.bars.add_task(stage, total=total, metrics="")
+        self.bars.update(self.tasks[stage], completed=done, total=total, metrics=described(metrics))
+
+
+def described(metrics: Mapping[str, float] | None) -> str:
+    """``reward 0.12  kl 0.003``."""
+    return "  ".join(f"{name} {short(value)}" for name, value in (metrics or {}).items())
+
+
+@contextmanager
+def progress(quiet: bool = False) -> Iterator[Any]:
+    """A `loop.contracts.Progress` that suits the terminal: bars, or lines where stderr is no terminal."""
+    if quiet:
+        yield lambda *_: None
+    elif not err.is_terminal:
+        yield PlainProgress()
+    else:
+        columns = [TextColumn("{task.description:<22}"), BarColumn(24), MofNCompleteColumn()]
+        columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[metrics]}")]
+        with Progress(*columns, console=err) as bars:
+            yield RichProgress(bars)

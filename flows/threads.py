@@ -1,0 +1,28 @@
+"""Environment defaults that must stand before numpy, torch or Prefect are imported. What the user has set stays."""
+
+from __future__ import annotations
+
+import os
+
+DEFAULTS = {
+    # OpenBLAS's own threads fight torch's: with one thread a CHGNet relaxation is 2.6 times as fast (2 cores, measured)
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # labels run in processes side by side, one thread each
+    "OMP_NUM_THREADS": "1",
+    "NUMEXPR_NUM_THREADS": "1",
+    # matplotlib must never look for a display
+    "MPLBACKEND": "Agg",
+    # nothing is sent anywhere
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    # Prefect's second UI asks an outside host at each page, the first asks none
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+}
+
+
+def set_defaults() -> None:
+    """Fill in what the environment does not say."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)

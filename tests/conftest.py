@@ -1,0 +1,24 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+import flows  # noqa: F401  (thread defaults must stand before numpy and torch are imported)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_homes(tmp_path_factory):
+    """Prefect's results and this program's state go to a temporary folder: a test must not meet an earlier one's."""
+    home = tmp_path_factory.mktemp("homes")
+    wanted = {"PREFECT_HOME": str(home / "prefect"), "DISCOVERY_LOOP_HOME": str(home / "state")}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

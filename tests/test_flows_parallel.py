@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import psutil
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from flows.parallel import ParallelOracle
+from loop.values import Candidate, Cost, Evaluation, Quantity
+
+
+class Sums:
+    """An oracle whose answer is the number of the first atom; carbon kills its process."""
+
+    name = "sums@1"
+    settings_hash = "s"
+
+    def evaluate(self, candidates):
+        return [self._one(candidate) for candidate in candidates]
+
+    def _one(self, candidate):
+        number = candidate.structure[0].specie.Z
+        if number == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        value = {"number": Quantity(float(number), ""), "pid": Quantity(float(os.getpid()), "")}
+        return Evaluation(candidate.id, self.name, self.settings_hash, "ok", value, cost=Cost(0.0))
+
+
+def crystals(*elements: str) -> list[Candidate]:
+    return [Candidate(Structure(Lattice.cubic(3 + 0.1 * i), [e], [[0, 0, 0]])) for i, e in enumerate(elements)]
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    oracle = ParallelOracle(Sums, 2)
+    yield oracle
+    oracle.close()
+
+
+def test_same_order_in_other_processes(oracle):
+    candidates = crystals("He", "Li", "Be", "B", "N", "O")
+    evaluations = oracle.evaluate(candidates)
+    assert [e.value("number") for e in evaluations] == [2, 3, 4, 5, 7, 8]
+    assert [e.candidate_id for e in evaluations] == [c.id for c in candidates]
+    assert os.getpid() not in {e.value("pid") for e in evaluations}
+    assert (oracle.name, oracle.settings_hash) == ("sums@1", "s")
+
+
+def test_a_dead_worker_costs_one_label_only(oracle):
+    evaluations = oracle.evaluate(crystals("He", "C", "Be"))
+    assert [e.status for e in evaluations] == ["ok", "failed:crashed", "ok"]
+    assert oracle.evaluate(crystals("He"))[0].ok
+
+
+def test_workers_leave_when_their_parent_is_killed(tmp_path):
+    code = f"""
+        import sys, time; sys.path.insert(0, {os.getcwd()!r})
+        from tests.test_flows_parallel import Sums, crystals
+        from flows.parallel import ParallelOracle
+        if __name__ == "__main__":
+            oracle = ParallelOracle(Sums, 2)
+            oracle.evaluate(crystals("He", "Li"))
+            print("ready", flush=True)
+            time.sleep(60)
+    """
+    script = tmp_path / "parent.py"
+    script.write_text(textwrap.dedent(code))
+    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "ready\n"
+    children = psutil.Process(parent.pid).children(recursive=True)
+    assert len(children) >= 2
+    parent.kill()
+    parent.wait()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    for process in alive:
+        process.kill()
+    assert not alive
+
+
+def test_interrupt_ends_the_workers(monkeypatch, oracle):
+    oracle.evaluate(crystals("He"))
+    workers = psutil.Process().children(recursive=True)
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flows.parallel.as_completed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        oracle.evaluate(crystals("He"))
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and any(p.is_running() and p.status() != "zombie" and "spawn_main" in " ".join(p.cmdline()) for p in workers):
+        time.sleep(0.1)
+    assert not [p for p in workers if p.is_running() and p.status() != "zombie" and "spawn_main" in " ".join(p.cmdline())]

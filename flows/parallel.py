@@ -1,6 +1,7 @@
 """An oracle spread over processes: the same evaluations in the same order, side by side.
 
-Processes and not threads: a potential's Python overhead holds the interpreter lock, and a crash must not end the campaign.
+Processes and not threads: a potential's Python overhead holds the interpreter lock, and a crash must not end the
+campaign.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def state_dir() -> Path:
-    """A writable folder: $DISCOVERY_LOOP_HOME, else the user's XDG state folder, else one under the temporary folder."""
+    """A writable folder: $DISCOVERY_LOOP_HOME, else the user's XDG state folder, else a temporary one."""
     chosen = os.environ.get("DISCOVERY_LOOP_HOME")
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     path = Path(chosen) if chosen else Path(base) / "discovery-loop"

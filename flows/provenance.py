@@ -9,9 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = (
-    "discovery-loop numpy scipy pandas pymatgen torch chgnet mace-torch e3nn gpytorch botorch ase moyopy prefect fastapi"
-).split()
+PACKAGES = ["discovery-loop", "numpy", "scipy", "pandas", "pymatgen", "ase", "moyopy", "torch", "chgnet", "mace-torch"]
+PACKAGES += ["e3nn", "gpytorch", "botorch", "prefect", "fastapi"]
 
 
 def versions() -> dict[str, str]:
@@ -26,7 +25,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Commit of the checkout that this code runs from, with ``-dirty`` where it has changes; empty outside a checkout."""
+    """Commit of the checkout that this code runs from, ``-dirty`` where it has changes; empty outside a checkout."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return ""

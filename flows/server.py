@@ -5,6 +5,7 @@ All of it lives in a Prefect home of its own under `flows.paths.state_dir` and l
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -164,10 +165,8 @@ def end(entry: dict[str, float]) -> bool:
 
 def signal_quietly(send: Callable[[], None]) -> None:
     """Send a signal to a process that may have left."""
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         send()
-    except psutil.NoSuchProcess:
-        pass
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -203,7 +202,7 @@ def healthy(api: str) -> bool:
 
 def worker_online(here: Local) -> bool:
     """Whether the pool has a worker that reports."""
-    request = urllib.request.Request(  # noqa: S310
+    request = urllib.request.Request(
         f"{here.api}/work_pools/{POOL}/workers/filter",
         data=b"{}",
         headers={"Content-Type": "application/json"},

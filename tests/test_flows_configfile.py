@@ -48,7 +48,9 @@ def test_round_trip(tmp_path):
 
 
 def test_unknown_key_gets_a_suggestion(tmp_path):
-    with pytest.raises(ConfigError, match=r"oracle\.potental: unknown key; did you mean 'potential'\? \(known here: potential, relax\)"):
+    with pytest.raises(
+        ConfigError, match=r"oracle\.potental: unknown key; did you mean 'potential'\? \(known here: potential, relax\)"
+    ):
         load(tmp_path, "name: a\noracle: {potental: x}\n")
 
 
@@ -92,7 +94,12 @@ def test_absent_file_names_the_presets():
 
 
 def test_settings_from_the_command_line():
-    assert configfile.parse_settings(["a.b=3", "c=[1, x]", "d=", "e=x=y"]) == {"a.b": 3, "c": [1, "x"], "d": None, "e": "x=y"}
+    assert configfile.parse_settings(["a.b=3", "c=[1, x]", "d=", "e=x=y"]) == {
+        "a.b": 3,
+        "c": [1, "x"],
+        "d": None,
+        "e": "x=y",
+    }
     with pytest.raises(ConfigError, match="key=value"):
         configfile.parse_settings(["rounds"])
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -60,7 +62,7 @@ def test_a_dead_worker_costs_one_label_only(oracle):
 
 def test_workers_leave_when_their_parent_is_killed(tmp_path):
     code = f"""
-        import sys, time; sys.path.insert(0, {os.getcwd()!r})
+        import sys, time; sys.path.insert(0, {str(Path.cwd())!r})
         from tests.test_flows_parallel import Sums, crystals
         from flows.parallel import ParallelOracle
         if __name__ == "__main__":
@@ -84,17 +86,25 @@ def test_workers_leave_when_their_parent_is_killed(tmp_path):
     assert not alive
 
 
-def test_interrupt_ends_the_workers(monkeypatch, oracle):
-    oracle.evaluate(crystals("He"))
-    workers = psutil.Process().children(recursive=True)
+def workers_of_this_process() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.status() != psutil.STATUS_ZOMBIE and "spawn_main" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
+
+def test_interrupt_ends_the_workers(monkeypatch, oracle):
     def interrupted(_):
         raise KeyboardInterrupt
 
+    oracle.evaluate(crystals("He"))
+    assert workers_of_this_process()
     monkeypatch.setattr("flows.parallel.as_completed", interrupted)
     with pytest.raises(KeyboardInterrupt):
         oracle.evaluate(crystals("He"))
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and any(p.is_running() and p.status() != "zombie" and "spawn_main" in " ".join(p.cmdline()) for p in workers):
+    while time.monotonic() < deadline and workers_of_this_process():
         time.sleep(0.1)
-    assert not [p for p in workers if p.is_running() and p.status() != "zombie" and "spawn_main" in " ".join(p.cmdline())]
+    assert not workers_of_this_process()

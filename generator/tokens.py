@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 MAX_SITES = 20  # inequivalent sites; the published model's limit
 ATOM_TYPES = 119
 _REPRESENTATIVE_TOLERANCE = 1e-3  # fractional; refined positions satisfy op0(x) = x far better than this
-_CANONICAL_DECIMALS = 4  # coordinates closer than this are the same when images of a site are compared
+_KEY_STEPS = 10_000  # coordinates that round to the same 1e-4 are equal when points are compared
+_KEY_RANGE = _KEY_STEPS**3
 _ZERO = 1e-6  # fractional coordinates this close to a lattice point are written as 0, never as 0.9999999
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -129,8 +130,8 @@ def tokenize_arrays(
         arrays: cell, atomic numbers and fractional coordinates.
         symprec: tolerance of the symmetry search, Angstrom; a failed search is repeated with 1e-4.
         max_sites: most inequivalent sites that are accepted; the batch gets one slot more.
-        canonical: choose among the images of a site that satisfy op0(x) = x the one with the smallest coordinates;
-            otherwise the first found.
+        canonical: choose among equal descriptions (origin, axes) always the same; otherwise keep the one that the
+            symmetry search found.
 
     Returns:
         A batch of one crystal.
@@ -157,18 +158,59 @@ def tokenize_arrays(
 
 def _tokenize(arrays: Arrays, symprec: float, max_sites: int, canonical: bool) -> CrystalBatch:
     g, sites, lattice = _symmetry_sites(arrays, symprec)
-    if len(sites) > max_sites:
-        raise TokenError("too-many-sites", f"{len(sites)} inequivalent sites, at most {max_sites} were expected")
-    rows = [(w, *_representative(g, w, x, canonical), z) for w, z, x in sites]
-    rows.sort(key=lambda row: row[:4])
+    n = len(sites)
+    if n > max_sites:
+        raise TokenError("too-many-sites", f"{n} inequivalent sites, at most {max_sites} were expected")
+    letters, elements = np.array([w for w, _, _ in sites]), np.array([z for _, z, _ in sites])
+    letters, elements, points = _describe(g, letters, elements, np.array([x for _, _, x in sites]), canonical)
     W, A = np.zeros((2, 1, max_sites + 1), np.int8)
     XYZ = np.zeros((1, max_sites + 1, 3))
-    W[0, : len(rows)] = [row[0] for row in rows]
-    A[0, : len(rows)] = [row[4] for row in rows]
-    XYZ[0, : len(rows)] = [row[1:4] for row in rows]
-    natoms = tables().multiplicity[g, W[0]].sum()
-    lattice[:3] /= natoms ** (1 / 3)
+    W[0, :n], A[0, :n], XYZ[0, :n] = letters, elements, points
+    lattice[:3] /= tables().multiplicity[g, letters].sum() ** (1 / 3)
     return CrystalBatch(np.array([g], np.int16), W, A, XYZ, lattice[None])
+
+
+def _describe(
+    g: int, letters: np.ndarray, elements: np.ndarray, x: np.ndarray, canonical: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Letters, elements and representatives (n, 3) of the sites x (n, 3), sorted by letter, then coordinates.
+
+    Of the descriptions that the normaliser offers the canonical one has the smallest letters; among those the smallest
+    elements; among those the smallest coordinates. That leaves e.g. one of eight origins in group 62.
+    """
+    operators, permutations = tables().normalizer_ops(g)
+    if not canonical:
+        operators, permutations = operators[:1], permutations[:1]
+    moved = project(operators[:, None], x)  # (K, n, 3)
+    moved_letters = permutations[:, letters]
+    points, keys = _representatives(g, moved_letters, moved)
+    order = np.argsort(moved_letters * _KEY_RANGE + keys, axis=1)
+    moved_letters, keys = (np.take_along_axis(array, order, 1) for array in (moved_letters, keys))
+    moved_elements = elements[order]
+    best = np.lexsort(np.concatenate([moved_letters, moved_elements, keys], axis=1).T[::-1])[0]
+    return moved_letters[best], moved_elements[best], points[best, order[best]]
+
+
+def _representatives(g: int, letters: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Representatives of sites x (K, n, 3) on the positions `letters` (K, n), exactly projected, in [0, 1).
+
+    Returns:
+        Of each orbit the point with the smallest coordinates among those with op0(x) = x (mod 1), shape (K, n, 3), and
+        its sort key (K, n): the coordinates, rounded so that noise decides nothing, as one integer.
+    """
+    op0 = tables().op0[g, letters][:, :, None]  # (K, n, 1, 3, 4)
+    images = project(tables().general_ops(g), x[:, :, None])  # (K, n, M, 3)
+    residual = project(op0, images) - images
+    distance = np.abs(residual - np.round(residual)).max(-1)
+    nearest = distance.min(-1, keepdims=True)
+    if nearest.max() > _REPRESENTATIVE_TOLERANCE:
+        raise TokenError("symmetry-failed", f"a site lies on no Wyckoff position of group {g} by {nearest.max():.1e}")
+    points = wrap(project(op0, wrap(project(op0, images))))
+    rounded = np.round(points * _KEY_STEPS).astype(np.int64) % _KEY_STEPS
+    keys = (rounded[..., 0] * _KEY_STEPS + rounded[..., 1]) * _KEY_STEPS + rounded[..., 2]
+    keys = np.where(distance < nearest + _REPRESENTATIVE_TOLERANCE / 10, keys, _KEY_RANGE)
+    first = keys.argmin(-1)[..., None]
+    return np.take_along_axis(points, first[..., None], 2)[:, :, 0], np.take_along_axis(keys, first, 2)[:, :, 0]
 
 
 @lru_cache(maxsize=1)
@@ -211,22 +253,6 @@ def _symmetry_sites(arrays: Arrays, symprec: float) -> tuple[int, list[tuple[int
             "symmetry-failed", f"orbits hold {natoms} atoms, the standard cell of group {g} {found.std_cell.num_atoms}"
         )
     return g, sites, symmetrize_lattice(g, cell_parameters(np.array(found.std_cell.basis)))
-
-
-def _representative(g: int, w: int, x: np.ndarray, canonical: bool) -> tuple[float, float, float]:
-    """The image of x that op0 maps to itself, exactly projected, in [0, 1)."""
-    operators, op0 = tables().general_ops(g), tables().op0[g, w]
-    images = project(operators, x)
-    residual = project(op0, images) - images
-    distance = np.abs(residual - np.round(residual)).max(-1)
-    if distance.min() > _REPRESENTATIVE_TOLERANCE:
-        raise TokenError("symmetry-failed", f"no image of {x} lies on Wyckoff position {g}/{w} ({distance.min():.1e})")
-    points = wrap(project(op0, images[distance < distance.min() + _REPRESENTATIVE_TOLERANCE / 10]))
-    if canonical:
-        # compare with a tolerance: images that differ by rounding noise must not compete
-        rounded = np.round(points, _CANONICAL_DECIMALS) % 1.0
-        points = points[np.lexsort(rounded.T[::-1])]
-    return tuple(wrap(project(op0, points[0])).tolist())
 
 
 def wrap(x: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Wyckoff positions of the 230 space groups in the standard settings of the International Tables (ITA), volume A.
 
 Settings: unique axis b and cell choice 1 for monoclinic, hexagonal axes for rhombohedral groups, origin choice 2.
-The operators ship as package data (`data/wyckoff.npz`), written once from pyxtal's tables by `write_tables`
+The operators ship as package data (`data/wyckoff.npz`), written once from pyxtal's tables by `generator.wyckoff_build`
 (Fredericks et al., Comput. Phys. Commun. 261, 107810 (2021), doi 10.1016/j.cpc.2020.107810).
 
 Arrays are indexed directly by the space group number g (row 0 is unused) and by the letter index w: 0 is the pad, 1 is
@@ -13,14 +13,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 
 N_GROUPS = 230
 WYCK_TYPES = 28
 LETTERS = " abcdefghijklmnopqrstuvwxyzA"
-_DENOMINATOR = 24  # every translation of the ITA operators is a multiple of 1/24
+DENOMINATOR = 24  # every translation of the ITA operators is a multiple of 1/24
 
 # Last space group of each lattice kind, and which of a, b, c, alpha, beta, gamma are independent there.
 _LATTICE_KINDS = (
@@ -47,6 +46,9 @@ class WyckoffTables:
     site_symmetry: np.ndarray  # (231, 28) str, oriented site-symmetry symbol, '' where there is no letter
     operators: np.ndarray  # (14433, 3, 4) float64, all orbits one after the other
     offsets: np.ndarray  # (231, 28) int64, where the orbit (g, w) begins in `operators`
+    normalizers: np.ndarray  # (sum K, 3, 4) float64, see `normalizer_ops`
+    normalizer_letters: np.ndarray  # (sum K, 28) int64, letter that each letter becomes
+    normalizer_offsets: np.ndarray  # (232,) int64, where the normaliser of group g begins
 
     def orbit_ops(self, g: int, w: int) -> np.ndarray:
         """Operators (M, 3, 4) that expand the representative of position (g, w) to its M points."""
@@ -56,6 +58,15 @@ class WyckoffTables:
     def general_ops(self, g: int) -> np.ndarray:
         """Operators (M, 3, 4) of the general position, i.e. the group modulo lattice translations of the cell."""
         return self.orbit_ops(g, int(self.n_letters[g]))
+
+    def normalizer_ops(self, g: int) -> tuple[np.ndarray, np.ndarray]:
+        """Operators (K, 3, 4) that describe the same crystal by another choice of origin or axes, identity first.
+
+        Elements of the Euclidean normaliser, modulo the group, that keep the cell, the setting and the handedness;
+        shifts along polar axes are left out. With them the letters (K, 28) that each letter becomes.
+        """
+        rows = slice(self.normalizer_offsets[g], self.normalizer_offsets[g + 1])
+        return self.normalizers[rows], self.normalizer_letters[rows]
 
 
 @lru_cache(maxsize=1)
@@ -68,8 +79,7 @@ def tables() -> WyckoffTables:
     multiplicity, offsets = np.zeros((2, N_GROUPS + 1, WYCK_TYPES), dtype=np.int64)
     multiplicity[exists] = data["multiplicity"]
     offsets[exists] = np.concatenate([[0], np.cumsum(data["multiplicity"].astype(np.int64))[:-1]])
-    rotations, translations = data["rotations"], data["translations"].astype(float) / _DENOMINATOR
-    operators = np.concatenate([rotations.astype(float), translations[..., None]], axis=-1)
+    operators = _affine(data["rotations"], data["translations"])
     op0 = np.where(exists[..., None, None], operators[offsets], 0.0)
     free = np.diagonal(op0[..., :3], axis1=-2, axis2=-1) != 0
     site_symmetry = np.full(exists.shape, "", dtype=data["site_symmetry"].dtype)
@@ -86,10 +96,17 @@ def tables() -> WyckoffTables:
         "site_symmetry": site_symmetry,
         "operators": operators,
         "offsets": offsets,
+        "normalizers": _affine(data["normalizer_rotations"], data["normalizer_translations"]),
+        "normalizer_letters": data["normalizer_letters"].astype(np.int64),
+        "normalizer_offsets": np.concatenate([[0, 0], np.cumsum(data["normalizer_counts"].astype(np.int64))]),
     }
     for array in arrays.values():
         array.setflags(write=False)  # one copy is shared by everybody
     return WyckoffTables(**arrays)
+
+
+def _affine(rotations: np.ndarray, translations: np.ndarray) -> np.ndarray:
+    return np.concatenate([rotations.astype(float), translations[..., None] / DENOMINATOR], axis=-1)
 
 
 def _lattice_mask() -> np.ndarray:
@@ -126,30 +143,3 @@ def project(op0: np.ndarray, x: np.ndarray) -> np.ndarray:
 def letter_index(letter: str) -> int:
     """Index of a Wyckoff letter: 'a' -> 1, ..., 'A' -> 27."""
     return LETTERS.index(letter)
-
-
-def write_tables(path: Path) -> None:
-    """Write the package data from pyxtal's tables. Needs pyxtal, a test extra; run by hand."""
-    from pyxtal.symmetry import Group
-
-    n_letters, multiplicity, site_symmetry, operators = [], [], [], []
-    for g in range(1, N_GROUPS + 1):
-        positions = Group(g).Wyckoff_positions[::-1]  # pyxtal begins with the general position
-        n_letters.append(len(positions))
-        for position in positions:
-            position.get_site_symmetry()
-            site_symmetry.append(position.site_symm)
-            multiplicity.append(len(position.ops))
-            operators.append(np.array([op.affine_matrix[:3] for op in position.ops]))
-    stacked = np.concatenate(operators)
-    rotations, translations = stacked[..., :3], stacked[..., 3] * _DENOMINATOR
-    if np.abs(rotations - rotations.round()).max() > 1e-6 or np.abs(translations - translations.round()).max() > 0.05:
-        raise ValueError("pyxtal's operators are not integer rotations with translations in 24ths")
-    np.savez_compressed(
-        path,
-        n_letters=np.array(n_letters, dtype=np.uint8),
-        multiplicity=np.array(multiplicity, dtype=np.uint8),
-        site_symmetry=np.array(site_symmetry),
-        rotations=rotations.round().astype(np.int8),
-        translations=translations.round().astype(np.int8),
-    )

@@ -1,7 +1,7 @@
 """Reading and writing crystals as users keep them.
 
-A source is a CSV or CSV.gz with a `cif` column, an extxyz file, one CIF, or a folder of CIFs. Every crystal keeps the id
-of its row; a row that cannot be read is listed with its reason while the rest goes on.
+A source is a CSV or CSV.gz with a `cif` column, an extxyz file, one CIF, or a folder of CIFs. Every crystal keeps the
+id of its row; a row that cannot be read is listed with its reason while the rest goes on.
 """
 
 from __future__ import annotations

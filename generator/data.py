@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from generator.tokens import MAX_SITES, Arrays, CrystalBatch, TokenError, tokenize_arrays
-from loop.contracts import Progress
-from loop.crystals import CIF_COLUMN, parse_cif, read_frame
+from generator.tokens import MAX_SITES, CrystalBatch, TokenError, tokenize, tokenize_arrays
+from loop.cif import DisorderedError, parse_cif
+from loop.crystals import CIF_COLUMN, read_crystals, read_frame
 from loop.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from loop.contracts import Progress
+
 _CHUNK = 200  # crystals a task: long enough to hide the cost of sending them, short enough for a smooth progress bar
-_FORMAT = 1  # raise when tokens change meaning, so that old caches are not read
+_FORMAT = 2  # raise when tokens change meaning, so that old caches are not read
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,14 @@ def prepare(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Tokenise the crystals of a CSV or CSV.gz with a `cif` column.
+    """Tokenise the crystals of a CSV or CSV.gz with a `cif` column (or of any source that `loop.crystals` reads).
 
     Args:
-        path: the file.
+        path: the source.
         config: tolerance and limits.
         where: given the table, returns a boolean mask of the rows to take.
         workers: processes; 1 stays in this one.
-        cache: folder for results, keyed by the content of the file and the settings.
+        cache: folder for results, keyed by the content of the CSV and the settings; other sources are not cached.
         progress: called after every few hundred crystals with the counts of failures.
 
     Returns:
@@ -97,16 +99,15 @@ def prepare(
         too-many-sites) and message.
 
     Raises:
-        InputError: the file cannot be read or has no column `cif`, or no row gives a crystal.
+        InputError: the source cannot be read or has no column `cif`, or no row gives a crystal.
     """
     path = Path(path)
-    frame, ids = read_frame(path)
+    frame, ids, items = _read(path)
     rows = np.arange(len(frame)) if where is None else np.flatnonzero(np.asarray(where(frame), dtype=bool))
-    stored = None if cache is None else Path(cache) / f"{_key(path, config, rows)}.npz"
+    stored = None if cache is None or not path.is_file() else Path(cache) / f"{_key(path, config, rows)}.npz"
     if stored is not None and stored.is_file():
         return Prepared.load(stored)
-    texts = frame[CIF_COLUMN].tolist()
-    results = _tokenize_rows([texts[row] for row in rows], config, workers)
+    results = _tokenize_rows([items[row] for row in rows], config, workers)
     prepared = _collect(results, rows, [ids[row] for row in rows], progress)
     if len(prepared.batch) == 0:
         raise InputError(f"no crystal of {path} could be tokenised ({len(rows)} rows; {prepared.failures_by_kind()})")
@@ -114,6 +115,16 @@ def prepare(
         stored.parent.mkdir(parents=True, exist_ok=True)
         prepared.save(stored)
     return prepared
+
+
+def _read(path: Path) -> tuple[pd.DataFrame, list[str], list[Any]]:
+    """Table, ids and CIF texts; for sources other than CSV the structures instead of texts, None where unreadable."""
+    if path.name.removesuffix(".gz").endswith(".csv"):
+        frame, ids = read_frame(path)
+        return frame, ids, frame[CIF_COLUMN].tolist()
+    table = read_crystals(path)
+    reasons = {failure.row: InputError(failure.reason) for failure in table.failures}
+    return table.frame, table.ids, [s if s is not None else reasons[i] for i, s in enumerate(table.structures)]
 
 
 def _key(path: Path, config: PrepareConfig, rows: np.ndarray) -> str:
@@ -127,9 +138,9 @@ Outcome = CrystalBatch | tuple[str, str]
 """Tokens of one crystal, or kind and message of a failure."""
 
 
-def _tokenize_rows(texts: Sequence[Any], config: PrepareConfig, workers: int) -> Iterator[list[Outcome]]:
-    chunks = (texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK))
-    if workers == 1 or len(texts) <= _CHUNK:
+def _tokenize_rows(items: Sequence[Any], config: PrepareConfig, workers: int) -> Iterator[list[Outcome]]:
+    chunks = (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))
+    if workers == 1 or len(items) <= _CHUNK:
         return (_tokenize_chunk(chunk, config) for chunk in chunks)
     from joblib import Parallel, delayed
 
@@ -137,20 +148,23 @@ def _tokenize_rows(texts: Sequence[Any], config: PrepareConfig, workers: int) ->
 
 
 def _tokenize_chunk(chunk: Sequence[Any], config: PrepareConfig) -> list[Outcome]:
-    return [tokenize_cif(text, config) for text in chunk]
+    return [tokenize_item(item, config) for item in chunk]
 
 
-def tokenize_cif(text: Any, config: PrepareConfig) -> Outcome:
-    """Tokens of one CIF, or kind and message of what is wrong with it; never raises."""
-    if not isinstance(text, str):
-        return "unreadable", "no CIF in this row"
+def tokenize_item(item: Any, config: PrepareConfig) -> Outcome:
+    """Tokens of a CIF text or a structure, or kind and message of what is wrong with it; never raises."""
     try:
-        arrays: Arrays = parse_cif(text)
-        return tokenize_arrays(arrays, config.symprec, config.max_sites, canonical=config.canonical)
+        if isinstance(item, InputError):
+            raise item
+        if hasattr(item, "lattice"):
+            return tokenize(item, config.symprec, config.max_sites, canonical=config.canonical)
+        if not isinstance(item, str):
+            raise InputError("no CIF in this row")
+        return tokenize_arrays(parse_cif(item), config.symprec, config.max_sites, canonical=config.canonical)
     except TokenError as error:
         return error.kind, str(error)
     except InputError as error:
-        return "disordered" if "disordered" in str(error) else "unreadable", str(error)
+        return "disordered" if isinstance(error, DisorderedError) else "unreadable", str(error)
     except Exception as error:  # a row must never end the whole preparation
         return "unexpected", f"{type(error).__name__}: {error}"
 

@@ -60,6 +60,7 @@ class Generator(Protocol):
     ) -> list[dict[str, Any]]:
         """Fine-tune the policy against a reward; returns one row of metrics an iteration.
 
+        A row holds at least ``iteration``, ``reward`` (mean of the batch) and ``kl`` (to the frozen base, nats).
         Where a checkpoint folder is given, the state of the fine-tuning is kept in it as it goes, and a second call
         with the same arguments on a fresh object goes on from there, to the same end as if it had not been cut off.
         """

@@ -235,7 +235,7 @@ class Store:
                 claimed = sa.and_(where, _EVALUATIONS.c.status == _CLAIMED, _EVALUATIONS.c.worker == self.worker)
                 if connection.execute(_EVALUATIONS.update().where(claimed).values(**done)).rowcount != 1:
                     raise StoreError(
-                        f"The label of {evaluation.candidate_id} by {evaluation.oracle} was not claimed by this process, "
+                        f"The label of {evaluation.candidate_id} by {evaluation.oracle} was not claimed here, "
                         "or another one took the claim over; it is not written a second time."
                     )
 

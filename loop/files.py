@@ -1,0 +1,139 @@
+"""Files that a killed process cannot leave half written, and the one-writer lock of a campaign folder."""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from loop.errors import InputError, StoreError
+from loop.store import worker_id, worker_is_alive
+from loop.values import Candidate
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder that can be written.
+
+    Raises:
+        InputError: it cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder {path} cannot be made: {error.strerror or error}.") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise InputError(f"The folder {path} cannot be written: choose another one, or change its permissions.")
+    return path
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all: a temporary beside it, flushed to disk, then renamed."""
+    make_folder(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"The file {path} cannot be written: {error.strerror or error}.") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` in UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write a folder, which appears under its name only when complete and replaces an older one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    make_folder(temporary)
+    fill(temporary)
+    shutil.rmtree(path, ignore_errors=True)
+    temporary.replace(path)
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_candidates(path: Path, candidates: Sequence[Candidate]) -> None:
+    """Keep candidates in a gzipped file of JSON lines."""
+    lines = "".join(json.dumps(candidate.to_dict(), separators=(",", ":")) + "\n" for candidate in candidates)
+    write_bytes(path, gzip.compress(lines.encode(), compresslevel=5, mtime=0))
+
+
+def read_candidates(path: Path) -> list[Candidate]:
+    """Inverse of `write_candidates`.
+
+    Raises:
+        StoreError: the file is missing or damaged.
+    """
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            return [Candidate.from_dict(json.loads(line)) for line in file]
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"The pool {path} is missing or damaged ({error}): the campaign folder must hold what its ledger says. "
+            "Restore the file, or start a new campaign on the same ledger (no label is paid for twice)."
+        ) from error
+
+
+class FolderLock:
+    """One writer a folder. The lock of a dead process is taken over, that of a living one is an error.
+
+    Args:
+        folder: the campaign folder; the lock is ``.lock`` in it.
+
+    Raises:
+        StoreError: another process writes here.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = make_folder(folder) / ".lock"
+        self.owner = worker_id()
+        with self.path.open("a+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # held only while looking: two newcomers cannot both take over
+            file.seek(0)
+            self._refuse_if_held(file.read().strip())
+            file.truncate(0)
+            file.write(json.dumps({"owner": self.owner, "since": time.time()}))
+        self._finalizer = weakref.finalize(self, _unlock, self.path, self.owner)
+
+    def _refuse_if_held(self, text: str) -> None:
+        try:
+            owner = str(json.loads(text)["owner"]) if text else None
+            alive = False if owner is None else worker_is_alive(owner)
+        except (ValueError, KeyError, TypeError):
+            return  # a torn lock file: its writer died while writing it
+        if alive is False or owner is None:
+            return
+        host, pid = owner.split("|")[:2]
+        hint = "wait for it or stop it" if alive else f"if that machine no longer works on it, delete {self.path}"
+        raise StoreError(f"The campaign in {self.path.parent} is being written by process {pid} on {host}: {hint}.")
+
+    def release(self) -> None:
+        """Let others write; calling it twice is fine."""
+        self._finalizer()
+
+
+def _unlock(path: Path, owner: str) -> None:
+    try:
+        with path.open("r+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if owner in file.read():
+                file.truncate(0)
+    except OSError:
+        pass  # the folder is gone: so is the lock

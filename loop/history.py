@@ -1,0 +1,168 @@
+"""A campaign as its ledger tells it: a read-only fold over events, candidates and evaluations.
+
+`Campaign` adds to it; reports, exports and status need nothing else, no generator and no oracle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from loop.errors import StoreError
+from loop.settings import STAGES, CampaignSettings
+from loop.store import OracleKey, Store
+from loop.values import Candidate, Evaluation, Quantity, RoundReport
+
+CAMPAIGN = "campaign"  # stage of the events that belong to no stage
+CREATED, SETTINGS, DONE, STOPPED = "created", "settings", "done", "stopped"
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A candidate chosen for labelling, with what was believed of it before the label."""
+
+    candidate_id: str
+    round: int
+    arm: str  # baseline, engine or shadow
+    novelty: str = "new"
+    screen: float | None = None  # energy above the hull of the unrelaxed crystal, eV/atom
+    mean: dict[str, float] = field(default_factory=dict)  # prediction, by property
+    std: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form, without the round."""
+        names = ("candidate_id", "arm", "novelty", "screen", "mean", "std")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Label:
+    """A pick with its outcome."""
+
+    candidate: Candidate
+    pick: Pick
+    evaluation: Evaluation  # on the newest hull of the campaign
+    first: Evaluation  # as the oracle gave it
+    novelty_relaxed: str = ""  # verdict on the relaxed crystal
+    match: str = ""  # what it is a copy of, where it is one
+
+    def is_stable(self, settings: CampaignSettings) -> bool:
+        """Labelled, and at or below the threshold. A failed label is not stable: it was paid for all the same."""
+        return self.evaluation.ok and self.evaluation.value(settings.stability) <= settings.threshold
+
+    @property
+    def is_new(self) -> bool:
+        """Neither known nor a copy, as proposed and after relaxation."""
+        return self.pick.novelty == "new" and self.novelty_relaxed in ("", "new")
+
+
+@dataclass
+class History:
+    """Fold over the events of one campaign."""
+
+    name: str
+    settings: CampaignSettings
+    oracle: OracleKey
+    about: dict[str, Any]
+    done: dict[tuple[int, str], dict[str, Any]]  # (round, stage) -> payload
+    stopped: str
+    candidates: dict[str, Candidate]
+    evaluations: dict[str, Evaluation]
+    paid: int
+
+    @classmethod
+    def load(cls, store: Store, name: str) -> Self:
+        """Read a campaign.
+
+        Raises:
+            StoreError: the ledger has no campaign of this name, or contradicts itself.
+        """
+        events = store.events(name)
+        created = next((event for event in events if event.kind == CREATED), None)
+        if created is None:
+            there = ", ".join(store.campaigns()) or "none"
+            raise StoreError(f"The ledger {store.name} holds no campaign {name!r}; there are: {there}.")
+        key = OracleKey(created.payload["oracle"], created.payload["oracle_settings"])
+        history = cls(name, CampaignSettings.from_dict(created.payload["settings"]), key, {}, {}, "", {}, {}, 0)
+        history.about = created.payload.get("about", {})
+        for event in events:
+            history.apply(event.round, event.stage, event.kind, event.payload)
+        history.candidates = store.candidates(name)
+        history.refresh(store)
+        return history
+
+    def apply(self, round: int, stage: str, kind: str, payload: dict[str, Any]) -> None:
+        """Take in one event."""
+        if kind == DONE:
+            self.done[round, stage] = payload
+        elif kind == SETTINGS:
+            self.settings = CampaignSettings.from_dict(payload["settings"])
+            self.stopped = ""
+        elif kind == STOPPED:
+            self.stopped = str(payload["reason"])
+
+    def refresh(self, store: Store) -> None:
+        """Read the labels of all picks from the ledger."""
+        missing = [pick.candidate_id for pick in self.picks() if pick.candidate_id not in self.evaluations]
+        self.evaluations |= store.evaluations(missing, self.oracle)
+        self.paid = store.paid(self.name)
+
+    # what happened ----------------------------------------------------------------------------------------------------
+
+    @property
+    def next_stage(self) -> tuple[int, str]:
+        """First stage that is not done; its round may lie beyond the last of the settings."""
+        round = 0
+        while True:
+            for stage in STAGES:
+                if (round, stage) not in self.done:
+                    return round, stage
+            round += 1
+
+    def picks(self, round: int | None = None) -> list[Pick]:
+        """What was chosen for labelling, in order, in one round or in all."""
+        found = []
+        for (number, stage), payload in sorted(self.done.items()):
+            if stage == "select" and round in (None, number):
+                found += [Pick(round=number, **pick) for pick in payload["picks"]]
+        return found
+
+    def labels(self, round: int | None = None) -> list[Label]:
+        """Picks that have their outcome, each judged on the newest hull that the campaign knows."""
+        newest = self._newest_hull()
+        found = []
+        for pick in self.picks(round):
+            first = self.evaluations.get(pick.candidate_id)
+            if first is None:
+                continue
+            if pick.candidate_id not in self.candidates:
+                raise StoreError(f"The ledger holds a label of {pick.candidate_id} but not the crystal itself.")
+            relaxed = self.done.get((pick.round, "label"), {}).get("novelty", {}).get(pick.candidate_id, ("", ""))
+            evaluation = _on_newest_hull(first, newest.get(pick.candidate_id), self.settings.stability)
+            found.append(Label(self.candidates[pick.candidate_id], pick, evaluation, first, *relaxed))
+        return found
+
+    def reports(self) -> list[RoundReport]:
+        """Reports of the finished rounds."""
+        payloads = [payload for (_, stage), payload in sorted(self.done.items()) if stage == "report"]
+        return [RoundReport.from_dict(payload["report"]) for payload in payloads]
+
+    def learning_rows(self) -> list[dict[str, Any]]:
+        """One row an iteration of fine-tuning, with its round."""
+        stages = sorted((key, payload) for key, payload in self.done.items() if key[1] == "finetune")
+        return [{"round": round, **row} for (round, _), payload in stages for row in payload.get("rows", [])]
+
+    def seconds(self) -> float:
+        """Working time recorded so far."""
+        return float(sum(payload.get("seconds", 0.0) for payload in self.done.values()))
+
+    def _newest_hull(self) -> dict[str, Any]:
+        rounds = [number for (number, stage), payload in self.done.items() if stage == "report" and "hull" in payload]
+        return self.done[max(rounds), "report"]["hull"] if rounds else {}
+
+
+def _on_newest_hull(evaluation: Evaluation, judged: dict[str, Any] | None, stability: str) -> Evaluation:
+    if judged is None or stability not in evaluation.properties:
+        return evaluation
+    quantity = Quantity(judged["value"], evaluation.properties[stability].unit, evaluation.properties[stability].std)
+    return replace(evaluation.with_properties(**{stability: quantity}), decomposition=judged["decomposition"])

@@ -1,0 +1,102 @@
+"""What a campaign is told: its settings, its stages, and the seeds derived from one number."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from loop.errors import ConfigError
+
+STAGES = ("finetune", "propose", "select", "label", "retrain", "report")
+BASELINE, ENGINE, SHADOW = "baseline", "engine", "shadow"
+ARMS = (BASELINE, ENGINE, SHADOW)
+
+# what a resumed campaign may change: when to stop, and how work is cut into pieces. All else would make it another one
+CHANGEABLE = ("rounds", "max_calls", "max_hours", "patience", "chunk")
+
+
+@dataclass(frozen=True)
+class CampaignSettings:
+    """Settings of the loop itself; those of generator, surrogates and oracles live in their rooms.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    name: str = "campaign"
+    seed: int = 0
+    rounds: int = 3  # rounds after the baseline round 0
+    pool: int = 256  # crystals sampled a round
+    budget: int = 8  # oracle calls a round
+    baseline_budget: int | None = None  # oracle calls of round 0; None: `budget`
+    shadow_share: float = 0.25  # of the budget, to a random pick from the same pool
+    stability: str = "e_above_hull"  # property that decides what counts as stable, eV/atom
+    threshold: float = 0.1  # eV/atom: stable at or below (metastability window of Sun et al., Sci. Adv. 2, e1600225)
+    objective: str = "bulk_modulus"  # property that ranks the stable
+    maximise: bool = True
+    allow_known: bool = False  # keep crystals of the novelty reference in the pool
+    chunk: int = 4  # labels written together: what a kill may lose
+    max_calls: int | None = None  # stop before this many oracle calls in all are exceeded
+    max_hours: float | None = None  # stop before the round after this much working time
+    patience: int | None = None  # stop after this many rounds without a new stable crystal or a better objective
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        at_least = {
+            "rounds": 0,
+            "pool": 1,
+            "budget": 1,
+            "chunk": 1,
+            "baseline_budget": 1,
+            "max_calls": 1,
+            "patience": 1,
+        }
+        for name, low in at_least.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ConfigError(f"{name} must be at least {low}, got {value}.")
+        if not 0 <= self.shadow_share < 1:
+            raise ConfigError(f"shadow_share must be at least 0 and below 1, got {self.shadow_share}.")
+        if not self.name.strip() or len(self.name) > 128:
+            raise ConfigError(f"name must have 1 to 128 characters, got {self.name!r}.")
+
+    @property
+    def round0_budget(self) -> int:
+        """Oracle calls of the baseline round."""
+        return self.budget if self.baseline_budget is None else self.baseline_budget
+
+    def seed_for(self, round: int, stage: str) -> int:
+        """Seed of one stage, independent of what ran before it in this process.
+
+        The first 31 bits of SHA-256 of campaign seed, round and stage: different stages never share a random stream.
+        """
+        digest = hashlib.sha256(f"{self.seed}/{round}/{stage}".encode()).digest()
+        return int.from_bytes(digest[:4], "big") >> 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """Inverse of `to_dict`; keys of later versions are refused."""
+        try:
+            return cls(**data)
+        except TypeError as error:
+            raise ConfigError(f"Settings of a campaign cannot be read: {error}.") from error
+
+    def check_resumes(self, earlier: CampaignSettings) -> None:
+        """Refuse to go on under settings that make it another campaign.
+
+        Raises:
+            ConfigError: names what differs.
+        """
+        ours, theirs = self.to_dict(), earlier.to_dict()
+        changed = [name for name in ours if ours[name] != theirs[name] and name not in CHANGEABLE]
+        if changed:
+            was = ", ".join(f"{name}={theirs[name]!r} (now {ours[name]!r})" for name in changed)
+            raise ConfigError(
+                f"Campaign {earlier.name!r} was begun with {was}: resume it with these values, or start a new campaign "
+                f"(labels are shared, nothing is paid for twice). Free to change: {', '.join(CHANGEABLE)}."
+            )

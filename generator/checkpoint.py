@@ -74,7 +74,8 @@ def load_checkpoint(
         text = json.loads((folder / DESCRIPTION).read_text())
         if text.get("format") != FORMAT:
             raise CheckpointError(f"{folder / DESCRIPTION}: expected format {FORMAT!r}, got {text.get('format')!r}")
-        config = ModelConfig(**{k: (float("inf") if v == "inf" else v) for k, v in text["model"].items()})
+        sizes: dict[str, Any] = {k: (float("inf") if v == "inf" else v) for k, v in text["model"].items()}
+        config = ModelConfig(**sizes)
         weights = load_file(folder / WEIGHTS, device=device)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"{folder} is damaged or not a checkpoint of this program: {error}") from error

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,9 +70,10 @@ def masks(device: torch.device, dtype: torch.dtype) -> Masks:
         later = (letter > before) | ((letter == before) & repeatable)
         following = exists[:, None] & later & (before > 0)
         following[:, :, 0] = True
-        parts = (exists, following, t.free, t.fc_mask, t.lattice_mask.astype(bool))
-        moved = [torch.as_tensor(np.array(part)).to(device) for part in parts]
-        _MASKS[key] = Masks(*moved, torch.tensor(t.op0, dtype=dtype, device=device))
+        parts = [exists, following, *(torch.tensor(mask) for mask in (t.free, t.fc_mask, t.lattice_mask))]
+        moved = [part.to(device) for part in parts]
+        op0 = torch.tensor(t.op0, dtype=dtype, device=device)
+        _MASKS[key] = Masks(moved[0], moved[1], moved[2], moved[3], moved[4].bool(), op0)
     return _MASKS[key]
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generator.sequence import KINDS, LATTICE, A, TokenSequence, W, X
-from generator.wyckoff import tables
+from generator.wyckoff import WyckoffTables, tables
 
 SPACE_GROUPS = 230
 WYCKOFF_FEATURES = 17  # log multiplicity, degrees of freedom, the first operator (12), free axes (3)
@@ -222,9 +222,9 @@ class CrystalFormer(nn.Module):
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.3)
-        for block in self.blocks:
-            nn.init.zeros_(block.attention.out.weight)
-            nn.init.zeros_(block.down.weight)
+            if isinstance(module, Block):
+                nn.init.zeros_(module.attention.out.weight)
+                nn.init.zeros_(module.down.weight)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
 
     @property
@@ -322,6 +322,7 @@ class CrystalFormer(nn.Module):
         seen = (torch.arange(length, device=at.device) <= at[:, None])[:, None, None]
         everyone = len(rows) == len(cache.length)
         for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
+            assert isinstance(block, Block)
             q, k, v = block.attention.project(block.norm_attention(x), cos, sin)
             keys[rows, :, at], values[rows, :, at] = k[:, :, 0], v[:, :, 0]
             k, v = keys[:, :, :length], values[:, :, :length]
@@ -334,7 +335,7 @@ class CrystalFormer(nn.Module):
         return self.norm(x[:, 0])
 
 
-def _letter_features(table) -> Tensor:  # noqa: ANN001
+def _letter_features(table: WyckoffTables) -> Tensor:
     """(231, 28, 17): log multiplicity, degrees of freedom, first operator, free axes."""
     multiplicity = torch.tensor(table.multiplicity)[..., None].clamp(min=1).log() / 4
     dof = torch.tensor(table.dof)[..., None] / 3

@@ -1,0 +1,91 @@
+"""The generator as the loop sees it: it proposes candidates, and learns from rewards."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from generator.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from generator.finetune import FinetuneConfig, Finetuner, to_candidates
+from generator.model import Sampling
+from generator.sample import draw_space_groups, sample
+from loop.contracts import Progress, Reward
+from loop.errors import CheckpointError
+from loop.values import Candidate
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """How candidates are proposed."""
+
+    batch_size: int = 200
+    space_groups: tuple[int, ...] = ()  # allowed; empty: all of p(g)
+    max_atoms: int | None = None  # in the conventional cell; larger ones are dropped
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+class CrystalFormerGenerator:
+    """Implements `loop.contracts.Generator`. The base stays frozen as anchor of the KL term."""
+
+    def __init__(
+        self,
+        base: Checkpoint,
+        config: PolicyConfig | None = None,
+        finetune: FinetuneConfig | None = None,
+    ) -> None:
+        self.base, self.config, self.finetune = base, config or PolicyConfig(), finetune or FinetuneConfig()
+        self.policy = copy.deepcopy(base.model)
+        self.version = base.checksum[:8]
+
+    def propose(self, n: int, *, seed: int, round: int) -> list[Candidate]:
+        """Draw n crystals; those that are no crystals or too large are left out."""
+        rng = np.random.default_rng(seed)
+        out: list[Candidate] = []
+        for start in range(0, n, self.config.batch_size):
+            size = min(self.config.batch_size, n - start)
+            groups = draw_space_groups(self.policy, size, rng, list(self.config.space_groups))
+            drawn = sample(self.policy, groups, rng, self.config.sampling)
+            source = "base" if self.version == self.base.checksum[:8] else "policy"
+            drawn_candidates = to_candidates(drawn, policy=self.version, round=round, source=source)
+            limit = self.config.max_atoms or np.inf
+            out.extend(c for c in drawn_candidates if c is not None and len(c.structure) <= limit)
+        return out
+
+    def learn(
+        self,
+        reward: Reward,
+        *,
+        seed: int,
+        round: int,
+        progress: Progress | None = None,
+        checkpoint: Path | None = None,
+    ) -> list[dict[str, Any]]:
+        """Fine-tune the policy; with a checkpoint folder, a cut-off call goes on to the same end."""
+        name = f"{self.base.checksum[:8]}+r{round}"
+        tuner = Finetuner(self.policy, self.base.model, self.finetune, seed=seed, anchor=self.base.checksum)
+        rows = tuner.run(reward, name=name, round=round, progress=progress, folder=checkpoint)
+        self.version = name
+        return rows
+
+    def save(self, path: Path) -> None:
+        """Write the policy as a checkpoint that `discovery-loop generate --checkpoint` takes."""
+        save_checkpoint(self.policy, path, {"base": self.base.checksum, "version": self.version})
+
+    def load(self, path: Path) -> None:
+        """Take over a saved policy.
+
+        Raises:
+            CheckpointError: damaged, or tuned from another base.
+        """
+        saved = load_checkpoint(path, device=str(self.policy.device), dtype=self.policy.dtype)
+        if saved.provenance.get("base") != self.base.checksum:
+            raise CheckpointError(
+                f"{path} was tuned from the base {str(saved.provenance.get('base'))[:12]}…, "
+                f"this campaign's base is {self.base.checksum[:12]}…"
+            )
+        self.policy.load_state_dict(saved.model.state_dict())
+        self.version = saved.provenance["version"]

@@ -47,7 +47,8 @@ def read_extxyz(frame: str) -> tuple[Structure, dict[str, Any]]:
         raise InputError("expected atoms of known elements")
     coordinates = atoms.get_scaled_positions(wrap=False)
     structure = Structure(Lattice(atoms.cell.array), [Element.from_Z(z) for z in numbers], coordinates)
-    return structure, {key: value for key, value in atoms.info.items() if isinstance(value, (str, int, float, bool))}
+    values = atoms.info | (atoms.calc.results if atoms.calc else {})  # ASE takes `energy` for a calculator's result
+    return structure, {key: value for key, value in values.items() if isinstance(value, (str, int, float, bool))}
 
 
 def to_extxyz(structure: Structure, values: Mapping[Any, Any]) -> str:

@@ -1,0 +1,159 @@
+"""Fine-tuning: the objective's figures, baselines, learning a toy reward, exact resume, refusal of a wrong anchor."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from generator.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from generator.finetune import FinetuneConfig, Finetuner, baselines, ppo_objective
+from generator.model import ModelConfig, Sampling
+from generator.policy import CrystalFormerGenerator, PolicyConfig
+from loop.contracts import Generator
+from loop.errors import CheckpointError
+from tests.test_generator_likelihood import SMALL, random_model
+
+CONFIG = FinetuneConfig(
+    iterations=6, batch_size=48, epochs=2, minibatch_size=24, learning_rate=5e-3, space_groups=(221, 225)
+)
+
+
+def light_elements(candidates):
+    """Toy reward: minus the share of heavy elements among the sites' species."""
+    values = [-1.0 if c is None else -np.mean([e.Z > 40 for e in c.structure.composition]) for c in candidates]
+    return np.array(values), [{"heavy": -v} for v in values]
+
+
+@pytest.fixture
+def base(tmp_path) -> Checkpoint:
+    model = random_model(ModelConfig(**SMALL, dropout=0.0), scale=0.15).float()
+    save_checkpoint(model, tmp_path / "base")
+    return load_checkpoint(tmp_path / "base")
+
+
+def tuner_of(base: Checkpoint, config=CONFIG, seed=3) -> Finetuner:
+    return Finetuner(copy.deepcopy(base.model), base.model, config, seed=seed, anchor=base.checksum)
+
+
+def run(tuner: Finetuner, folder=None, reward=light_elements):
+    return tuner.run(reward, name="t", round=1, progress=None, folder=folder)
+
+
+def test_objective_of_the_reference():
+    """Reference figures of the published update, with the KL term's gradient stopped (as the paper says)."""
+    logp = torch.tensor([-10.0, -12.0, -9.0], dtype=torch.float64, requires_grad=True)
+    old = torch.tensor([-10.1, -11.5, -9.0], dtype=torch.float64)
+    log_ratio = logp.detach() - torch.tensor([-10.5, -12.2, -8.0], dtype=torch.float64)
+    assert log_ratio.mean().item() == pytest.approx(-0.1)
+    advantage = torch.tensor([1.0, -0.5, 0.2], dtype=torch.float64) - 0.1 * log_ratio
+    objective = ppo_objective(logp, old, advantage, 0.2)
+    objective.backward()
+    assert objective.item() == pytest.approx(0.3113042, abs=1e-7)
+    np.testing.assert_allclose(logp.grad.numpy(), [0.3499709, 0.0, 0.1], atol=1e-7)
+
+
+def test_baselines():
+    rewards, groups = np.array([1.0, 2.0, 6.0, 3.0]), np.array([2, 2, 225, 225])
+    np.testing.assert_allclose(baselines(rewards, groups, "leave-one-out", 0.0), [11 / 3, 10 / 3, 2, 3])
+    np.testing.assert_allclose(baselines(rewards, groups, "moving-average", 0.5), 0.5)
+    expected = [(2 + 11 / 3) / 2, (1 + 10 / 3) / 2, (3 + 2) / 2, (6 + 3) / 2]
+    np.testing.assert_allclose(baselines(rewards, groups, "space-group", 0.0), expected)
+
+
+def test_moving_average_of_the_reference():
+    """Means -1, -0.8, -0.5 give baselines -1, -0.99, -0.9655."""
+    average, seen = None, []
+    for mean in (-1.0, -0.8, -0.5):
+        average = mean if average is None else 0.95 * average + 0.05 * mean
+        seen.append(average)
+    np.testing.assert_allclose(seen, [-1, -0.99, -0.9655])
+
+
+@pytest.mark.parametrize("baseline", ["leave-one-out", "space-group", "moving-average"])
+def test_learns_a_toy_reward(base, baseline):
+    rows = run(tuner_of(base, replace(CONFIG, iterations=12, baseline=baseline, kl_weight=0.01)))
+    first, last = (np.mean([row["reward"] for row in part]) for part in (rows[:3], rows[-3:]))
+    assert last > first + 0.15
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-4)
+    assert rows[-1]["kl"] > 0.1
+
+
+def test_kl_term_holds_the_policy(base):
+    """With a heavy KL term and the same number of updates the policy stays nearer to the base."""
+    runs = [run(tuner_of(base, replace(CONFIG, iterations=12, kl_weight=w))) for w in (0.0, 5.0)]
+    free, held = (np.mean([row["kl"] for row in rows[-3:]]) for rows in runs)
+    assert free > 0.1
+    assert held < 0.7 * free
+
+
+def test_early_stop(base):
+    rows = run(tuner_of(base, replace(CONFIG, iterations=2, epochs=5, kl_stop=0.0)))
+    assert all(row["updates"] == 2 for row in rows)  # one pass of two minibatches
+
+
+def test_resumed_equals_uninterrupted(base, tmp_path):
+    whole = tuner_of(base)
+    rows = run(whole)
+
+    class KilledError(Exception):
+        pass
+
+    calls = []
+
+    def killing(candidates):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KilledError
+        return light_elements(candidates)
+
+    with pytest.raises(KilledError):
+        run(tuner_of(base), tmp_path, killing)
+    resumed = tuner_of(base)
+    again = run(resumed, tmp_path)
+    assert [row["reward"] for row in again] == [row["reward"] for row in rows]
+    for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_wrong_anchor_and_settings_are_refused(base, tmp_path):
+    run(tuner_of(base, replace(CONFIG, iterations=1)), tmp_path)
+    other = Finetuner(copy.deepcopy(base.model), base.model, CONFIG, seed=3, anchor="0" * 64)
+    with pytest.raises(CheckpointError, match="tuned against the base"):
+        run(other, tmp_path)
+    with pytest.raises(CheckpointError, match="other settings of clip"):
+        run(tuner_of(base, replace(CONFIG, clip=0.3)), tmp_path)
+    (tmp_path / "finetune.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match="damaged"):
+        run(tuner_of(base), tmp_path)
+
+
+def test_bad_reward_is_an_error(base):
+    with pytest.raises(ValueError, match="finite"):
+        run(tuner_of(base), reward=lambda c: (np.full(len(c), np.nan), [{} for _ in c]))
+
+
+def test_generator_contract(base, tmp_path):
+    generator = CrystalFormerGenerator(base, PolicyConfig(sampling=Sampling(elements=(8, 12))), CONFIG)
+    assert isinstance(generator, Generator)
+    proposed = generator.propose(30, seed=1, round=0)
+    assert [c.id for c in proposed] == [c.id for c in generator.propose(30, seed=1, round=0)]
+    assert all({e.Z for e in c.structure.composition} <= {8, 12} for c in proposed)
+    assert {c.origin.source for c in proposed} == {"base"}
+    assert proposed[0].origin.logp < 0
+    small = CrystalFormerGenerator(base, PolicyConfig(max_atoms=12), CONFIG)
+    assert all(len(c.structure) <= 12 for c in small.propose(60, seed=1, round=0))
+
+    generator = CrystalFormerGenerator(base, PolicyConfig(), replace(CONFIG, iterations=2))
+    rows = generator.learn(light_elements, seed=0, round=1, checkpoint=tmp_path / "learn")
+    assert {"iteration", "reward", "kl", "mean_heavy"} <= rows[0].keys()
+    after = generator.propose(20, seed=2, round=1)
+    assert after[0].origin.source == "policy"
+    generator.save(tmp_path / "policy")
+    other = CrystalFormerGenerator(base, PolicyConfig())
+    other.load(tmp_path / "policy")
+    assert [c.id for c in other.propose(20, seed=2, round=1)] == [c.id for c in after]
+    stranger = Checkpoint(base.model, "f" * 64, {})
+    with pytest.raises(CheckpointError, match="tuned from the base"):
+        CrystalFormerGenerator(stranger).load(tmp_path / "policy")

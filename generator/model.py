@@ -102,7 +102,8 @@ def rotary_table(positions: int, head_size: int, dtype: torch.dtype) -> tuple[Te
     """
     frequency = 1.0 / 10000 ** (torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
     angle = torch.outer(torch.arange(positions, dtype=torch.float32), frequency).repeat(1, 2)
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+    # float32 values rounded once from float64: nearest to what XLA computes
+    return angle.double().cos().float().to(dtype), angle.double().sin().float().to(dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,29 +1,21 @@
-"""Published CrystalFormer checkpoints (v0.4: pickles of JAX arrays), read without trusting them.
-
-A pickle is a program. The reader here gives it nothing to call but stand-ins that build numpy arrays of plain numbers,
-tuples, dicts and lists; any other name ends the import with an error that says which name it was.
-"""
+"""Published CrystalFormer checkpoints (v0.4: pickles of JAX arrays), read without trusting them."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import math
-import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from generator.array_pickle import PickledArray, read_pickle
 from loop.errors import CheckpointError
 
 if TYPE_CHECKING:
     from generator.model import ModelConfig
 
 _LETTERS, _SPACE_GROUPS = 28, 230
-_DTYPES = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
 
 
 @dataclass(frozen=True)
@@ -92,100 +84,6 @@ def convert_checkpoint(path: str | Path, folder: str | Path, **sizes: Any) -> st
     return save_checkpoint(model, Path(folder), provenance)
 
 
-# --- the pickle -------------------------------------------------------------------------------------------------------
-
-
-class _Number:
-    """Stands for `numpy.dtype`: a kind and size of plain numbers."""
-
-    def __init__(self, code: str, *_: Any) -> None:
-        if code not in _DTYPES:
-            raise CheckpointError(f"the checkpoint holds arrays of type {code!r}; plain numbers were expected")
-        self.code = code
-        self.order = "<"
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if len(state) < 2 or state[1] not in ("<", ">", "|", "="):
-            raise CheckpointError("the checkpoint holds an array of an unknown type; plain numbers were expected")
-        self.order = state[1]
-
-
-class _Array:
-    """Stands for an array while the pickle is read: filled by `__setstate__`, checked, turned into numpy by `value`."""
-
-    def __init__(self, *_: Any) -> None:
-        self.value: np.ndarray = np.zeros(0)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, shape, number, fortran, content = state
-        if not (isinstance(number, _Number) and isinstance(content, bytes) and isinstance(shape, tuple)):
-            raise CheckpointError("the checkpoint holds an array that is not one of plain numbers")
-        flat = np.frombuffer(content, np.dtype(number.order + number.code))
-        if any(not isinstance(size, int) or size < 0 for size in shape) or math.prod(shape) != flat.size:
-            raise CheckpointError(f"the checkpoint holds an array of {flat.size} numbers that claims shape {shape}")
-        self.value = flat.reshape(shape, order="F" if fortran else "C")
-
-
-class _Record(tuple):
-    """Stands for the NamedTuples of the optimiser."""
-
-    __slots__ = ()
-
-    def __new__(cls, *fields: Any) -> _Record:
-        return super().__new__(cls, fields)
-
-
-def _jax_array(fun: Any, args: Any, state: tuple[Any, ...], aval: Any) -> _Array:  # noqa: ARG001
-    array = _Array()
-    array.__setstate__(state)
-    return array
-
-
-class _Refused(Exception):  # noqa: N818
-    """Carries the name of a global out of the C unpickler."""
-
-
-class _Reader(pickle.Unpickler):
-    """Resolves the names that a published checkpoint needs to stand-ins, and no other."""
-
-    allowed: ClassVar[Mapping[tuple[str, str], Any]] = {
-        ("jax._src.array", "_reconstruct_array"): _jax_array,
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _Number,
-        ("numpy._core.multiarray", "_reconstruct"): _Array,
-        ("numpy.core.multiarray", "_reconstruct"): _Array,
-        ("optax._src.base", "EmptyState"): _Record,
-        ("optax._src.transform", "ScaleByAdamState"): _Record,
-        ("optax._src.transform", "ScaleByScheduleState"): _Record,
-    }
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The stand-in of a global."""
-        try:
-            return self.allowed[module, name]
-        except KeyError:
-            raise _Refused(f"{module}.{name}") from None
-
-
-def read_pickle(data: bytes, name: str = "the checkpoint") -> Any:
-    """Plain containers and arrays of a pickle.
-
-    Raises:
-        CheckpointError: the pickle names a global outside the list above, or is damaged.
-    """
-    try:
-        return _Reader(io.BytesIO(data)).load()
-    except _Refused as error:
-        raise CheckpointError(
-            f"{name} asks for {error}, which no CrystalFormer checkpoint needs: it was not run. "
-            "Expected a v0.4 checkpoint (arrays and plain containers); get it again from its publisher."
-        ) from None
-    except CheckpointError as error:
-        raise CheckpointError(f"{name}: {error}") from error
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise CheckpointError(f"{name} is damaged or no checkpoint: {type(error).__name__}: {error}") from error
-
-
 def _parameters(tree: Any, path: Path) -> dict[str, np.ndarray]:
     """Arrays by ``module/name``."""
     modules = tree.get("params") if isinstance(tree, dict) else None
@@ -193,14 +91,11 @@ def _parameters(tree: Any, path: Path) -> dict[str, np.ndarray]:
         raise CheckpointError(f"{path}: expected a dict with 'params' of modules, as CrystalFormer v0.4 writes it")
     flat = {f"{module}/{name}": array for module, arrays in modules.items() for name, array in arrays.items()}
     for name, array in flat.items():
-        if not isinstance(array, _Array) or array.value.dtype.kind != "f":
+        if not isinstance(array, PickledArray) or array.value.dtype.kind != "f":
             raise CheckpointError(f"{path}: expected an array of floats as {name}")
         if not np.isfinite(array.value).all():
             raise CheckpointError(f"{path}: {name} holds numbers that are not finite")
     return {name: array.value for name, array in flat.items()}
-
-
-# --- the names --------------------------------------------------------------------------------------------------------
 
 
 def _sizes(parameters: dict[str, np.ndarray], path: Path, heads: int | None) -> dict[str, int]:

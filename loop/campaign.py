@@ -355,8 +355,8 @@ class Campaign:
         settings.check_resumes(history.settings)
         if history.oracle != key:
             raise StoreError(
-                f"Campaign {settings.name!r} is labelled by {history.oracle}, now given {key}: labels of two oracles do "
-                "not mix. Give it the first one, or start a new campaign."
+                f"Campaign {settings.name!r} is labelled by {history.oracle}, now given {key}: labels of two oracles "
+                "do not mix. Give it the first one, or start a new campaign."
             )
         if settings != history.settings:
             payload = {"settings": settings.to_dict()}

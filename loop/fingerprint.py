@@ -7,77 +7,106 @@ decided by geometry within a formula, and equal symmetry only widens the toleran
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 from pymatgen.core import Element, Structure
+from pymatgen.optimization.neighbors import find_points_in_spheres
 from scipy.special import ndtr
 
 SYMPRECS = (0.1, 0.01)  # Angstrom: loose and tight, for relaxed and for published crystals
-_CUTOFF = 2.4  # in units of (volume per atom)^(1/3)
-_RADII = np.linspace(0.75, _CUTOFF, 12)
-_WIDTH = 0.07  # smoothing of each neighbour's distance, same unit
-N_GEOMETRY = 2 * len(_RADII)
+RADII = np.linspace(0.75, 2.8, 8)  # in units of (volume per atom)^(1/3): the first shell to about the fourth
+WIDTH = 0.1  # smoothing of each neighbour's distance, same unit: above a displacement of 0.05 A and a strain of 3 %
+_MOYO_LOG = logging.getLogger("moyo")
+N_GEOMETRY = 3 * len(RADII)
 
 
 @dataclass(frozen=True)
-class Symmetry:
-    """Space group, and a hash of the multiset of (element, multiplicity, site symmetry): free of the origin's choice.
+class Fingerprint:
+    """What a crystal is recognised by."""
 
-    Wyckoff letters change with the origin (the Euclidean normaliser permutes them); site symmetries do not.
-    """
+    formula: int  # 40-bit hash of the reduced formula
+    geometry: np.ndarray  # (24,)
+    volume: float  # A^3/atom
+    symmetries: tuple[int, ...] = ()  # 32-bit hashes, one a symprec of `SYMPRECS`
+    space_groups: tuple[int, ...] = ()  # at the same tolerances
 
-    number: int
-    sites: int  # 32-bit hash
+
+def fingerprint(structure: Structure, *, with_symmetry: bool = True) -> Fingerprint:
+    """Fingerprint of an ordered crystal: about 2 ms, half of it for symmetry."""
+    found = [symmetry(structure, symprec) for symprec in SYMPRECS] if with_symmetry else []
+    return Fingerprint(
+        formula_key(structure),
+        geometry(structure),
+        structure.volume / len(structure),
+        tuple(key for _, key in found),
+        tuple(number for number, _ in found),
+    )
 
 
 def formula_key(structure: Structure) -> int:
-    """64-bit hash of the reduced formula."""
-    return _hash(structure.composition.reduced_formula, 8)
+    """40-bit hash of the reduced formula: among 10^5 formulas a strange one meets one of them once in 10^7."""
+    return _hash(structure.composition.reduced_formula, 5)
 
 
-def _hash(text: str, size: int) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=size).digest(), "big")
+def symmetry(structure: Structure, symprec: float) -> tuple[int, int]:
+    """Space group number, and a 32-bit hash of it with the multiset of (element, multiplicity, site symmetry).
 
-
-def symmetry(structure: Structure, symprec: float) -> Symmetry:
-    """Symmetry found by moyopy; P1 without sites where the search fails."""
+    Wyckoff letters change with the choice of origin (the Euclidean normaliser permutes them); site symmetries do not.
+    Multiplicities are those of the primitive cell. (1, 0) where no symmetry is found.
+    """
     import moyopy
 
+    _MOYO_LOG.setLevel(logging.ERROR)  # it warns about every supercell, whose site symmetries are right all the same
     numbers = [site.specie.Z for site in structure]
     cell = moyopy.Cell(structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), numbers)
     try:
         found = moyopy.MoyoDataset(cell, symprec=symprec)
-    except Exception:  # moyopy raises bare exceptions of several kinds where no cell is found
-        return Symmetry(1, 0)
+    except Exception:  # moyopy raises bare exceptions of several kinds where it finds no cell
+        return 1, 0
     multiset = Counter(zip(numbers, found.site_symmetry_symbols, strict=True))
-    per_primitive = len(found.prim_std_cell.numbers) / len(numbers)  # the input may be a supercell
-    text = ";".join(
-        f"{z}:{symbol}:{round(count * per_primitive, 3)}" for (z, symbol), count in sorted(multiset.items())
-    )
-    return Symmetry(int(found.number), _hash(text, 4))
+    per_primitive = len(found.prim_std_cell.numbers) / len(numbers)  # the cell at hand may be a supercell
+    text = ";".join(f"{z}:{symbol}:{count * per_primitive:.0f}" for (z, symbol), count in sorted(multiset.items()))
+    return int(found.number), _hash(f"{found.number}|{text}", 4)
 
 
 def geometry(structure: Structure) -> np.ndarray:
-    """Scale-free neighbour counts, shape (24,): 12 of all pairs, then 12 weighted by chemistry.
+    """Scale-free neighbour counts, shape (24,): each of 8 radii for three weights of a pair.
 
-    With lengths in units of the cube root of the volume per atom, entry r is the mean number of neighbours closer than
-    r, each smoothed by a Gaussian, relative to an ideal gas of the same density. In the second half each pair counts
-    w_i w_j, with w the standardised rank of the element on Pettifor's scale: it tells decorations of one lattice apart.
-    The cumulative and smoothed form of the structure fingerprint of Oganov and Valle (J. Chem. Phys. 130, 104504).
+    With lengths in units of the cube root of the volume per atom, an entry is the mean over atoms of the neighbours
+    closer than r, each smoothed by a Gaussian, relative to an ideal gas of the same density. Pairs weigh 1, w_i w_j and
+    w_i + w_j, with w the standardised rank of the element on Pettifor's scale: the second and third tell decorations of
+    one lattice apart (the product alone takes the three half-Heusler variants of a formula for one). It is a cumulative
+    form of the fingerprint of Oganov and Valle (J. Chem. Phys. 130, 104504), so supercell, origin and orientation do
+    not enter. Two crystals are compared by the largest difference of an entry.
     """
     scale = (structure.volume / len(structure)) ** (1 / 3)
-    centers, neighbors, _, distances = structure.get_neighbor_list(_CUTOFF * scale * 1.1)
+    coords = np.ascontiguousarray(structure.cart_coords)
+    lattice = np.ascontiguousarray(structure.lattice.matrix)
+    cutoff = (RADII[-1] + 3 * WIDTH) * scale
+    pbc = np.ones(3, dtype=np.int64)
+    centers, neighbors, _, distances = find_points_in_spheres(coords, coords, r=cutoff, pbc=pbc, lattice=lattice)
+    apart = distances > 1e-8
+    centers, neighbors, distances = centers[apart], neighbors[apart], distances[apart]
     weights = _chemical_weights(structure)
-    counts = ndtr((_RADII[None, :] - distances[:, None] / scale) / _WIDTH)  # (pairs, radii)
-    ideal = len(structure) * 4 / 3 * np.pi * _RADII**3
-    pair = weights[centers] * weights[neighbors]
-    return np.concatenate([counts.sum(axis=0) / ideal, pair @ counts / ideal])
+    counts = ndtr((RADII[None, :] - distances[:, None] / scale) / WIDTH)  # (pairs, radii)
+    pairs = np.stack(
+        [np.ones(len(centers)), weights[centers] * weights[neighbors], weights[centers] + weights[neighbors]]
+    )
+    return ((pairs @ counts) / (len(structure) * 4 / 3 * np.pi * RADII**3)).ravel()
 
 
 def _chemical_weights(structure: Structure) -> np.ndarray:
     numbers = np.array([site.specie.Z for site in structure])
-    ranked = sorted(set(numbers.tolist()), key=lambda z: Element.from_Z(z).mendeleev_no)
-    ranks = np.array([ranked.index(z) for z in numbers], dtype=float)
-    return (ranks - ranks.mean()) / ranks.std() if len(ranked) > 1 else np.zeros(len(ranks))
+    kinds, inverse = np.unique(numbers, return_inverse=True)
+    if len(kinds) == 1:
+        return np.zeros(len(numbers))
+    order = np.argsort([Element.from_Z(int(z)).mendeleev_no for z in kinds], kind="stable")
+    ranks = np.argsort(order)[inverse].astype(float)
+    return (ranks - ranks.mean()) / ranks.std()
+
+
+def _hash(text: str, size: int) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=size).digest(), "big")

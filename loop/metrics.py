@@ -106,7 +106,7 @@ def _calls_to(curve: Sequence[float], target: float) -> float:
     return float(reached[0] + 1) if len(reached) else math.inf
 
 
-# calibration of Gaussian predictions -----------------------------------------------------------------------------------
+# calibration of Gaussian predictions
 
 
 def coverage(y: np.ndarray, mean: np.ndarray, std: np.ndarray, level: float) -> float:

@@ -1,0 +1,292 @@
+"""From what is believed of crystals to one number each: only here "lower is better" becomes "higher is better".
+
+A reward is a product of desirabilities in [0, 1] (Derringer and Suich, J. Qual. Technol. 12, 214 (1980)), so that no
+objective can be traded away altogether, and no belief pays more than 1. What is no acceptable crystal gets 0.
+Guards against reward hacking are settings, on by default, and every time one bites it is counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from pymatgen.core import Structure
+
+from loop.contracts import Surrogate, Validity
+from loop.errors import ConfigError
+from loop.novelty import DUPLICATE, KNOWN, NoveltyIndex
+from loop.screening import HullScreen
+from loop.values import Candidate
+
+E_ABOVE_HULL, SCARCITY = "e_above_hull", "scarcity"
+GUARDS = ("invalid", "no-energy", "far-below-hull", "sparse-hull", "single-element", "repeated", "known", "uncertain")
+_FLOOR = 1e-3  # of a desirability: where one objective is hopeless, the others still point somewhere
+_UNCERTAIN = 0.1  # an uncertainty penalty is counted when it takes this much off a desirability
+
+
+@dataclass(frozen=True)
+class Term:
+    """One objective.
+
+    `minimise` is 1 at `low` and below, 0 at `high` and above; `maximise` the reverse; `target` is 1 midway between
+    `low` and `high` and 0 outside them; `range` is 1 within and falls to 0 over one width of the range outside.
+
+    Raises:
+        ConfigError: bounds, shape or weight make no sense.
+    """
+
+    property: str  # a property of the surrogate; with source "hull": e_above_hull; with "elements": scarcity
+    goal: Literal["minimise", "maximise", "target", "range"]
+    low: float
+    high: float
+    weight: float = 1.0
+    shape: float = 1.0  # exponent: above 1 the last bit towards the goal is worth more
+    source: Literal["hull", "surrogate", "elements"] = "surrogate"
+
+    def __post_init__(self) -> None:
+        """Check bounds."""
+        if not self.low < self.high or self.weight <= 0 or self.shape <= 0:
+            raise ConfigError(f"a reward term wants low < high, weight > 0 and shape > 0, got {self}.")
+        wanted = {"hull": E_ABOVE_HULL, "elements": SCARCITY}.get(self.source, self.property)
+        if self.property != wanted:
+            raise ConfigError(f"source {self.source!r} of a reward term gives {wanted!r}, not {self.property!r}.")
+
+    def desirability(self, x: np.ndarray) -> np.ndarray:
+        """In [0, 1], shape as x."""
+        place = (x - self.low) / (self.high - self.low)
+        rising = {
+            "minimise": 1 - place,
+            "maximise": place,
+            "target": 1 - np.abs(2 * place - 1),
+            "range": 1 - np.maximum(np.maximum(-place, place - 1), 0),
+        }[self.goal]
+        return np.clip(rising, 0, 1) ** self.shape
+
+    def pessimistic(self, mean: np.ndarray, std: np.ndarray, kappa: float) -> np.ndarray:
+        """Desirability of the less desirable end of mean +- kappa std: what an uncertain belief is worth."""
+        return np.minimum(self.desirability(mean - kappa * std), self.desirability(mean + kappa * std))
+
+
+# Unrelaxed crystals of an untuned generator lie mostly some tenths of an eV/atom above the hull: the slope reaches far
+STABILITY = Term(E_ABOVE_HULL, "minimise", low=0.0, high=2.0, shape=4.0, source="hull")
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Objectives and guards.
+
+    Raises:
+        ConfigError: there is no term, or a guard is out of range.
+    """
+
+    terms: tuple[Term, ...] = (STABILITY,)
+    known_factor: float = 0.3  # of the reward of a crystal in the reference; 1: no novelty term
+    duplicate_factor: float = 0.3  # of a crystal labelled before, or drawn earlier in the batch
+    kappa: float = 1.0  # standard deviations by which a surrogate's belief is discounted
+    floor: float | None = -0.2  # eV/atom: further below the hull is an error of the potential and no jackpot
+    ceiling: float = 2.0  # eV/atom: all above is equally hopeless
+    abstain_on_sparse_hulls: bool = True  # such a crystal gets the mean of its batch: no push either way
+    single_elements: bool = False  # reward elemental crystals
+    max_repeats: int | None = 4  # crystals of one formula in a batch that are rewarded in full
+    repeat_factor: float = 0.3  # of the reward of those beyond
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not self.terms:
+            raise ConfigError("a reward wants at least one term.")
+        for name in ("known_factor", "duplicate_factor", "repeat_factor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
+        if self.kappa < 0 or (self.max_repeats is not None and self.max_repeats < 1):
+            raise ConfigError(f"expected kappa >= 0 and max_repeats >= 1, got {self.kappa=}, {self.max_repeats=}.")
+        if self.floor is not None and not self.floor < 0 < self.ceiling:
+            raise ConfigError(f"expected floor < 0 < ceiling, got {self.floor=}, {self.ceiling=}.")
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What a reward asks."""
+
+    validity: Validity
+    novelty: NoveltyIndex | None = None
+    hull: HullScreen | None = None  # needed by terms of source "hull"
+    surrogate: Surrogate | None = None  # None while there are no labels: its terms are then left out
+
+
+class PropertyReward:
+    """Implements `loop.contracts.Reward`. Each batch is one call of the potential, and depends on nothing before it.
+
+    Raises:
+        ConfigError: a term asks for a judge that is not there.
+    """
+
+    def __init__(self, config: RewardConfig, judges: Judges) -> None:
+        self.config = config
+        self.judges = judges
+        self.counts: Counter[str] = Counter()  # how often each guard bit, over the life of this object
+        if judges.hull is None and any(term.source == "hull" for term in config.terms):
+            raise ConfigError("a reward term of source 'hull' wants a potential and a hull.")
+
+    def __call__(self, candidates: Sequence[Candidate | None]) -> tuple[np.ndarray, list[dict[str, float]]]:
+        """Rewards of shape (n,) in [0, 1] and their components: values, desirabilities, and ``guard_<name>`` 0 or 1."""
+        batch = _Batch(candidates)
+        self._drop_invalid(batch)
+        self._limit_elements(batch)
+        for term in self.config.terms:
+            self._apply(term, batch)
+        self._limit_repeats(batch)
+        self._favour_new(batch)
+        rewards = batch.rewards(sum(term.weight for term in self._active))
+        self.counts.update({name: int(flags.sum()) for name, flags in batch.guards.items() if flags.any()})
+        return rewards, batch.rows(rewards)
+
+    @property
+    def _active(self) -> list[Term]:
+        """Terms that can be judged now."""
+        return [term for term in self.config.terms if term.source != "surrogate" or self.judges.surrogate is not None]
+
+    def _drop_invalid(self, batch: _Batch) -> None:
+        here = batch.alive()
+        reasons = self.judges.validity(batch.structures(here))
+        batch.refuse("invalid", here[[reason is not None for reason in reasons]])
+        batch.guards["invalid"] |= [candidate is None for candidate in batch.candidates]
+
+    def _limit_elements(self, batch: _Batch) -> None:
+        if not self.config.single_elements:
+            here = batch.alive()
+            single = [len(structure.composition) == 1 for structure in batch.structures(here)]
+            batch.refuse("single-element", here[single])
+
+    def _apply(self, term: Term, batch: _Batch) -> None:
+        if term.source == "hull" and self.judges.hull is not None:
+            self._apply_hull(term, batch, self.judges.hull)
+        elif term.source == "elements":
+            here = batch.alive()
+            x = np.array([scarcity(structure) for structure in batch.structures(here)])
+            batch.multiply(term, here, x, term.desirability(x))
+        elif self.judges.surrogate is not None:
+            self._apply_surrogate(term, batch, self.judges.surrogate)
+
+    def _apply_hull(self, term: Term, batch: _Batch, hull: HullScreen) -> None:
+        """E_hull of the crystals as drawn, clipped to [floor, ceiling]."""
+        config, here = self.config, batch.alive()
+        above, sparse = hull.judge(batch.structures(here))
+        unknown = ~np.isfinite(above)
+        below = np.zeros(len(above), bool) if config.floor is None else ~unknown & (above < config.floor)
+        batch.refuse("no-energy", here[unknown])
+        batch.refuse("far-below-hull", here[below])
+        if config.abstain_on_sparse_hulls:
+            batch.abstain("sparse-hull", here[sparse & ~unknown & ~below])
+        good = ~unknown & ~below
+        clipped = np.minimum(above[good], config.ceiling)
+        batch.multiply(term, here[good], clipped, term.desirability(clipped))
+
+    def _apply_surrogate(self, term: Term, batch: _Batch, surrogate: Surrogate) -> None:
+        here = batch.alive()
+        if not len(here):
+            return
+        mean, std = surrogate.predict([batch.crystal(index) for index in here]).column(term.property)
+        good = np.isfinite(mean) & np.isfinite(std)
+        batch.refuse("no-energy", here[~good])
+        plain, sure = term.desirability(mean[good]), term.pessimistic(mean[good], std[good], self.config.kappa)
+        batch.flag("uncertain", here[good][plain - sure > _UNCERTAIN])
+        batch.multiply(term, here[good], mean[good], sure)
+
+    def _limit_repeats(self, batch: _Batch) -> None:
+        if self.config.max_repeats is None:
+            return
+        seen: Counter[str] = Counter()
+        for index in batch.alive():
+            formula = batch.crystal(index).formula
+            seen[formula] += 1
+            if seen[formula] > self.config.max_repeats:
+                batch.scale("repeated", index, self.config.repeat_factor)
+
+    def _favour_new(self, batch: _Batch) -> None:
+        if self.judges.novelty is None:
+            return
+        here = batch.alive()
+        verdicts = self.judges.novelty.judge(batch.structures(here), [str(index) for index in here], quick=True)
+        factors = {KNOWN: self.config.known_factor, DUPLICATE: self.config.duplicate_factor}
+        for index, verdict in zip(here, verdicts, strict=True):
+            if verdict.kind in factors:
+                batch.scale("known", index, factors[verdict.kind])
+
+
+class _Batch:
+    """A batch while it is judged: logarithm of each product so far, who is refused, who is abstained on."""
+
+    def __init__(self, candidates: Sequence[Candidate | None]) -> None:
+        n = len(candidates)
+        self.candidates = candidates
+        self.guards = {name: np.zeros(n, dtype=bool) for name in GUARDS}
+        self.components: list[dict[str, float]] = [{} for _ in candidates]
+        self._log = np.zeros(n)  # weighted sum of log desirabilities
+        self._factor = np.ones(n)
+        self._refused = np.array([candidate is None for candidate in candidates], dtype=bool)
+        self._abstained = np.zeros(n, dtype=bool)
+
+    def alive(self) -> np.ndarray:
+        """Indices of the crystals that nothing has refused yet."""
+        return np.flatnonzero(~self._refused)
+
+    def crystal(self, index: int) -> Candidate:
+        candidate = self.candidates[index]
+        if candidate is None:
+            raise ValueError(f"sample {index} is no crystal")
+        return candidate
+
+    def structures(self, indices: np.ndarray) -> list[Structure]:
+        return [self.crystal(index).structure for index in indices]
+
+    def flag(self, guard: str, indices: np.ndarray) -> None:
+        self.guards[guard][indices] = True
+
+    def refuse(self, guard: str, indices: np.ndarray) -> None:
+        self.flag(guard, indices)
+        self._refused[indices] = True
+
+    def abstain(self, guard: str, indices: np.ndarray) -> None:
+        self.flag(guard, indices)
+        self._abstained[indices] = True
+
+    def scale(self, guard: str, index: int, factor: float) -> None:
+        self.guards[guard][index] = True
+        self._factor[index] *= factor
+
+    def multiply(self, term: Term, indices: np.ndarray, values: np.ndarray, desirabilities: np.ndarray) -> None:
+        self._log[indices] += term.weight * np.log(np.maximum(desirabilities, _FLOOR))
+        for index, value, desirability in zip(indices, values, desirabilities, strict=True):
+            self.components[index] |= {term.property: float(value), f"d_{term.property}": float(desirability)}
+
+    def rewards(self, total_weight: float) -> np.ndarray:
+        """Weighted geometric mean of the desirabilities, times the factors; shape (n,), in [0, 1]."""
+        rewards = np.where(self._refused, 0.0, np.exp(self._log / max(total_weight, 1e-12)) * self._factor)
+        judged = ~self._refused & ~self._abstained
+        abstained = ~self._refused & self._abstained
+        return np.where(abstained, rewards[~abstained].mean() if judged.any() else 0.0, rewards)
+
+    def rows(self, rewards: np.ndarray) -> list[dict[str, float]]:
+        flags = [{f"guard_{name}": float(bits[i]) for name, bits in self.guards.items()} for i in range(len(rewards))]
+        return [row | flag for row, flag in zip(self.components, flags, strict=True)]
+
+
+@lru_cache(maxsize=100_000)
+def _scarcity(formula: str) -> float:
+    from pymatgen.analysis.hhi import HHIModel
+
+    production, reserves = HHIModel().get_hhi(formula)
+    return float("nan") if reserves is None else float(max(production, reserves))
+
+
+def scarcity(structure: Structure) -> float:
+    """Herfindahl-Hirschman index of the elements' production or reserves, by mass, 0 to 10,000; above 2,500 is scarce.
+
+    Gaultois et al., Chem. Mater. 25, 2911 (2013). An element without a figure counts as 10,000.
+    """
+    value = _scarcity(structure.composition.reduced_formula)
+    return 10_000.0 if np.isnan(value) else value

@@ -14,18 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from loop import export
 from loop.contracts import Acquisition, Generator, Oracle, Progress, Rehull, Reward, Screen, Surrogate, Validity
 from loop.errors import DiscoveryLoopError, StoreError
 from loop.files import FolderLock, read_candidates, write_candidates, write_folder
 from loop.history import CAMPAIGN, CREATED, DONE, SETTINGS, STOPPED, History, Pick
 from loop.novelty import NoveltyIndex
-from loop.settings import BASELINE, ENGINE, SHADOW, STAGES, CampaignSettings
+from loop.selection import choose, columns_of, row_of
+from loop.settings import STAGES, CampaignSettings
 from loop.store import OracleKey, Store
 from loop.summary import round_report
-from loop.values import Candidate, Evaluation, Prediction, RoundReport
+from loop.values import Candidate, Evaluation, RoundReport
 
 WAIT_SECONDS = 2.0  # between looks at labels that another process is computing
 
@@ -124,7 +123,7 @@ class Campaign:
         hours = self.history.seconds() / 3600
         if round > 0 and settings.max_hours is not None and hours >= settings.max_hours:
             reason = f"{hours:.2f} hours are worked, max_hours is {settings.max_hours}"
-        stale = self._rounds_without_progress()
+        stale = self.history.rounds_without_progress()
         if settings.patience is not None and stale >= settings.patience:
             reason = (
                 f"{stale} rounds without a new stable crystal or a better objective, patience is {settings.patience}"
@@ -264,38 +263,23 @@ class Campaign:
         }
 
     def _select(self, round: int) -> dict[str, Any]:
-        """Spend the round's budget: a random share to the shadow arm, the rest to the acquisition.
-
-        The shadow arm picks first and uniformly from the whole pool, the engine from what is left: the comparison errs,
-        if at all, against the engine.
-        """
-        pool = read_candidates(self._pool_path(round))
-        rng = np.random.default_rng(self.settings.seed_for(round, "select"))
-        budget = min(self._budget(round), len(pool))
-        trained = round > 0 and self._hold_fit(round - 1)
-        shadow_size = budget if round == 0 else _shadow_size(budget, self.settings.shadow_share)
-        shadow = rng.choice(len(pool), size=shadow_size, replace=False).tolist()
-        rest = [index for index in range(len(pool)) if index not in set(shadow)]
-        if trained and budget > shadow_size:
-            offered = [pool[index] for index in rest]
-            seed = self.settings.seed_for(round, "acquire")
-            chosen = self.parts.acquisition.select(offered, self.parts.surrogate, budget - shadow_size, seed=seed)
-            engine = [rest[index] for index in chosen]
-        else:
-            engine = rng.choice(rest, size=budget - shadow_size, replace=False).tolist() if rest else []
-        arms = dict.fromkeys(engine, ENGINE) | dict.fromkeys(shadow, BASELINE if round == 0 else SHADOW)
-        beliefs = self.parts.surrogate.predict(pool) if trained and pool else None
+        """Spend the round's budget on a pool, and keep what was believed of it: that is judged by the labels."""
+        pool, surrogate = read_candidates(self._pool_path(round)), self.parts.surrogate
+        trained = round > 0 and bool(pool) and self._hold_fit(round - 1)
+        judges = (self.parts.acquisition, surrogate) if trained else None
+        arms = choose(pool, self.settings, round, self._budget(round), judges)
+        beliefs = surrogate.predict(pool) if trained else None
         screen = self.parts.screen(pool).tolist() if self.parts.screen and pool else [None] * len(pool)
         kinds = self.history.done[round, "propose"]["verdicts"]
         picks = [
-            Pick(pool[index].id, round, arm, kinds[index], screen[index], *_row(beliefs, index))
+            Pick(pool[index].id, round, arm, kinds[index], screen[index], *row_of(beliefs, index))
             for index, arm in arms.items()
         ]
         self.store.add_candidates(self.history.name, [pool[index] for index in arms])
         self.history.candidates |= {pool[index].id: pool[index] for index in arms}
         return {
             "picks": [pick.to_dict() for pick in picks],
-            "pool_mean": _columns(beliefs),
+            "pool_mean": columns_of(beliefs),
             "pool_screen": [value for value in screen if value is not None],
             "random": not trained,
         }
@@ -398,14 +382,6 @@ class Campaign:
         left = budget if settings.max_calls is None else settings.max_calls - self.history.paid
         return max(0, min(budget, left))
 
-    def _rounds_without_progress(self) -> int:
-        best, stale = (-1.0, -np.inf), 0
-        for report in self.history.reports():
-            now = (report.metrics["stable_new_total"], report.metrics["best_objective"])
-            stale = 0 if now[0] > best[0] or now[1] > best[1] else stale + 1
-            best = (max(best[0], now[0]), max(best[1], np.nan_to_num(now[1], nan=-np.inf)))
-        return stale
-
     def _policy_path(self, round: int) -> Path:
         return self.directory / "generator" / f"round_{round:03d}"
 
@@ -426,19 +402,3 @@ class Campaign:
             self.parts.surrogate.load(self._fit_path(round))
             self._fit = round
         return self._fit == round
-
-
-def _shadow_size(budget: int, share: float) -> int:
-    """At least one label where there is a share and a budget to share, and never the whole budget."""
-    return 0 if share == 0 or budget < 2 else min(budget - 1, max(1, round(share * budget)))
-
-
-def _row(beliefs: Prediction | None, index: int) -> tuple[dict[str, float], dict[str, float]]:
-    if beliefs is None:
-        return {}, {}
-    mean = {name: float(value) for name, value in zip(beliefs.names, beliefs.mean[index], strict=True)}
-    return mean, {name: float(value) for name, value in zip(beliefs.names, beliefs.std[index], strict=True)}
-
-
-def _columns(beliefs: Prediction | None) -> dict[str, list[float]]:
-    return {} if beliefs is None else {name: beliefs.column(name)[0].tolist() for name in beliefs.names}

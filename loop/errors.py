@@ -27,3 +27,7 @@ class UnsupportedElementError(DiscoveryLoopError):
 
 class StoreError(DiscoveryLoopError):
     """The ledger cannot be opened, or holds something that contradicts the request."""
+
+
+class PotentialError(DiscoveryLoopError):
+    """A potential gives wrong numbers on this machine, or cannot be loaded."""

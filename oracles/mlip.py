@@ -1,0 +1,210 @@
+"""The default oracle: relax with a potential, place on the hull of reference phases, and measure the bulk modulus."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from loop.errors import EnergyTypeError
+from loop.hull import Hull, HullResult
+from loop.values import OK, Candidate, Cost, Evaluation, Quantity, failed
+from oracles.canary import check_canary
+from oracles.elastic import BulkConfig, BulkModulus, bulk_moduli
+from oracles.potentials import Potential, load_potential
+from oracles.references import References, load_references
+from oracles.relax import RelaxConfig, Relaxed, relax
+from oracles.symmetry import space_group
+
+VERSION = "1"  # raised when the same settings no longer give the same numbers
+SYMPREC = 0.1  # A, for the space groups before and after
+NOT_RESULTS = ("batch_size",)  # settings that change how fast a result comes, not what it is
+
+
+@dataclass(frozen=True)
+class MlipConfig:
+    """What the oracle does."""
+
+    potential: str = "chgnet"
+    device: str | None = None
+    dtype: str | None = None
+    trust: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    references: str | None = None  # table of reference phases; by default the one that ships, for CHGNet
+    relax: RelaxConfig = field(default_factory=RelaxConfig)
+    bulk: BulkConfig | None = field(default_factory=BulkConfig)  # None: no bulk modulus
+    bulk_below: float = float("inf")  # eV/atom: bulk modulus only at or below this distance from the hull
+    lowest: float = -0.5  # eV/atom: further below the hull is an error of the potential and no discovery
+    abstain_when_sparse: bool = True  # no label where too few phases are known to judge by
+
+
+class PotentialOracle:
+    """Implements `loop.contracts.Oracle`.
+
+    Args:
+        potential: relaxes.
+        references: phases with energies from the same potential.
+        config: the rest.
+
+    Raises:
+        EnergyTypeError: potential and references do not belong together.
+        PotentialError: the potential computes wrong energies on this machine.
+    """
+
+    def __init__(self, potential: Potential, references: References, config: MlipConfig = MlipConfig()) -> None:
+        if potential.energy_type != references.energy_type:
+            raise EnergyTypeError(
+                f"{potential.name} gives energies of type {potential.energy_type}, the reference phases hold "
+                f"{references.energy_type}: choose references made with this potential (discovery-loop hull build)."
+            )
+        check_canary(potential)
+        self.potential, self.references, self.config = potential, references, config
+        self._hull: Hull | None = None
+
+    @property
+    def name(self) -> str:
+        """``name@version``."""
+        return f"mlip-{self.potential.name}@{VERSION}"
+
+    @property
+    def hull(self) -> Hull:
+        """The hull of the reference phases."""
+        if self._hull is None:
+            self._hull = self.references.hull()
+        return self._hull
+
+    @property
+    def settings_hash(self) -> str:
+        """Hash of everything that changes the result: settings, weights, references."""
+        settings = asdict(self.config)
+        for name in NOT_RESULTS:
+            settings["relax"].pop(name)
+        for name in ("potential", "device", "trust", "references"):  # what they lead to is in the checksums
+            settings.pop(name)
+        what = [
+            VERSION,
+            asdict(self.potential.energy_type),
+            self.references.checksum,
+            self.potential.about.dtype,
+            settings,
+        ]
+        return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def evaluate(
+        self, candidates: Sequence[Candidate], progress: Callable[[int, int], None] | None = None
+    ) -> list[Evaluation]:
+        """Relax, place on the hull, and measure the bulk modulus of those near enough."""
+        outcomes = relax([candidate.structure for candidate in candidates], self.potential, self.config.relax, progress)
+        placed = [self._place(outcome) for outcome in outcomes]
+        evaluations = [
+            self._evaluation(candidate, outcome, place)
+            for candidate, outcome, place in zip(candidates, outcomes, placed, strict=True)
+        ]
+        chosen = [index for index, evaluation in enumerate(evaluations) if self._wants_bulk(evaluation)]
+        began = time.perf_counter()
+        structures = [outcomes[index].structure for index in chosen]
+        moduli = self._bulk([structure for structure in structures if structure is not None])
+        share = (time.perf_counter() - began) / max(len(chosen), 1)
+        for index, modulus in zip(chosen, moduli, strict=True):
+            evaluations[index] = _with_bulk(evaluations[index], modulus, share)
+        return evaluations
+
+    def _bulk(self, structures: Sequence[Any]) -> list[BulkModulus]:
+        if self.config.bulk is None or not structures:
+            return []
+        return bulk_moduli(structures, self.potential, self.config.bulk, self.config.relax)
+
+    def _wants_bulk(self, evaluation: Evaluation) -> bool:
+        return (
+            self.config.bulk is not None
+            and evaluation.ok
+            and evaluation.value("e_above_hull") <= self.config.bulk_below
+        )
+
+    def _place(self, outcome: Relaxed) -> HullResult:
+        if outcome.structure is None:
+            return HullResult(status=outcome.status, message=outcome.message)
+        return self.hull.e_above_hull(outcome.structure.composition, outcome.energy, self.potential.energy_type)
+
+    def _evaluation(self, candidate: Candidate, outcome: Relaxed, place: HullResult) -> Evaluation:
+        status, message = self._status(outcome, place)
+        properties = _measured(outcome)
+        if place.status == OK and status in (OK, outcome.status):
+            properties["e_above_hull"] = Quantity(place.e_above_hull, "eV/atom")
+        if place.status == OK:
+            properties["hull_entries"] = Quantity(float(place.n_entries), "1")
+            properties["hull_sparse"] = Quantity(float(place.sparse), "1")
+        return Evaluation(
+            candidate_id=candidate.id,
+            oracle=self.name,
+            settings=self.settings_hash,
+            status=status,
+            properties=properties,
+            energy_type=self.potential.energy_type,
+            structure=outcome.structure,
+            space_group=_space_group(candidate.structure, outcome),
+            space_group_relaxed=None if outcome.structure is None else space_group(outcome.structure, SYMPREC),
+            decomposition=place.decomposition,
+            cost=Cost(outcome.seconds, self.potential.about.device),
+            message=message,
+        )
+
+    def _status(self, outcome: Relaxed, place: HullResult) -> tuple[str, str]:
+        """Status and message of a label; the guards against energies that are too good to be true act here."""
+        if not outcome.ok:
+            return (
+                outcome.status,
+                outcome.message or f"after {outcome.steps} steps the largest force is {outcome.max_force:.3g} eV/A",
+            )
+        if place.status != OK:
+            return place.status, place.message
+        if place.e_above_hull < self.config.lowest:
+            return failed("energy-outlier"), (
+                f"{place.e_above_hull:.3f} eV/atom from the hull, below {self.config.lowest}: the potential errs here"
+            )
+        if place.sparse:
+            message = f"{place.n_entries} known phases in the chemical system: too few to judge stability"
+            return (failed("sparse-hull") if self.config.abstain_when_sparse else OK), message
+        return OK, ""
+
+
+def build_oracle(config: MlipConfig = MlipConfig()) -> PotentialOracle:
+    """Load what the settings name and put the oracle together; picklable, so that worker processes can do it too.
+
+    Raises:
+        DiscoveryLoopError: see `load_potential`, `load_references` and `PotentialOracle`.
+    """
+    potential = load_potential(
+        config.potential, device=config.device, dtype=config.dtype, trust=config.trust, options=config.options
+    )
+    return PotentialOracle(potential, load_references(config.references), config)
+
+
+def _measured(outcome: Relaxed) -> dict[str, Quantity]:
+    """What a relaxation measured."""
+    if outcome.structure is None:
+        return {"steps": Quantity(float(outcome.steps), "1")}
+    return {
+        "energy": Quantity(outcome.energy, "eV/atom"),
+        "volume": Quantity(outcome.structure.volume / len(outcome.structure), "A^3/atom"),
+        "max_force": Quantity(outcome.max_force, "eV/A"),
+        "max_stress": Quantity(outcome.max_stress, "GPa"),
+        "steps": Quantity(float(outcome.steps), "1"),
+    }
+
+
+def _space_group(structure: Any, outcome: Relaxed) -> int | None:
+    """Space group before; None for what is no crystal."""
+    return None if outcome.structure is None else space_group(structure, SYMPREC)
+
+
+def _with_bulk(evaluation: Evaluation, modulus: BulkModulus, seconds: float) -> Evaluation:
+    cost = replace(evaluation.cost, seconds=evaluation.cost.seconds + seconds)
+    if modulus.status != OK:  # the label stands, without a modulus
+        text = "; ".join(filter(None, (evaluation.message, f"no bulk modulus: {modulus.message}")))
+        return replace(evaluation, cost=cost, message=text)
+    labelled = evaluation.with_properties(bulk_modulus=Quantity(modulus.value, "GPa"))
+    return replace(labelled, cost=cost)

@@ -1,0 +1,259 @@
+"""Interatomic potentials behind one interface: CHGNet (embedded default), MACE, any ASE calculator.
+
+Units: energies eV/atom, forces eV/A, stress eV/A^3 in ASE's sign convention (positive under tension, so that a crystal
+squeezed by its cell has a negative trace). Crystals go in and out as pymatgen structures, never as tensors.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pymatgen.core import Element, Structure
+
+from loop.errors import ConfigError, UnsupportedElementError
+from loop.values import OK, EnergyType, failed
+from oracles.guards import Limits, Verdict, check, unsupported
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+
+PRIMITIVE_SYMPREC = 1e-4  # A: only round-off is smoothed away, the energy does not notice
+logging.getLogger("moyo").setLevel(logging.ERROR)  # it warns of what only matters to those who read its operations
+ATOMS_IN_BATCH = 128  # beyond this a batch no longer fits the processor's caches and gets slower (measured)
+
+
+@dataclass(frozen=True)
+class SinglePoint:
+    """What a potential says of one crystal as it stands. NaN and None where the status is not ``ok``."""
+
+    status: str = OK
+    energy: float = float("nan")  # eV/atom
+    forces: np.ndarray | None = None  # (n, 3) eV/A
+    stress: np.ndarray | None = None  # (3, 3) eV/A^3, positive under tension
+    features: np.ndarray | None = None  # (d,) invariant, mean over atoms
+    message: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is an energy."""
+        return self.status == OK
+
+
+@dataclass(frozen=True)
+class About:
+    """Where a potential comes from and what its numbers mean."""
+
+    name: str
+    energy_type: EnergyType
+    elements: frozenset[str]
+    citation: str
+    licence: str
+    device: str = "cpu"
+    dtype: str = "float64"
+
+
+class Potential(ABC):
+    """A potential with its provenance. Never changes a structure, never raises for one."""
+
+    def __init__(self, about: About, limits: Limits | None = None) -> None:
+        self.about = about
+        self.limits = limits or Limits()
+
+    @property
+    def name(self) -> str:
+        """Name it was loaded by."""
+        return self.about.name
+
+    @property
+    def energy_type(self) -> EnergyType:
+        """Type of its energies, weights' checksum included."""
+        return self.about.energy_type
+
+    @property
+    def elements(self) -> frozenset[str]:
+        """Symbols of the elements it knows."""
+        return self.about.elements
+
+    @abstractmethod
+    def compute(self, structures: Sequence[Structure], *, gradients: bool) -> list[SinglePoint]:
+        """Evaluate one batch of checked crystals; may raise."""
+
+    @abstractmethod
+    def calculator(self) -> Calculator:
+        """The same potential for ASE."""
+
+    def require(self, structure: Structure) -> None:
+        """Refuse a crystal with elements that the potential does not know.
+
+        Raises:
+            UnsupportedElementError: names them.
+        """
+        unknown = unsupported(structure, self.elements)
+        if unknown:
+            raise UnsupportedElementError(
+                f"{structure.formula} holds {', '.join(unknown)}, which {self.name} does not know; "
+                "leave these elements out or choose another potential."
+            )
+
+    def check(self, structure: Structure) -> Verdict:
+        """Whether this crystal can be computed at all."""
+        return check(structure, self.elements, self.limits)
+
+    def single_points(
+        self, structures: Sequence[Structure], *, gradients: bool = True, batch_size: int = 16
+    ) -> list[SinglePoint]:
+        """Evaluate crystals as they stand, in batches of similar size.
+
+        Args:
+            structures: any; what cannot be computed gets a status.
+            gradients: also forces and stress (about three times the time).
+            batch_size: most crystals in a batch; batches hold at most `ATOMS_IN_BATCH` atoms as well, or one crystal.
+
+        Returns:
+            One result a crystal, in order.
+        """
+        results = [
+            SinglePoint(status=verdict.status, message=verdict.message) for verdict in map(self.check, structures)
+        ]
+        sound = [index for index, result in enumerate(results) if result.ok]
+        for batch in _batches(sound, [len(structure) for structure in structures], batch_size):
+            for index, result in zip(batch, self._attempt([structures[i] for i in batch], gradients), strict=True):
+                results[index] = result
+        return results
+
+    def _attempt(self, structures: Sequence[Structure], gradients: bool) -> list[SinglePoint]:
+        """Evaluate a batch; on an error one by one, so that only the culprit fails."""
+        try:
+            return [_judged(point) for point in self.compute(structures, gradients=gradients)]
+        except Exception as error:  # whatever a model or a calculator raises is this crystal's failure, not the run's
+            if len(structures) == 1:
+                return [SinglePoint(status=failed("error"), message=f"{type(error).__name__}: {error}")]
+        return [self._attempt([structure], gradients)[0] for structure in structures]
+
+    def energies_and_descriptors(
+        self, structures: Sequence[Structure], *, batch_size: int = 16
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Energies (n,) in eV/atom and descriptors (n, d) from one forward pass, NaN for what cannot be computed.
+
+        Both are properties of the crystal and not of its cell, so each is computed in its primitive cell.
+        """
+        points = self.single_points([primitive(s) for s in structures], gradients=False, batch_size=batch_size)
+        width = next((len(point.features) for point in points if point.features is not None), 0)
+        descriptors = np.full((len(points), width), np.nan)
+        for row, point in zip(descriptors, points, strict=True):
+            if point.features is not None:
+                row[:] = point.features
+        return np.array([point.energy for point in points], dtype=float), descriptors
+
+    def energies(self, structures: Sequence[Structure], *, batch_size: int = 16) -> np.ndarray:
+        """Energies in eV/atom, shape (n,), NaN for what cannot be computed."""
+        return self.energies_and_descriptors(structures, batch_size=batch_size)[0]
+
+    def descriptors(self, structures: Sequence[Structure], *, batch_size: int = 16) -> np.ndarray:
+        """Invariant features (n, d), d = 0 for potentials that have none."""
+        return self.energies_and_descriptors(structures, batch_size=batch_size)[1]
+
+
+def load_potential(
+    name: str = "chgnet",
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    trust: bool = False,
+    options: Mapping[str, Any] | None = None,
+) -> Potential:
+    """Load a potential.
+
+    Args:
+        name: ``chgnet`` (0.3.0) or ``chgnet:r2scan``; ``mace:<foundation name>``, e.g. ``mace:medium-mpa-0``, fetched
+            once by mace-torch; ``mace:<path>`` or a path that ends in ``.model`` or ``.pt``; ``module:Class`` of an ASE
+            calculator, e.g. ``ase.calculators.emt:EMT``.
+        device: ``cpu`` or ``cuda``; by default CUDA where there is one.
+        dtype: ``float32`` or ``float64``; by default what the model's authors advise (CHGNet float32, MACE float64).
+        trust: allow a MACE file from a path. Such files are pickles, which can run any code when loaded.
+        options: keyword arguments of an ASE calculator.
+
+    Raises:
+        ConfigError: no such potential, or it cannot be loaded here.
+    """
+    if dtype not in (None, "float32", "float64"):
+        raise ConfigError(f"dtype of a potential must be float32 or float64, got {dtype!r}.")
+    kind, _, rest = name.partition(":")
+    if kind.lower() == "chgnet":
+        from oracles.chgnet_potential import load_chgnet
+
+        return load_chgnet(rest or "0.3.0", device=device, dtype=dtype)
+    if kind.lower() == "mace" or name.endswith((".model", ".pt")):
+        from oracles.mace_potential import load_mace
+
+        return load_mace(rest if kind.lower() == "mace" else name, device=device, dtype=dtype, trust=trust)
+    if rest:
+        from oracles.ase_potential import load_ase
+
+        return load_ase(name, options=options)
+    raise ConfigError(
+        f"There is no potential {name!r}: expected 'chgnet', 'chgnet:r2scan', 'mace:<foundation name or path>' or an "
+        "ASE calculator as 'module:Class', e.g. 'ase.calculators.emt:EMT'."
+    )
+
+
+def primitive(structure: Structure) -> Structure:
+    """The primitive cell of a crystal, or the crystal itself where it has no smaller cell or none is found."""
+    import moyopy
+
+    if not structure.is_ordered or len(structure) < 2 or not np.isfinite(structure.frac_coords).all():
+        return structure
+    try:
+        cell = moyopy.Cell(
+            basis=structure.lattice.matrix.tolist(),
+            positions=structure.frac_coords.tolist(),
+            numbers=[species.Z for species in structure.species],
+        )
+        small = moyopy.MoyoDataset(cell, symprec=PRIMITIVE_SYMPREC).prim_std_cell
+    except Exception:  # no symmetry found: the crystal as it is will do
+        return structure
+    if len(small.numbers) >= len(structure):
+        return structure
+    return Structure(small.basis, [Element.from_Z(z) for z in small.numbers], small.positions)
+
+
+def resolve_device(device: str | None) -> str:
+    """The device asked for, or CUDA where there is one.
+
+    Raises:
+        ConfigError: CUDA was asked for and there is none.
+    """
+    import torch
+
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"The device {device!r} was asked for, but torch sees no CUDA device: use 'cpu'.")
+    return device
+
+
+def _judged(point: SinglePoint) -> SinglePoint:
+    """A result without finite numbers is a failure."""
+    arrays = [array for array in (point.energy, point.forces, point.stress) if array is not None]
+    if point.ok and not all(np.isfinite(array).all() for array in arrays):
+        return SinglePoint(status=failed("not-finite"), message="the potential gave NaN or infinity")
+    return point
+
+
+def _batches(indices: Sequence[int], sizes: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    """Indices in batches of similar size."""
+    batch: list[int] = []
+    atoms = 0
+    for index in sorted(indices, key=lambda i: sizes[i]):
+        if batch and (len(batch) >= batch_size or atoms + sizes[index] > ATOMS_IN_BATCH):
+            yield batch
+            batch, atoms = [], 0
+        batch.append(index)
+        atoms += sizes[index]
+    if batch:
+        yield batch

@@ -1,0 +1,186 @@
+"""Relaxation of many crystals at once: cell and positions, with a stated convergence and a named outcome for each.
+
+Optimisers and cell filter are ASE's. The crystals take their steps together, so that a potential sees batches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.filters import FrechetCellFilter
+from ase.optimize import BFGS, FIRE, LBFGS
+from ase.units import GPa
+from pymatgen.core import Structure
+
+from loop.errors import ConfigError
+from loop.values import NOT_CONVERGED, OK, TIMEOUT, failed
+from oracles.ase_potential import as_results, to_atoms, to_structure
+from oracles.potentials import Potential, SinglePoint, primitive
+
+if TYPE_CHECKING:
+    from ase.optimize.optimize import Optimizer
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"FIRE": FIRE, "LBFGS": LBFGS, "BFGS": BFGS}
+COLLAPSED = {failed("overlap"), failed("volume")}  # what a guard says of a crystal that fell into itself
+
+
+@dataclass(frozen=True)
+class RelaxConfig:
+    """How crystals are relaxed."""
+
+    fmax: float = 0.05  # eV/A, largest force on an atom at convergence
+    smax: float = 0.5  # GPa, largest component of the stress at convergence; costs some 1e-4 eV/atom
+    max_steps: int = 200
+    time_limit: float = 60.0  # s of computing for one crystal
+    optimizer: str = "LBFGS"  # FIRE, LBFGS or BFGS
+    relax_cell: bool = True
+    batch_size: int = 16  # crystals that take their steps together
+    max_expansion: float = 3.0  # volume over its start, beyond which a crystal has exploded
+    max_contraction: float = 3.0  # start over volume, beyond which it has collapsed
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"Unknown optimizer {self.optimizer!r}, expected one of {', '.join(OPTIMIZERS)}.")
+        for name in ("fmax", "smax", "time_limit", "batch_size"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} of a relaxation must be positive, got {getattr(self, name)}.")
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """Outcome of one relaxation.
+
+    `status` is ``ok``, ``not-converged``, ``timeout``, ``failed:exploded``, ``failed:volume-collapse``, or what the
+    potential said of the crystal as it came, e.g. ``failed:unsupported-element``. With ``not-converged`` and
+    ``timeout`` the last structure is given with its energy; a failure has none.
+    """
+
+    status: str
+    structure: Structure | None = None  # in its primitive cell
+    energy: float = float("nan")  # eV/atom
+    steps: int = 0
+    max_force: float = float("nan")  # eV/A
+    max_stress: float = float("nan")  # GPa
+    seconds: float = 0.0
+    message: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it converged."""
+        return self.status == OK
+
+
+def relax(
+    structures: Sequence[Structure],
+    potential: Potential,
+    config: RelaxConfig = RelaxConfig(),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Relaxed]:
+    """Relax crystals.
+
+    Args:
+        structures: any; they are not changed. What cannot be computed gets a status.
+        potential: gives energies, forces and stress.
+        config: convergence and limits.
+        progress: called with the number of crystals done and their total.
+
+    Returns:
+        One outcome a crystal, in order.
+    """
+    results: list[Relaxed | None] = [None] * len(structures)
+    waiting = sorted(range(len(structures)), key=lambda index: -len(structures[index]))
+    running: dict[int, _Run] = {}
+    while waiting or running:
+        while waiting and len(running) < config.batch_size:
+            index = waiting.pop()  # the smallest first, neighbours in size together
+            running[index] = _Run(primitive(structures[index]), config)
+        _step_together(running, potential)
+        for index in [index for index, run in running.items() if run.result is not None]:
+            results[index] = running.pop(index).result
+            if progress is not None:
+                progress(sum(result is not None for result in results), len(structures))
+    return [result for result in results if result is not None]
+
+
+def _step_together(running: dict[int, _Run], potential: Potential) -> None:
+    """Evaluate all crystals under way once and let each take a step."""
+    began = time.perf_counter()
+    runs = list(running.values())
+    points = potential.single_points([run.structure for run in runs], batch_size=len(runs))
+    size = sum(len(run.structure) for run in runs) or 1
+    seconds = time.perf_counter() - began
+    for run, point in zip(runs, points, strict=True):
+        began = time.perf_counter()
+        run.advance(point, seconds * len(run.structure) / size)
+        run.seconds += time.perf_counter() - began
+
+
+class _Run:
+    """One crystal on its way down."""
+
+    def __init__(self, structure: Structure, config: RelaxConfig) -> None:
+        self.structure, self.config = structure, config
+        self.seconds, self.steps = 0.0, 0
+        self.result: Relaxed | None = None
+        self._volume = structure.volume
+        self._last: Relaxed | None = None
+        self._optimizer: Optimizer | None = None
+
+    def advance(self, point: SinglePoint, seconds: float) -> None:
+        """Take note of an evaluation, and move on where it is not the end."""
+        self.seconds += seconds
+        if not point.ok or point.forces is None or point.stress is None:
+            self._fail(point)
+            return
+        force = float(np.linalg.norm(point.forces, axis=1).max())
+        stress = float(np.abs(point.stress).max() / GPa)
+        calm = force <= self.config.fmax and (stress <= self.config.smax or not self.config.relax_cell)
+        status = OK if calm else NOT_CONVERGED
+        if not calm and self.seconds > self.config.time_limit:
+            status = TIMEOUT
+        self._last = Relaxed(status, self.structure, point.energy, self.steps, force, stress, self.seconds)
+        if calm or status == TIMEOUT or self.steps >= self.config.max_steps:
+            self.result = self._last
+        else:
+            self._move(point)
+
+    def _move(self, point: SinglePoint) -> None:
+        if self._optimizer is None:
+            self._atoms = to_atoms(self.structure)
+            system: Any = FrechetCellFilter(self._atoms) if self.config.relax_cell else self._atoms
+        self._atoms.calc = SinglePointCalculator(self._atoms, **as_results(point, len(self._atoms)))
+        if self._optimizer is None:
+            self._optimizer = OPTIMIZERS[self.config.optimizer](system, logfile=None)
+        try:
+            with np.errstate(all="ignore"):
+                self._optimizer.step()
+        except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:  # a step that left the numbers
+            self._end("exploded", f"{type(error).__name__}: {error}")
+            return
+        self.steps += 1
+        volume = self._atoms.get_volume()
+        if not np.isfinite(self._atoms.positions).all() or not volume < self._volume * self.config.max_expansion:
+            self._end("exploded", f"{volume / self._volume:.3g} times the volume of the start after {self.steps} steps")
+        elif volume * self.config.max_contraction < self._volume:
+            self._end(
+                "volume-collapse", f"{volume / self._volume:.3g} times the volume of the start after {self.steps} steps"
+            )
+        else:
+            self.structure = to_structure(self._atoms)
+
+    def _fail(self, point: SinglePoint) -> None:
+        """End with what the potential said; a crystal that was sound when it came has collapsed or flown apart."""
+        if self.steps == 0:
+            self.result = Relaxed(point.status, seconds=self.seconds, message=point.message)
+        else:
+            kind = "volume-collapse" if point.status in COLLAPSED else "exploded"
+            self._end(kind, f"after {self.steps} steps {point.status}: {point.message}")
+
+    def _end(self, kind: str, message: str) -> None:
+        self.result = Relaxed(failed(kind), steps=self.steps, seconds=self.seconds, message=message)

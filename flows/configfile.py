@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from loop.errors import ConfigError
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model")  # a pydantic model, or a dataclass prepared by `flows.config.forbid_extra`
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
@@ -93,16 +93,16 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
-def load(model: type[Model], source: str | Path, overrides: Mapping[str, Any] | None = None) -> Model:
-    """Read a YAML file or preset into a model; `overrides` maps dotted keys to values.
+def load(model: type[Model], source: str | Path | None, overrides: Mapping[str, Any] | None = None) -> Model:
+    """Read a YAML file or preset (None: the defaults) into a model; `overrides` maps dotted keys to values.
 
     Raises:
         ConfigError: with every problem on a line of its own.
     """
-    data = read_mapping(source)
+    data = {} if source is None else read_mapping(source)
     for key, value in (overrides or {}).items():
         set_key(data, key, value)
-    return validate(model, data, str(source))
+    return validate(model, data, str(source or "settings"))
 
 
 def validate(model: type[Model], data: Mapping[str, Any], source: str) -> Model:
@@ -112,9 +112,11 @@ def validate(model: type[Model], data: Mapping[str, Any], source: str) -> Model:
         ConfigError: with every problem on a line of its own.
     """
     try:
-        return model.model_validate(data)
+        return TypeAdapter(model).validate_python(data)
     except ValidationError as error:
         raise ConfigError(explain(model, error, source)) from None
+    except ConfigError as error:  # of a room's own check
+        raise ConfigError(f"{source}: {error}") from None
 
 
 def dump(config: BaseModel, path: Path) -> None:
@@ -123,7 +125,7 @@ def dump(config: BaseModel, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def explain(model: type[BaseModel], error: ValidationError, source: str) -> str:
+def explain(model: type[Any], error: ValidationError, source: str) -> str:
     """All problems of a configuration: the key, what was expected, what came, what it may have meant."""
     lines = [problem_line(model, problem) for problem in error.errors()]
     if len(lines) == 1:
@@ -131,7 +133,7 @@ def explain(model: type[BaseModel], error: ValidationError, source: str) -> str:
     return "\n".join([f"{source}: {len(lines)} problems", *(f"  {line}" for line in lines)])
 
 
-def problem_line(model: type[BaseModel], problem: Any) -> str:
+def problem_line(model: type[Any], problem: Any) -> str:
     """One problem in one line."""
     location = [str(part) for part in problem["loc"]]
     key = ".".join(location)
@@ -150,6 +152,8 @@ def known_keys(model: type[Any], location: Sequence[str]) -> list[str]:
     """Names of the keys of the section at a location."""
     current: Any = model
     for part in location:
+        if part.isdigit():  # an element of a list: the section is already its class
+            continue
         section = next((kind for kind in _sections(current, part)), None)
         if section is None:
             return []
@@ -165,8 +169,6 @@ def _sections(owner: Any, part: str) -> list[Any]:
         field = owner.model_fields.get(part)
         annotation = field.annotation if field else None
     elif is_dataclass(owner):
-        from typing import get_type_hints
-
         annotation = get_type_hints(owner).get(part)
     else:
         annotation = None

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 
@@ -38,6 +38,7 @@ class ParallelOracle:
         here = oracle or build()
         self._name, self._settings = here.name, here.settings_hash
         self._pool: ProcessPoolExecutor | None = None
+        self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -50,46 +51,71 @@ class ParallelOracle:
         return self._settings
 
     def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        """One evaluation a candidate, in order."""
+        """One evaluation a candidate, in order. May be called from several threads."""
         done = self._attempt(list(candidates))
-        for index in [index for index, evaluation in enumerate(done) if evaluation is None]:
-            done[index] = self._attempt([candidates[index]])[0] or self._crashed(candidates[index])
-        return [evaluation for evaluation in done if evaluation is not None]
+        return [evaluation or self._alone(candidate) for evaluation, candidate in zip(done, candidates, strict=True)]
 
     def close(self) -> None:
         """End the workers."""
-        if self._pool is not None:
-            processes = list((self._pool._processes or {}).values())  # Python 3.11 has no public way to end busy ones
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            for process in processes:
-                process.terminate()
-            self._pool = None
+        with self._lock:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            _end(pool)
 
     def _attempt(self, candidates: list[Candidate]) -> list[Evaluation | None]:
-        """Evaluations; None where the worker died."""
+        """Evaluations; None where a worker died before it was done."""
         done: list[Evaluation | None] = [None] * len(candidates)
+        pool = self._executor()
         try:
-            futures: dict[Future[Evaluation], int] = {
-                self._executor().submit(_evaluate, candidate): index for index, candidate in enumerate(candidates)
-            }
+            futures = {pool.submit(_evaluate, candidate): index for index, candidate in enumerate(candidates)}
             for future in as_completed(futures):
                 done[futures[future]] = future.result()
         except BrokenProcessPool:
-            self.close()
+            self._drop(pool)
         except BaseException:
-            self.close()
+            self._drop(pool)
             raise
         return done
 
+    def _alone(self, candidate: Candidate) -> Evaluation:
+        """Try a candidate in a process of its own: the death before may have been another one's doing."""
+        pool = _make_pool(self._build, 1)
+        try:
+            return pool.submit(_evaluate, candidate).result()
+        except BrokenProcessPool:
+            return self._crashed(candidate)
+        finally:
+            _end(pool)
+
     def _executor(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            context = multiprocessing.get_context("spawn")  # a forked torch may deadlock in its thread pool
-            self._pool = ProcessPoolExecutor(self._workers, context, initializer=_start, initargs=(self._build,))
-        return self._pool
+        with self._lock:
+            if self._pool is None:
+                self._pool = _make_pool(self._build, self._workers)
+            return self._pool
+
+    def _drop(self, pool: ProcessPoolExecutor) -> None:
+        """End a pool that broke, unless another thread did so already."""
+        with self._lock:
+            if self._pool is pool:
+                self._pool = None
+        _end(pool)
 
     def _crashed(self, candidate: Candidate) -> Evaluation:
         message = "the worker process died twice: out of memory, or a crash in compiled code"
         return Evaluation(candidate.id, self._name, self._settings, failed("crashed"), message=message)
+
+
+def _make_pool(build: Callable[[], Oracle], workers: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # a forked torch may deadlock in its thread pool
+    return ProcessPoolExecutor(workers, context, initializer=_start, initargs=(build,))
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """End a pool at once, busy workers included."""
+    processes = list((pool._processes or {}).values())  # Python 3.11 has no public way
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        process.terminate()
 
 
 def _start(build: Callable[[], Oracle]) -> None:

@@ -1,0 +1,101 @@
+"""What a flow run shows in the Prefect UI. Best effort: a server that is away never ends a campaign."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from loop.campaign import Campaign
+
+INTERVAL = 3.0  # seconds between two updates of the progress artifact
+SHOWN = 100  # rows of the ranked table
+
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+
+def slug(name: str) -> str:
+    """An artifact's key: lower case, digits and dashes, which is all that Prefect takes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "campaign"
+
+
+class Watcher:
+    """Writes logs and artifacts of one campaign."""
+
+    def __init__(self, name: str, logger: Logger) -> None:
+        self._name, self._logger = name, logger
+        self._bar: UUID | None = None
+        self._last, self._stage = 0.0, ""
+
+    def progress(self, stage: str, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
+        """`loop.contracts.Progress`: a progress artifact, and a log line at most every `INTERVAL` seconds."""
+        now = time.monotonic()
+        if stage == self._stage and now - self._last < INTERVAL:
+            return
+        self._stage, self._last = stage, now
+        text = f"{stage} {done}/{total} " + "  ".join(f"{key} {value:.4g}" for key, value in (metrics or {}).items())
+        self._logger.info(text.rstrip())
+        self._try(lambda: self._show_progress(100.0 * done / max(total, 1), text))
+
+    def staged(self, campaign: Campaign, stage: str) -> None:
+        """After each stage; the ranked table appears with every report."""
+        round = campaign.history.next_stage[0]
+        rounds = campaign.settings.rounds + 1
+        self._logger.info("%s done; %d of %d rounds complete", stage, min(round, rounds), rounds)
+        if stage == "report":
+            rows = ranked_rows(campaign)
+            self._try(lambda: self._show_ranked(rows))
+
+    def finished(self, directory: Path, summary: Mapping[str, Any]) -> None:
+        """The report, and where it lies."""
+        self._try(lambda: self._show_report(directory, summary))
+
+    def _try(self, show: Callable[[], None]) -> None:
+        try:
+            show()
+        except Exception as error:
+            self._logger.warning(
+                "an artifact could not be shown (%s: %s); the campaign goes on", type(error).__name__, error
+            )
+
+    def _show_progress(self, percent: float, text: str) -> None:
+        from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+        if self._bar is None:
+            made = create_progress_artifact(percent, key=f"{slug(self._name)}-progress", description=text)
+            self._bar = made if isinstance(made, UUID) else None
+        else:
+            update_progress_artifact(self._bar, percent, description=text)
+
+    def _show_ranked(self, rows: list[dict[str, Any]]) -> None:
+        from prefect.artifacts import create_table_artifact
+
+        description = f"Ranked candidates of campaign {self._name} (the best {SHOWN}; all are in ranked.csv)"
+        create_table_artifact(table=rows, key=f"{slug(self._name)}-ranked", description=description)
+
+    def _show_report(self, directory: Path, summary: Mapping[str, Any]) -> None:
+        from prefect.artifacts import create_link_artifact, create_markdown_artifact
+
+        lines = [
+            f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |"
+            for name, value in summary.items()
+        ]
+        text = "\n".join([f"# Campaign {self._name}", "", f"Results: `{directory}`", "", "| | |", "|---|---|", *lines])
+        create_markdown_artifact(text, key=f"{slug(self._name)}-report", description=f"Report of campaign {self._name}")
+        report = (directory / "report.html").resolve()
+        create_link_artifact(report.as_uri(), link_text="report.html", key=f"{slug(self._name)}-report-html")
+
+
+def ranked_rows(campaign: Campaign) -> list[dict[str, Any]]:
+    """The best rows of the ranked list, short enough to read."""
+    from loop.export import ranked_rows as all_rows
+
+    return [
+        {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
+        for row in all_rows(campaign.history)[:SHOWN]
+    ]

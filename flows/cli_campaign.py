@@ -1,0 +1,185 @@
+"""Verbs of a campaign: init, validate, schema, run, resume, status, report, export."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.console import emit, note, out
+from loop.errors import ConfigError
+
+Config = Annotated[str, typer.Argument(help="YAML file of the campaign, or the name of a preset.")]
+Folder = Annotated[Path, typer.Argument(help="Results folder of the campaign.")]
+Results = Annotated[Path | None, typer.Option(help="Results folder. Default: results/NAME.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", "-s", help="Change a setting, as campaign.rounds=5. Repeatable.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+class Format(StrEnum):
+    """What `export` can write."""
+
+    csv = "csv"
+    json = "json"
+    cif = "cif"
+    poscar = "poscar"
+    extxyz = "extxyz"
+    ase_db = "ase-db"
+    optimade = "optimade"
+    zip = "zip"
+
+
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the campaign; the file is NAME.yaml.")],
+    preset: Annotated[str, typer.Option(help="Preset to begin with.")] = "quickstart",
+    output: Annotated[Path | None, typer.Option(help="File to write. Default: NAME.yaml.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Write the configuration of a new campaign, to be edited."""
+    from flows.configfile import presets, read_text
+
+    path = output or Path(f"{name}.yaml")
+    if preset not in presets():
+        raise ConfigError(f"there is no preset {preset!r}; there are: {', '.join(presets())}")
+    if path.exists() and not force:
+        raise ConfigError(f"{path} exists: choose another name, or replace it with --force")
+    from flows.config import renamed
+
+    path.write_text(renamed(read_text(preset), name), encoding="utf-8")
+    emit(
+        {"file": str(path)},
+        False,
+        f"wrote {path}\ncheck it:  discovery-loop validate {path}\nrun it:    discovery-loop run {path}",
+    )
+
+
+def validate(config: Config, settings: Settings = None, json: Json = False) -> None:
+    """Check a configuration; tell what would run."""
+    from flows.config import read_config
+    from flows.configfile import parse_settings
+    from flows.forecast import forecast
+
+    checked = read_config(config, parse_settings(settings or []))
+    emit({"valid": True, **forecast(checked)}, json)
+
+
+def schema(
+    output: Annotated[Path | None, typer.Option(help="File to write. Default: standard output.")] = None,
+) -> None:
+    """Print the JSON schema of a campaign's configuration, for editors."""
+    import json
+
+    from flows.config import CampaignConfig
+
+    text = json.dumps(CampaignConfig.model_json_schema(), indent=2)
+    if output is None:
+        out.print(text, markup=False)
+    else:
+        output.write_text(text + "\n", encoding="utf-8")
+        note(f"wrote {output}")
+
+
+def run(
+    config: Config,
+    results: Results = None,
+    settings: Settings = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would run: oracle calls, time.")] = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Run a campaign, or go on with the one that the results folder holds."""
+    from flows.config import read_config
+    from flows.configfile import parse_settings
+
+    checked = read_config(config, parse_settings(settings or []))
+    directory = checked.directory(results)
+    if dry_run:
+        from flows.forecast import forecast, measured
+
+        emit({"results": str(directory), **forecast(checked), **measured(checked)}, json)
+        return
+    go(checked, directory, quiet, json)
+
+
+def resume(
+    directory: Folder,
+    settings: Settings = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Go on with the campaign of a results folder; nothing that was labelled is labelled again."""
+    from flows.config import stored_config
+    from flows.configfile import parse_settings
+
+    go(stored_config(directory, parse_settings(settings or [])), directory, quiet, json)
+
+
+def go(config: Any, directory: Path, quiet: bool, json: bool) -> None:
+    """Run all that is left of a campaign and print its outcome."""
+    from flows.console import progress
+    from flows.plain import run_campaign
+
+    if not quiet:
+        note(f"campaign {config.campaign.name}: results in {directory}")
+    with progress(quiet) as report:
+        summary = run_campaign(config, directory, report)
+    emit(summary, json, None if json else outcome_text(directory, summary))
+
+
+def outcome_text(directory: Path, summary: dict[str, Any]) -> str:
+    """The summary for people: the counts, the best candidates, where things lie."""
+    from flows.console import short
+
+    top = summary.get("top", [])
+    counts = {name: value for name, value in summary.items() if name != "top"}
+    width = max(len(name) for name in counts)
+    lines = [f"{name:<{width}}  {short(value)}" for name, value in counts.items()]
+    if top:
+        lines += ["", "best candidates:", *("  " + "  ".join(short(value) for value in row.values()) for row in top)]
+    return "\n".join([*lines, "", f"results: {directory}/ranked.csv, ranked.json, cifs/, report.html"])
+
+
+def status(directory: Folder, json: Json = False) -> None:
+    """Tell how far a campaign is."""
+    from flows.plain import open_history, status_of
+
+    with open_history(directory) as history:
+        summary = status_of(history)
+    emit(summary, json)
+
+
+def report(
+    directory: Folder,
+    output: Annotated[Path | None, typer.Option(help="File to write. Default: report.html in the folder.")] = None,
+) -> None:
+    """Write the HTML report of a campaign anew; works while it runs."""
+    from flows.plain import open_history, write_report
+
+    with open_history(directory) as history:
+        path = write_report(history, directory, output)
+    emit({"report": str(path)}, False, f"wrote {path}")
+
+
+def export(
+    directory: Folder,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to write.")],
+    format: Annotated[Format, typer.Option("--format", "-f", help="What to write.")] = Format.csv,
+    json: Json = False,
+) -> None:
+    """Write the ranked candidates of a campaign in a format of the field."""
+    from flows.plain import export_campaign, open_history
+
+    with open_history(directory) as history:
+        summary = export_campaign(history, directory, format.value, output)
+    emit(summary, json, f"wrote {summary['rows']} candidates to {output}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (init, validate, schema, run, resume, status, report, export):
+        app.command(rich_help_panel="Campaigns")(verb)

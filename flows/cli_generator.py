@@ -1,0 +1,161 @@
+"""Verbs of the generator: generate, likelihood, pretrain, finetune, import-checkpoint."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from flows.console import emit, progress
+
+PLURAL = ("--spacegroup", "--elements", "--require")
+
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint folder. Default: the one that is shipped.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+
+
+class Dtype(StrEnum):
+    """Number formats."""
+
+    float32 = "float32"
+    float64 = "float64"
+    bfloat16 = "bfloat16"
+
+
+class PluralCommand(TyperCommand):
+    """A command whose list options take several values: ``--elements Li O`` is ``--elements Li --elements O``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat the option before each of its values; commas separate values, too."""
+        spread: list[str] = []
+        option = ""
+        for arg in args:
+            name, equals, value = arg.partition("=")
+            if arg.startswith("-") and not arg.lstrip("-").isdigit():
+                option = name if name in PLURAL else ""
+                if option and equals:
+                    spread += [part for item in value.split(",") for part in (option, item)]
+                elif not option:
+                    spread.append(arg)
+            elif option:
+                spread += [part for item in arg.split(",") if item for part in (option, item)]
+            else:
+                spread.append(arg)
+        return super().parse_args(ctx, spread)
+
+
+def generate(
+    n: Annotated[int, typer.Option("--n", "-n", min=1, help="Number of crystals.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV, CSV.gz, extxyz, or a folder of CIFs.")],
+    seed: Annotated[int, typer.Option(help="The same seed gives the same crystals.")] = 0,
+    checkpoint: Checkpoint = None,
+    spacegroup: Annotated[
+        list[int] | None,
+        typer.Option(min=1, max=230, help="Allowed space groups. Default: all, by the learned p(g)."),
+    ] = None,
+    elements: Annotated[list[str] | None, typer.Option(help="Allowed elements.")] = None,
+    require: Annotated[list[str] | None, typer.Option(help="Elements that must occur.")] = None,
+    formula: Annotated[str | None, typer.Option(help="Reduced formula that all must have.")] = None,
+    max_atoms: Annotated[int | None, typer.Option(min=1, help="Most atoms in the conventional cell.")] = None,
+    temperature: Annotated[float, typer.Option(help="Above 1: more diverse; below 1: likelier crystals.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Share of probability that choices are drawn from, 0 to 1.")] = 1.0,
+    device: Device = "cpu",
+    dtype: Dtype = Dtype.float32,
+    json: Json = False,
+) -> None:
+    """Draw crystals from the generator."""
+    from flows import generation
+    from flows.outputs import check_crystals
+    from loop.crystals import write_crystals
+    from loop.errors import ConfigError
+
+    check_crystals(output)
+    if not temperature > 0 or not 0 < top_p <= 1:
+        raise ConfigError(f"temperature must be positive and top-p in (0, 1], got {temperature} and {top_p}")
+    conditions = generation.Conditions(
+        tuple(spacegroup or ()), tuple(elements or ()), tuple(require or ()), formula, max_atoms, temperature, top_p
+    )
+    with progress() as report:
+        model = generation.load_model(checkpoint, device, dtype.value)
+        drawn = generation.generate(model, n, seed, conditions, report)
+    found = drawn.candidates
+    columns = generation.candidate_columns(found)
+    write_crystals(output, columns["id"], [candidate.structure for candidate in found], columns)
+    counts = {"drawn": drawn.drawn, "no_crystals": drawn.no_crystals, "refused": drawn.refused}
+    summary = {"written": len(found), **counts, "seed": seed, "checkpoint": model.checksum, "output": str(output)}
+    emit(summary, json)
+
+
+def likelihood(
+    input: Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, extxyz, CIFs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write.")],
+    checkpoint: Checkpoint = None,
+    compat: Annotated[bool, typer.Option("--compat", help="The published definition, for imported models.")] = False,
+    device: Device = "cpu",
+    dtype: Dtype = Dtype.float32,
+    json: Json = False,
+) -> None:
+    """Log-probabilities of crystals in nats: logp_w, logp_a, logp_xyz, logp_l and their sum, given the space group."""
+    from flows import generation
+    from flows.outputs import check_file
+    from loop.crystals import read_crystals
+    from loop.files import write_text
+
+    check_file(output)
+    with progress() as report:
+        model = generation.load_model(checkpoint, device, dtype.value)
+        table = read_crystals(input)
+        frame = generation.likelihoods(model, table, compat, report)
+    write_text(output, frame.to_csv(index=False, lineterminator="\n"))
+    good = frame[frame["status"] == "ok"]
+    means = {f"mean_{name}": float(good[name].mean()) for name in good.columns if name.startswith("logp")}
+    statuses = generation.status_counts(frame)
+    emit({"rows": len(frame), "statuses": statuses, **means, "output": str(output)}, json)
+
+
+def pretrain(
+    train: Annotated[Path, typer.Option(help="Training crystals: CSV or CSV.gz with a cif column.")],
+    val: Annotated[Path, typer.Option(help="Validation crystals.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint folder to write.")],
+    config: Annotated[Path | None, typer.Option(help="YAML with settings of the training.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as epochs=10.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    json: Json = False,
+) -> None:
+    """Train a generator by maximum likelihood."""
+    from flows import configfile, generation
+    from flows.config import forbid_extra
+    from flows.outputs import check_folder
+    from generator.pretrain import PretrainConfig
+
+    check_folder(output)
+    checked = configfile.load(forbid_extra(PretrainConfig), config, configfile.parse_settings(settings or []))
+    with progress() as report:
+        summary = generation.pretrain(train, val, output, checked, resume=resume, progress=report)
+    emit({**summary, "output": str(output)}, json)
+
+
+def import_checkpoint(
+    pkl: Annotated[Path, typer.Argument(help="Checkpoint of CrystalFormer v0.4, as epoch_005500.pkl.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint folder to write.")],
+    json: Json = False,
+) -> None:
+    """Read a published CrystalFormer checkpoint; its pickle is read by a reader that can build nothing but arrays."""
+    from flows.outputs import check_folder
+    from generator.importer import convert_checkpoint
+
+    check_folder(output)
+    checksum = convert_checkpoint(pkl, output)
+    emit({"checkpoint": str(output), "sha256": checksum}, json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command(rich_help_panel="Generator", cls=PluralCommand)(generate)
+    for verb in (likelihood, pretrain):
+        app.command(rich_help_panel="Generator")(verb)
+    app.command("import-checkpoint", rich_help_panel="Generator")(import_checkpoint)

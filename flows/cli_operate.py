@@ -1,0 +1,55 @@
+"""Verbs that operate the installation: up, down, doctor, benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.console import emit, note
+
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+
+
+def up(
+    port: Annotated[int, typer.Option(min=1024, max=65535, help="Port of the server on the loopback address.")] = 4200,
+    json: Json = False,
+) -> None:
+    """Start a Prefect server, work pool, deployments and a worker on this machine; print the address of the UI."""
+    from flows import server
+
+    here = server.up(port, note)
+    text = (
+        f"Prefect is up: {here.url}\n"
+        f"start a campaign:  PREFECT_API_URL={here.api} prefect deployment run discovery-loop/quickstart --watch\n"
+        f"its results:       {Path.cwd() / 'results'}\n"
+        "end it:            discovery-loop down"
+    )
+    emit({"url": here.url, "api": here.api, "home": str(here.home)}, json, text)
+
+
+def down(json: Json = False) -> None:
+    """End what `up` started. A campaign that is running is interrupted; `discovery-loop resume` goes on with it."""
+    from flows import server
+
+    ended = server.down()
+    emit({"ended": ended}, json, "Prefect is down" if ended else "nothing was running")
+
+
+def doctor(json: Json = False) -> None:
+    """Check the installation: versions, threads, checkpoint, potential, Prefect, disk. Exit code 1 on a failure."""
+    from flows.doctor import examine
+
+    checks = examine()
+    marks = {"ok": "[ok]  ", "absent": "[--]  ", "failed": "[FAIL]"}
+    text = "\n".join(f"{marks[check.state]} {check.name:<14} {check.text}" for check in checks)
+    emit({check.name: {"state": check.state, "text": check.text} for check in checks}, json, text)
+    if any(check.state == "failed" for check in checks):
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (up, down, doctor):
+        app.command(rich_help_panel="Operate")(verb)

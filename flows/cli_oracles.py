@@ -1,0 +1,124 @@
+"""Verbs of the oracles and surrogates: relax, hull, hull build, predict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.console import emit, progress
+
+Input = Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, extxyz, CIF, folder.")]
+Potential = Annotated[str, typer.Option(help="chgnet, mace:NAME, mace:PATH, or an ASE calculator as module:Class.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Load a MACE file, which is a pickle and can run code.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+Fmax = Annotated[float, typer.Option(help="Largest force at convergence, eV/A.")]
+Smax = Annotated[float, typer.Option(help="Largest stress at convergence, GPa.")]
+MaxSteps = Annotated[int, typer.Option(min=0, help="Most steps of a relaxation.")]
+
+
+def relax(
+    input: Input,
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV, CSV.gz, extxyz, or a folder of CIFs.")],
+    potential: Potential = "chgnet",
+    fmax: Fmax = 0.05,
+    smax: Smax = 0.5,
+    max_steps: MaxSteps = 200,
+    time_limit: Annotated[float, typer.Option(help="Seconds of computing for one crystal.")] = 60.0,
+    fixed_cell: Annotated[bool, typer.Option("--fixed-cell", help="Relax positions only.")] = False,
+    device: Device = None,
+    trust: Trust = False,
+    json: Json = False,
+) -> None:
+    """Relax crystals with a potential: status, energy (eV/atom), steps, forces, stress, seconds for each."""
+    from flows import screening
+    from flows.outputs import check_crystals
+    from loop.crystals import read_crystals, write_crystals
+    from oracles.potentials import load_potential
+    from oracles.relax import RelaxConfig
+
+    check_crystals(output)
+    config = RelaxConfig(fmax, smax, max_steps, time_limit, relax_cell=not fixed_cell)
+    with progress() as report:
+        table = read_crystals(input)
+        loaded = load_potential(potential, device=device, trust=trust)
+        frame, structures = screening.relax_table(table, loaded, config, report)
+    write_crystals(output, table.ids, structures, frame)
+    statuses = screening.statuses_of(frame)
+    emit({"rows": len(frame), "statuses": statuses, "potential": str(loaded.energy_type), "output": str(output)}, json)
+
+
+hull_app = typer.Typer(invoke_without_command=True, no_args_is_help=True)
+
+
+@hull_app.callback()
+def hull(
+    context: typer.Context,
+    input: Annotated[Path | None, typer.Option("--input", "-i", help="Crystals: CSV, extxyz, CIF, folder.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="CSV to write.")] = None,
+    potential: Potential = "chgnet",
+    relax_first: Annotated[bool, typer.Option("--relax", help="Relax before: cell and positions.")] = False,
+    reference: Annotated[
+        str | None, typer.Option(help="Table of reference phases (of `hull build`). Default: the one that is shipped.")
+    ] = None,
+    device: Device = None,
+    trust: Trust = False,
+    json: Json = False,
+) -> None:
+    """Energies above the hull (eV/atom) with their decomposition. `hull build` makes a table of reference phases."""
+    if context.invoked_subcommand is not None:
+        return
+    if input is None or output is None:
+        raise typer.BadParameter("give --input and --output")
+    from flows import screening
+    from flows.outputs import check_file
+    from loop.crystals import read_crystals
+    from loop.files import write_text
+    from oracles.potentials import load_potential
+    from oracles.references import load_references
+    from oracles.relax import RelaxConfig
+
+    check_file(output)
+    with progress() as report:
+        table = read_crystals(input)
+        references = load_references(None if reference in (None, "shipped") else reference)
+        loaded = load_potential(potential, device=device, trust=trust)
+        frame = screening.hull_table(table, loaded, references, RelaxConfig() if relax_first else None, report)
+    write_text(output, frame.to_csv(index=False, lineterminator="\n"))
+    values = frame["e_above_hull"].dropna() if "e_above_hull" in frame else frame["status"][:0].astype(float)
+    summary: dict[str, Any] = {"rows": len(frame), "statuses": screening.statuses_of(frame)}
+    summary |= {"median_e_above_hull": float(values.median()), "below_0.1": int((values <= 0.1).sum())}
+    emit({**summary, "reference": references.checksum[:16], "output": str(output)}, json)
+
+
+@hull_app.command("build")
+def hull_build(
+    sources: Annotated[list[Path], typer.Argument(help="CSVs of known crystals with a cif column.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: .csv or .csv.gz, a .json beside it.")],
+    potential: Potential = "chgnet",
+    split: Annotated[list[str] | None, typer.Option(help="Values of a column `split`. Default: train, val.")] = None,
+    device: Device = None,
+    trust: Trust = False,
+    json: Json = False,
+) -> None:
+    """Evaluate known crystals with a potential: the reference phases of its hull. A cut-off build goes on."""
+    from flows.outputs import check_file
+    from oracles.potentials import load_potential
+    from oracles.references import BuildConfig, build_references
+
+    check_file(output)
+    with progress() as report:
+        loaded = load_potential(potential, device=device, trust=trust)
+        config = BuildConfig(splits=tuple(split)) if split else BuildConfig()
+        built = build_references(
+            sources, output, loaded, config, lambda done, total: report("evaluate", done, total, {})
+        )
+    emit({"phases": len(built), "energy_type": str(built.energy_type), "output": str(output)}, json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    app.command(rich_help_panel="Oracles and surrogates")(relax)
+    app.add_typer(hull_app, name="hull", rich_help_panel="Oracles and surrogates")

@@ -1,0 +1,156 @@
+"""One YAML file is one `CampaignConfig`: the settings of the loop and of each room, which live beside their code."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows import configfile
+from generator.finetune import FinetuneConfig
+from generator.policy import PolicyConfig
+from loop.errors import ConfigError
+from loop.novelty import Tolerances
+from loop.reward import RewardConfig
+from loop.settings import CHANGEABLE, CampaignSettings
+from loop.validity import ValidityRules
+from oracles.mlip import MlipConfig
+from surrogates.properties import GPConfig
+
+Settings = TypeVar("Settings")
+CONFIG_FILE = "config.yaml"
+
+
+def forbid_extra(kind: type[Settings]) -> type[Settings]:
+    """Make pydantic refuse unknown keys of a dataclass and of those in it; by itself it drops them silently."""
+    kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+    hints = get_type_hints(kind)
+    for item in fields(kind):  # type: ignore[arg-type]
+        for part in (hints[item.name], *get_args(hints[item.name])):
+            if isinstance(part, type) and is_dataclass(part):
+                forbid_extra(part)
+    return kind
+
+
+ROOMS = (CampaignSettings, FinetuneConfig, PolicyConfig, ValidityRules, Tolerances, RewardConfig, MlipConfig, GPConfig)
+for room_settings in ROOMS:
+    forbid_extra(room_settings)
+
+
+class Section(BaseModel):
+    """A part of the configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GeneratorSection(Section):
+    """The policy."""
+
+    checkpoint: Path | None = Field(None, description="folder of the base checkpoint; none: the one that is shipped")
+    device: str = Field("cpu", description="cpu or cuda")
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    proposals: PolicyConfig = Field(default_factory=lambda: PolicyConfig(), description="how candidates are drawn")
+    finetune: FinetuneConfig = Field(default_factory=lambda: FinetuneConfig(), description="how the policy learns")
+
+
+class NoveltySection(Section):
+    """What counts as new."""
+
+    reference: Literal["shipped", "none"] | Path = Field("shipped", description="known crystals: a table, or these")
+    tolerances: Tolerances = Field(default_factory=lambda: Tolerances())
+
+
+class SurrogateSection(Section):
+    """What predicts labels."""
+
+    gp: GPConfig = Field(default_factory=lambda: GPConfig(), description="Gaussian processes")
+
+
+class OracleSection(Section):
+    """What labels."""
+
+    mlip: MlipConfig = Field(default_factory=lambda: MlipConfig(), description="potential, relaxation, bulk modulus")
+    workers: int = Field(0, ge=0, description="processes side by side; 0: one a core")
+
+
+class CampaignConfig(Section):
+    """A campaign."""
+
+    campaign: CampaignSettings = Field(default_factory=lambda: CampaignSettings(), description="the loop")
+    results: Path | None = Field(None, description="results folder; none: results/NAME")
+    store: str | None = Field(None, description="URL of the ledger, ${VAR} allowed; none: campaign.db in the results")
+    generator: GeneratorSection = Field(default_factory=lambda: GeneratorSection())
+    validity: ValidityRules = Field(default_factory=lambda: ValidityRules(), description="what may enter the pool")
+    novelty: NoveltySection = Field(default_factory=lambda: NoveltySection())
+    reward: RewardConfig = Field(default_factory=lambda: RewardConfig(), description="what the policy learns from")
+    surrogate: SurrogateSection = Field(default_factory=lambda: SurrogateSection())
+    oracle: OracleSection = Field(default_factory=lambda: OracleSection())
+
+    def directory(self, results: str | Path | None = None) -> Path:
+        """Where the results go."""
+        name = re.sub(r"[^\w.+-]+", "-", self.campaign.name)
+        return Path(results) if results else self.results or Path("results") / name
+
+    def ledger(self, directory: Path) -> str:
+        """Where the ledger is, environment variables filled in: it may hold a password, never write it anywhere."""
+        return configfile.expand_environment(self.store) if self.store else str(directory / "campaign.db")
+
+
+def read_config(source: str | Path, overrides: Mapping[str, Any] | None = None) -> CampaignConfig:
+    """Read a campaign's configuration from a file or preset.
+
+    Raises:
+        ConfigError: with every problem on a line of its own.
+    """
+    return configfile.load(CampaignConfig, source, overrides)
+
+
+def stored_config(directory: Path, overrides: Mapping[str, Any] | None = None) -> CampaignConfig:
+    """The configuration that a results folder was made with.
+
+    Raises:
+        ConfigError: the folder holds none.
+    """
+    path = directory / CONFIG_FILE
+    if not path.is_file():
+        raise ConfigError(
+            f"{directory} holds no campaign: {CONFIG_FILE} is missing (start one with `discovery-loop run`)"
+        )
+    return read_config(path, overrides)
+
+
+def check_same(config: CampaignConfig, directory: Path) -> None:
+    """Refuse to go on in a folder with settings that would make it another campaign.
+
+    Raises:
+        ConfigError: names what differs.
+    """
+    if not (directory / CONFIG_FILE).is_file():
+        return
+    ours, theirs = (flatten(c.model_dump(mode="json")) for c in (config, stored_config(directory)))
+    free = {"results", "oracle.workers", *(f"campaign.{name}" for name in CHANGEABLE)}
+    changed = [key for key in ours if key not in free and ours[key] != theirs.get(key)]
+    if changed:
+        was = "; ".join(f"{key} was {theirs.get(key)!r}, now {ours[key]!r}" for key in changed)
+        raise ConfigError(
+            f"{directory} holds a campaign with other settings: {was}. Go on with it by `discovery-loop resume`, or "
+            f"choose another folder with --results. Free to change: {', '.join(sorted(free))}."
+        )
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a": {"b": 1}}`` to ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        nested = isinstance(value, Mapping) and value
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def renamed(text: str, name: str) -> str:
+    """The text of a preset with another campaign name; comments stay."""
+    return re.sub(r"(?m)^(\s+name:).*$", lambda match: f"{match.group(1)} {name}", text, count=1)

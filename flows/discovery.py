@@ -1,0 +1,111 @@
+"""The Prefect flow `discovery-loop`: the same campaign as ``discovery-loop run``, watched.
+
+Prefect shows and schedules; the truth is the campaign's own ledger. So nothing is cached or persisted here, and a
+campaign that was cut off goes on by a new run of the same results folder.
+"""
+# no `from __future__ import annotations` here: Prefect 3.8 cannot resolve the flow's parameters with it when served
+
+from pathlib import Path
+from typing import Any
+
+from prefect import Task, flow, get_run_logger, runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import wait
+from prefect.states import Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows import artifacts
+from loop.campaign import Campaign
+from loop.errors import DiscoveryLoopError
+from loop.settings import STAGES
+from loop.values import Candidate
+
+LABEL_THREADS = 8  # pieces in flight; the processes behind the oracle decide how many really run
+
+
+def run_name() -> str:
+    """Name of a flow run: its configuration's."""
+    return Path(str(runtime.flow_run.parameters["config"])).stem
+
+
+def run_stage(campaign: Campaign, round: int, stage: str) -> dict[str, Any]:
+    """One stage of one round."""
+    return campaign.run_stage(round, stage)
+
+
+def stage_task(stage: str) -> Task[[Campaign, int, str], dict[str, Any]]:
+    """The task of a stage."""
+    made = task(name=stage, task_run_name="round {round}: {stage}", cache_policy=NO_CACHE, persist_result=False)
+    return made(run_stage)
+
+
+TASKS = {stage: stage_task(stage) for stage in STAGES if stage != "label"}
+
+
+@task(name="label", task_run_name="round {round}: label piece {piece}", cache_policy=NO_CACHE, persist_result=False)
+def label_piece(campaign: Campaign, round: int, piece: int, candidates: list[Candidate]) -> int:  # noqa: ARG001
+    """Label some candidates through the ledger; round and piece are for the task's name."""
+    return len(campaign.label(candidates))
+
+
+@flow(
+    name="discovery-loop",
+    flow_run_name=run_name,
+    task_runner=ThreadPoolTaskRunner(max_workers=LABEL_THREADS),  # type: ignore[arg-type]
+    persist_result=False,
+    validate_parameters=True,
+)
+def discovery_loop(
+    config: str = "quickstart", results: str | None = None, overrides: dict[str, Any] | None = None
+) -> Any:
+    """Discover crystals in a closed loop.
+
+    Args:
+        config: Path of a campaign's YAML file, or the name of a preset (quickstart, smoke, single-gpu, hpc).
+        results: Folder of the results. One that holds this campaign already is gone on with. Default: results/NAME.
+        overrides: Settings to change, by dotted key, for example {"campaign.rounds": 5, "campaign.seed": 1}.
+    """
+    logger = get_run_logger()
+    try:
+        return run_watched(config, results, overrides or {}, logger)
+    except DiscoveryLoopError as error:  # one message instead of a traceback
+        logger.error(str(error))
+        return Failed(message=str(error))
+
+
+def run_watched(
+    source: str, results: str | None, overrides: dict[str, Any], logger: artifacts.Logger
+) -> dict[str, Any]:
+    """Run all that is left of a campaign as tasks, and show it."""
+    from flows import build, outcome
+    from flows.config import read_config
+
+    config = read_config(source, overrides)
+    directory = config.directory(results)
+    watcher = artifacts.Watcher(config.campaign.name, logger)
+    with build.open_campaign(config, directory, progress=watcher.progress) as campaign:
+        while not campaign.finished:
+            round, stage = campaign.history.next_stage
+            if stage == "label":
+                label(campaign, round)
+            else:
+                TASKS[stage](campaign, round, stage)
+            watcher.staged(campaign, stage)
+        summary = outcome.write_results(campaign.history, directory)
+    watcher.finished(directory, summary)
+    return summary
+
+
+def label(campaign: Campaign, round: int) -> None:
+    """Label what is selected: pieces side by side, then the stage's record."""
+
+    def spread(pending: list[Candidate]) -> None:
+        size = campaign.settings.chunk
+        pieces = [pending[start : start + size] for start in range(0, len(pending), size)]
+        futures = [label_piece.submit(campaign, round, number, piece) for number, piece in enumerate(pieces)]
+        wait(futures)
+        for future in futures:
+            future.result()  # raises what the piece raised
+
+    campaign.spread = spread
+    campaign.run_stage(round, "label")

@@ -1,0 +1,142 @@
+"""Whether this installation can do what it promises; each check is a line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from flows.provenance import cores, versions
+from loop.errors import DiscoveryLoopError
+
+LEAST_DISK_GIB = 2.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: ``failed`` ends with exit code 1, ``absent`` is an optional part that is not there."""
+
+    name: str
+    state: Literal["ok", "absent", "failed"]
+    text: str
+
+
+def examine() -> list[Check]:
+    """Run all checks; a check that breaks is a failed check."""
+    checks: list[Callable[[], Check]] = [
+        packages, threads, gpu, checkpoint, known_crystals, potential, references, mace, dft, prefect, disk
+    ]  # fmt: skip
+    return [attempt(check) for check in checks]
+
+
+def attempt(check: Callable[[], Check]) -> Check:
+    """A check's result; what it raises is its failure."""
+    name = check.__name__.replace("_", " ")
+    try:
+        return check()
+    except DiscoveryLoopError as error:
+        return Check(name, "failed", str(error))
+    except Exception as error:
+        return Check(name, "failed", f"{type(error).__name__}: {error}")
+
+
+def packages() -> Check:
+    """All packages are installed."""
+    found = versions()
+    absent = [name for name, version in found.items() if version == "absent"]
+    text = ", ".join(f"{name} {version}" for name, version in found.items())
+    return Check("packages", "failed" if absent else "ok", text)
+
+
+def threads() -> Check:
+    """Thread limits."""
+    import torch
+
+    limits = [
+        f"{name}={os.environ.get(name)}" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    ]
+    return Check("threads", "ok", f"{cores()} cores, torch uses {torch.get_num_threads()}; {' '.join(limits)}")
+
+
+def gpu() -> Check:
+    """CUDA."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return Check("gpu", "absent", "no CUDA device; everything runs on the CPU")
+    return Check("gpu", "ok", torch.cuda.get_device_name(0))
+
+
+def checkpoint() -> Check:
+    """The shipped generator draws a crystal."""
+    from flows.generation import Conditions, generate
+    from generator.checkpoint import load_checkpoint
+
+    loaded = load_checkpoint()
+    drawn = generate(loaded, 1, 0, Conditions())
+    size = sum(parameter.numel() for parameter in loaded.model.parameters())
+    text = f"{size:,} parameters, sha256 {loaded.checksum[:12]}; drew {drawn.candidates[0].formula}"
+    return Check("checkpoint", "ok", text)
+
+
+def known_crystals() -> Check:
+    """The novelty reference."""
+    from loop.known import KnownCrystals
+
+    return Check("known crystals", "ok", f"{len(KnownCrystals.shipped()):,} fingerprints")
+
+
+def potential() -> Check:
+    """The default potential gives the energies that it should."""
+    from oracles.canary import check_canary
+    from oracles.potentials import load_potential
+
+    loaded = load_potential()
+    check_canary(loaded)
+    return Check("potential", "ok", f"{loaded.energy_type}, canary energies right; {len(loaded.elements)} elements")
+
+
+def references() -> Check:
+    """The reference phases of the default potential."""
+    from oracles.references import load_references
+
+    table = load_references()
+    return Check("references", "ok", f"{len(table):,} phases of type {table.energy_type}")
+
+
+def mace() -> Check:
+    """MACE foundation models, which are fetched once."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mace"
+    models = sorted(path.name for path in folder.glob("*") if path.is_file()) if folder.is_dir() else []
+    if not models:
+        return Check("mace models", "absent", "none fetched; mace:NAME fetches one where there is internet")
+    return Check("mace models", "ok", ", ".join(models))
+
+
+def dft() -> Check:
+    """DFT engines on the path."""
+    found = [name for name in ("pw.x", "vasp_std", "abinit", "gpaw", "cp2k") if shutil.which(name)]
+    if not found:
+        return Check("dft engine", "absent", "none on the path; the potential is the highest rung here")
+    return Check("dft engine", "ok", ", ".join(found))
+
+
+def prefect() -> Check:
+    """Prefect's server can be built with the FastAPI that is installed."""
+    from prefect.server.api.server import create_app
+
+    create_app()
+    found = versions()
+    return Check(
+        "prefect", "ok", f"prefect {found['prefect']} with fastapi {found['fastapi']}: the server's app builds"
+    )
+
+
+def disk() -> Check:
+    """Room for results."""
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    text = f"{free:.1f} GiB free in {Path.cwd()}"
+    return Check("disk", "ok" if free >= LEAST_DISK_GIB else "failed", text)

@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from pymatgen.core import Lattice, Structure
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.generation import Conditions
+from loop.crystals import read_crystals, write_crystals
+from loop.errors import ConfigError
+
+FCC = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+
+
+def rocksalt(cation: str, anion: str, length: float) -> Structure:
+    return Structure(Lattice.cubic(length), [cation] * 4 + [anion] * 4, [*FCC, *(FCC + 0.5)])
+
+
+NACL = rocksalt("Na", "Cl", 5.64)
+SI = Structure(Lattice.cubic(5.43), ["Si"] * 8, [*FCC, *(FCC + 0.25)])
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A small untrained network."""
+    import torch
+
+    from generator.checkpoint import save_checkpoint
+    from generator.model import CrystalFormer, ModelConfig
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(CrystalFormer(ModelConfig(layers=1, heads=2, width=32)), folder)
+    return folder
+
+
+def test_generate_is_reproducible_and_holds_conditions(checkpoint, tmp_path):
+    common = [
+        "generate",
+        "--n",
+        12,
+        "--checkpoint",
+        checkpoint,
+        "--spacegroup",
+        221,
+        225,
+        "--elements",
+        "Li",
+        "O",
+        "Na,Cl",
+    ]
+    first, again, other = (
+        run(*common, "--seed", seed, "--output", tmp_path / name)
+        for seed, name in ((3, "a.csv"), (3, "b.csv.gz"), (4, "c.csv"))
+    )
+    assert [first.exit_code, again.exit_code, other.exit_code] == [0, 0, 0], first.stderr
+    a, b, c = (pd.read_csv(tmp_path / name) for name in ("a.csv", "b.csv.gz", "c.csv"))
+    assert len(a) == 12
+    pd.testing.assert_frame_equal(a, b)
+    assert not a.cif.equals(c.cif)
+    assert set(a.space_group) <= {221, 225}
+    for structure in read_crystals(tmp_path / "a.csv").structures:
+        assert {str(e) for e in structure.composition} <= {"Li", "O", "Na", "Cl"}
+
+
+def test_generate_by_rejection(checkpoint, tmp_path):
+    options = ["--elements", "Li", "O", "--require", "Li", "O", "--max-atoms", 60]
+    done = run("generate", "--n", 4, "--checkpoint", checkpoint, *options, "--output", tmp_path / "a.csv", "--json")
+    assert done.exit_code == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["written"] == 4
+    assert summary["drawn"] >= 4 + summary["refused"] + summary["no_crystals"]
+    for structure in read_crystals(tmp_path / "a.csv").structures:
+        assert {str(e) for e in structure.composition} == {"Li", "O"}
+        assert len(structure) <= 60
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--elements", "Xx"], "'Xx' is no element"),
+        (["--elements", "Li", "--require", "O"], "not all among the allowed"),
+        (["--formula", "LiO", "--elements", "Li"], "does not allow"),
+        (["--formula", "12"], "is no formula|unexpected|holds no"),
+        (["--temperature", "0"], "temperature must be positive"),
+        (["--device", "cuda"], "no CUDA device"),
+        (["--output", "a.docx"], "expected a name ending in"),
+    ],
+)
+def test_generate_refuses(checkpoint, tmp_path, options, message):
+    base = ["--output", tmp_path / "a.csv"] if "--output" not in options else []
+    done = run("generate", "--n", 2, "--checkpoint", checkpoint, *base, *options)
+    assert done.exit_code == 1
+    assert re.search(message, done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_generate_without_checkpoint_or_with_bad_numbers(tmp_path):
+    missing = run("generate", "--n", 2, "--checkpoint", tmp_path / "none", "--output", tmp_path / "a.csv")
+    assert missing.exit_code == 1
+    assert "no checkpoint in" in missing.stderr
+    assert run("generate", "--n", 2, "--spacegroup", 231, "--output", tmp_path / "a.csv").exit_code == 2
+    assert run("generate", "--n", 0, "--output", tmp_path / "a.csv").exit_code == 2
+
+
+def test_likelihood_counts_unreadable_rows(checkpoint, tmp_path):
+    write_crystals(tmp_path / "in.csv", ["nacl", "si"], [NACL, SI])
+    with (tmp_path / "in.csv").open("a") as file:
+        file.write("broken,not a cif\n")
+    done = run(
+        "likelihood",
+        "--input",
+        tmp_path / "in.csv",
+        "--output",
+        tmp_path / "out.csv",
+        "--checkpoint",
+        checkpoint,
+        "--json",
+    )
+    assert done.exit_code == 0, done.stderr
+    frame = pd.read_csv(tmp_path / "out.csv")
+    assert list(frame.columns) == ["id", "logp_w", "logp_a", "logp_xyz", "logp_l", "logp", "status"]
+    assert frame.id.tolist() == ["nacl", "si", "broken"]
+    assert frame.status.tolist() == ["ok", "ok", "unreadable"]
+    parts = frame[["logp_w", "logp_a", "logp_xyz", "logp_l"]].sum(axis=1, skipna=False)
+    np.testing.assert_allclose(parts[:2], frame.logp[:2])
+    assert np.isnan(frame.logp[2])
+    assert json.loads(done.stdout)["statuses"] == {"ok": 2, "unreadable": 1}
+
+
+def test_compat_needs_a_published_network(checkpoint, tmp_path):
+    write_crystals(tmp_path / "in.csv", ["si"], [SI])
+    done = run(
+        "likelihood",
+        "--compat",
+        "--input",
+        tmp_path / "in.csv",
+        "--output",
+        tmp_path / "o.csv",
+        "--checkpoint",
+        checkpoint,
+    )
+    assert done.exit_code == 1
+    assert "--compat reproduces the published likelihood" in done.stderr
+
+
+def test_pretrain_from_files(tmp_path):
+    rng = np.random.default_rng(0)
+    crystals = []
+    for _ in range(40):
+        pair = [str(rng.choice(["Li", "Na", "K"])), str(rng.choice(["F", "Cl"]))]
+        crystals.append(rocksalt(*pair, 5 + rng.random()))
+    write_crystals(tmp_path / "t.csv", [str(i) for i in range(30)], crystals[:30])
+    write_crystals(tmp_path / "v.csv", [str(i) for i in range(10)], crystals[30:])
+    small = ["--set", "model.layers=1", "--set", "model.width=32", "--set", "model.heads=2", "--set", "warmup_steps=2"]
+    base = [
+        "pretrain",
+        "--train",
+        tmp_path / "t.csv",
+        "--val",
+        tmp_path / "v.csv",
+        "--output",
+        tmp_path / "m",
+        "--json",
+    ]
+    first = run(*base, *small, "--set", "epochs=4")
+    assert first.exit_code == 0, first.stderr
+    summary = json.loads(first.stdout)
+    assert summary["epoch"] == 4
+    assert summary["crystals"] == {"train": 30, "val": 10}
+    again = run(*base, *small, "--set", "epochs=4")
+    assert again.exit_code == 1
+    assert "go on with --resume" in again.stderr
+    assert run("generate", "--n", 2, "--checkpoint", tmp_path / "m", "--output", tmp_path / "g").exit_code == 0
+    bad = run(*base, "--resume", "--set", "epoch=4")
+    assert bad.exit_code == 1
+    assert "did you mean 'epochs'" in bad.stderr
+
+
+def test_conditions():
+    assert Conditions(formula="SrTiO3").allowed() == (8, 22, 38)
+    assert Conditions(elements=("O", "Li")).allowed() == (3, 8)
+    with pytest.raises(ConfigError):
+        Conditions(elements=("Q",)).allowed()

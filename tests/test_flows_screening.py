@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from pymatgen.core import Lattice, Structure
+from typer.testing import CliRunner
+
+from flows.cli import app
+from loop.crystals import read_crystals, write_crystals
+
+FCC = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+EMT = "ase.calculators.emt:EMT"  # analytic, for a few metals: no weights to load
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def fcc(element: str, length: float) -> Structure:
+    return Structure(Lattice.cubic(length), [element] * 4, FCC)
+
+
+@pytest.fixture
+def metals(tmp_path):
+    """Copper, gold, an alloy, an element that EMT does not know, and a row that is no crystal."""
+    alloy = Structure(Lattice.cubic(3.8), ["Cu", "Cu", "Cu", "Au"], FCC[::-1])
+    crystals = [fcc("Cu", 3.7), fcc("Au", 4.0), alloy, fcc("Xe", 6.0)]
+    path = tmp_path / "in.csv"
+    write_crystals(path, ["cu", "au", "cu3au", "xe"], crystals, {"note": list("abcd")})
+    with path.open("a") as file:
+        file.write("broken,e,not a cif\n")
+    return path
+
+
+def test_relax_keeps_ids_columns_and_failures(metals, tmp_path):
+    from ase.build import bulk
+    from ase.calculators.emt import EMT as Calculator
+
+    done = run(
+        "relax", "--input", metals, "--output", tmp_path / "out.csv", "--potential", EMT, "--fmax", 0.01, "--json"
+    )
+    assert done.exit_code == 0, done.stderr
+    frame = pd.read_csv(tmp_path / "out.csv", keep_default_na=False, na_values=[""])
+    assert frame["id"].tolist() == ["cu", "au", "cu3au", "xe", "broken"]
+    assert frame["note"].tolist() == list("abcde")
+    assert frame["status"].tolist() == ["ok", "ok", "ok", "failed:unsupported-element", "failed:unreadable"]
+    assert {"energy", "energy_type", "steps", "max_force", "max_stress", "seconds"} <= set(frame)
+    atoms = bulk("Cu", "fcc", a=3.59)
+    atoms.calc = Calculator()
+    assert frame["energy"][0] == pytest.approx(atoms.get_potential_energy(), abs=2e-3)
+    relaxed = read_crystals(tmp_path / "out.csv").structures
+    assert (4 * relaxed[0].volume / len(relaxed[0])) ** (1 / 3) == pytest.approx(3.59, abs=0.01)
+    assert relaxed[3] is None
+    assert json.loads(done.stdout)["statuses"]["failed:unreadable"] == 1
+
+
+def test_hull_of_a_table_built_from_files(metals, tmp_path):
+    table = tmp_path / "references.csv"
+    known = tmp_path / "known.csv"
+    write_crystals(known, ["cu", "au"], [fcc("Cu", 3.61), fcc("Au", 4.08)])
+    built = run("hull", "build", known, "--output", table, "--potential", EMT, "--json")
+    assert built.exit_code == 0, built.stderr
+    assert json.loads(built.stdout)["phases"] >= 2  # elements that the sources lack are added
+    assert {"cu", "au"} <= set(pd.read_csv(table)["id"])
+    base = ["--input", metals, "--potential", EMT, "--reference", table, "--json"]
+    done = run("hull", *base, "--output", tmp_path / "h.csv")
+    assert done.exit_code == 0, done.stderr
+    frame = pd.read_csv(tmp_path / "h.csv")
+    assert frame["id"].tolist() == ["cu", "au", "cu3au", "xe", "broken"]
+    assert (frame["e_above_hull"][:2] > 0).all()  # strained, so above their own references
+    assert json.loads(frame["decomposition"][2]) == pytest.approx({"Cu": 0.75, "Au": 0.25})
+    relaxed = run("hull", *base, "--relax", "--output", tmp_path / "r.csv")
+    assert relaxed.exit_code == 0, relaxed.stderr
+    after = pd.read_csv(tmp_path / "r.csv")
+    assert (after["e_above_hull"][:3] < frame["e_above_hull"][:3]).all()
+
+
+def test_hull_refuses_energies_of_another_type(metals, tmp_path):
+    done = run("hull", "--input", metals, "--output", tmp_path / "h.csv", "--potential", EMT)
+    assert done.exit_code == 1
+    assert "EMT" in done.stderr
+    assert "CHGNet" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_hull_wants_input_and_output(metals):
+    done = run("hull", "--input", metals)
+    assert done.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["relax", "--input", "nowhere.csv", "--output", "OUT"], "there is no such file"),
+        (["relax", "--input", "IN", "--output", "OUT.docx"], "expected a name ending in"),
+        (["relax", "--input", "IN", "--output", "/proc/none/out.csv"], "cannot be made"),
+        (["relax", "--input", "IN", "--output", "OUT", "--potential", "magic"], "no potential 'magic'"),
+        (["relax", "--input", "IN", "--output", "OUT", "--fmax", "-1"], "fmax of a relaxation must be positive"),
+        (["hull", "--input", "IN", "--output", "OUT", "--reference", "nowhere.csv"], "reference phases in"),
+    ],
+)
+def test_one_clear_message(metals, tmp_path, arguments, message):
+    paths = {"IN": str(metals), "OUT": str(tmp_path / "out.csv"), "OUT.docx": str(tmp_path / "out.docx")}
+    done = run(*[paths.get(argument, argument) for argument in arguments])
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_input_without_one_crystal_is_an_error(tmp_path):
+    (tmp_path / "bad.csv").write_text("id,cif\n1,nonsense\n")
+    done = run("relax", "--input", tmp_path / "bad.csv", "--output", tmp_path / "o.csv", "--potential", EMT)
+    assert done.exit_code == 1
+    assert "none of 1 entries can be read" in done.stderr

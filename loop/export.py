@@ -6,19 +6,33 @@ import csv
 import io
 import json
 import math
+import re
+import tempfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from loop.files import write_text
+from loop.errors import ConfigError, InputError
+from loop.extxyz import to_extxyz
+from loop.files import write_bytes, write_folder, write_text
 from loop.history import History, Label
 from loop.ranking import ranked
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+CIF_SYMPREC = 0.1  # A; CIFs are written with the symmetry found at it
+IN_ARCHIVE = ("ranked.csv", "ranked.json", "record.json", "report.html", "config.yaml")
 
 
 def ranked_rows(history: History) -> list[dict[str, Any]]:
     """The ranked list as rows; missing numbers are None."""
-    return [
-        _row(rank, label, history) for rank, label in enumerate(ranked(history.labels(), history.settings), start=1)
-    ]
+    return [_row(rank, label, history) for rank, label in enumerate(_ranked(history), start=1)]
+
+
+def _ranked(history: History) -> list[Label]:
+    return ranked(history.labels(), history.settings)
 
 
 def _row(rank: int, label: Label, history: History) -> dict[str, Any]:
@@ -56,7 +70,7 @@ def _row(rank: int, label: Label, history: History) -> dict[str, Any]:
         "policy": label.candidate.origin.policy,
         "logp": label.candidate.origin.logp,
     }
-    others = {name: q.value for name, q in evaluation.properties.items() if name not in row}
+    others = {name: quantity.value for name, quantity in evaluation.properties.items() if name not in row}
     return {name: _plain(value) for name, value in (row | others | predicted).items()}
 
 
@@ -65,10 +79,11 @@ def _plain(value: Any) -> Any:
 
 
 def write_ranked(history: History, directory: Path) -> None:
-    """Write ``ranked.csv`` and ``ranked.json``."""
+    """Write ``ranked.csv``, ``ranked.json`` and the folder ``cifs``."""
     rows = ranked_rows(history)
     write_text(directory / "ranked.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
     write_text(directory / "ranked.csv", to_csv(rows))
+    _to_cifs(history, directory / "cifs")
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:
@@ -80,3 +95,175 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         writer.writerow({name: json.dumps(value) if isinstance(value, dict) else value for name, value in row.items()})
     return text.getvalue()
+
+
+def export(history: History, format: str, output: Path, *, directory: Path | None = None) -> int:
+    """Write the labelled candidates of a campaign, best first; the relaxed crystal where there is one.
+
+    Args:
+        history: the campaign.
+        format: one of `FORMATS`.
+        output: file, or folder for ``cif`` and ``poscar``; appears only when complete.
+        directory: the campaign's folder, whose report and record go into a ``zip``.
+
+    Returns:
+        Number of candidates written.
+
+    Raises:
+        ConfigError: no such format.
+        InputError: nothing to export, or the place cannot be written.
+    """
+    if format not in FORMATS:
+        raise ConfigError(f"There is no export format {format!r}; choose from {', '.join(FORMATS)}.")
+    labels = history.labels()
+    if not labels:
+        raise InputError(f"Campaign {history.name!r} has no labelled candidates yet: nothing to export.")
+    if format == "zip":
+        _to_zip(history, output, directory)
+    else:
+        FORMATS[format](history, output)
+    return len(labels)
+
+
+def final_structure(label: Label) -> Structure:
+    """The relaxed crystal, or the proposed one where nothing was relaxed."""
+    return label.evaluation.structure or label.candidate.structure
+
+
+def file_stem(rank: int, label: Label) -> str:
+    """Name of a candidate's file without its ending, such as ``001_NaCl_4f7e399b254d437b``."""
+    return f"{rank:03d}_{re.sub(r'[^A-Za-z0-9]', '', label.candidate.formula)}_{label.candidate.id}"
+
+
+def _to_csv_file(history: History, output: Path) -> None:
+    write_text(output, to_csv(ranked_rows(history)))
+
+
+def _to_json(history: History, output: Path) -> None:
+    rows = ranked_rows(history)
+    for row, label in zip(rows, _ranked(history), strict=True):
+        row["structure"] = final_structure(label).as_dict()
+    write_text(output, json.dumps(rows, allow_nan=False) + "\n")
+
+
+def symmetrised_cif(structure: Structure) -> str:
+    """CIF with the symmetry found at `CIF_SYMPREC`; in P1 where none is found."""
+    from pymatgen.io.cif import CifWriter
+
+    try:
+        return str(CifWriter(structure, symprec=CIF_SYMPREC, significant_figures=6, refine_struct=False))
+    except Exception:  # spglib's failures come as whatever pymatgen makes of a None
+        return str(CifWriter(structure, significant_figures=6))
+
+
+def _to_cifs(history: History, output: Path) -> None:
+    _to_folder(history, output, ".cif", symmetrised_cif)
+
+
+def _to_poscars(history: History, output: Path) -> None:
+    from pymatgen.io.vasp import Poscar
+
+    def text(structure: Structure) -> str:
+        return str(Poscar(structure, comment=structure.composition.reduced_formula, sort_structure=True))
+
+    _to_folder(history, output, ".vasp", text)
+
+
+def _to_folder(history: History, output: Path, ending: str, text: Callable[[Structure], str]) -> None:
+    def fill(folder: Path) -> None:
+        for rank, label in enumerate(_ranked(history), start=1):
+            (folder / f"{file_stem(rank, label)}{ending}").write_text(text(final_structure(label)), encoding="utf-8")
+
+    write_folder(output, fill)
+
+
+def _flat_rows(history: History) -> list[dict[str, Any]]:
+    """Rows with numbers and texts only, without what is missing."""
+    rows = [
+        {name: json.dumps(v) if isinstance(v, dict) else v for name, v in row.items()} for row in ranked_rows(history)
+    ]
+    return [{name: value for name, value in row.items() if value is not None and value != ""} for row in rows]
+
+
+def _to_extxyz(history: History, output: Path) -> None:
+    rows = zip(_ranked(history), _flat_rows(history), strict=True)
+    write_text(output, "".join(to_extxyz(final_structure(label), row) for label, row in rows))
+
+
+def _to_ase_db(history: History, output: Path) -> None:
+    from ase.db import connect
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "export.db"
+        with connect(str(path), append=False) as database:
+            for label, row in zip(_ranked(history), _flat_rows(history), strict=True):
+                atoms = AseAtomsAdaptor.get_atoms(final_structure(label), msonable=False)
+                # ASE keeps some names and number-like texts for itself
+                pairs = {f"dl_{name}" if name in _ASE_NAMES else name: _ase_value(value) for name, value in row.items()}
+                database.write(atoms, key_value_pairs=pairs)
+        write_bytes(output, path.read_bytes())
+
+
+_ASE_NAMES = (
+    "formula",
+    "energy",
+    "id",
+    "status",
+    "stress",
+    "forces",
+    "charge",
+    "mass",
+    "volume",
+    "natoms",
+    "user",
+    "age",
+)
+
+
+def _ase_value(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            float(value)
+        except ValueError:
+            return value if value not in ("True", "False") else f"_{value}"
+        return f"_{value}"
+    return value
+
+
+def _to_optimade(history: History, output: Path) -> None:
+    from loop.optimade import to_json_lines
+
+    rows = zip(_ranked(history), _flat_rows(history), strict=True)
+    entries = [(label.candidate.id, final_structure(label), row) for label, row in rows]
+    write_text(output, to_json_lines(entries))
+
+
+def _to_zip(history: History, output: Path, directory: Path | None) -> None:
+    """Everything in one file: ranked list, CIFs, extxyz, and report and record where the folder has them."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_ranked(history, folder)
+        _to_extxyz(history, folder / "candidates.extxyz")
+        _to_optimade(history, folder / "candidates.optimade.jsonl")
+        for file in IN_ARCHIVE:
+            if directory is not None and (directory / file).is_file() and not (folder / file).exists():
+                (folder / file).write_bytes((directory / file).read_bytes())
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(folder.rglob("*")):
+                if path.is_file():
+                    archive.write(path, Path(history.name) / path.relative_to(folder))
+        write_bytes(output, packed.getvalue())
+
+
+FORMATS: dict[str, Callable[[History, Path], None]] = {
+    "csv": _to_csv_file,
+    "json": _to_json,
+    "cif": _to_cifs,
+    "poscar": _to_poscars,
+    "extxyz": _to_extxyz,
+    "ase-db": _to_ase_db,
+    "optimade": _to_optimade,
+    "zip": lambda history, output: _to_zip(history, output, None),
+}

@@ -1,0 +1,351 @@
+"""The report: one HTML file that needs nothing else, figures inside, made from the ledger alone."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loop.export import file_stem, ranked_rows
+from loop.files import write_text
+from loop.history import History
+from loop.ranking import ranked
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAX_ROWS = 100  # of the ranked list in the page; ranked.csv has them all
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A figure with its words."""
+
+    title: str
+    caption: str
+    svg: str
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of the ranked table."""
+
+    text: str
+    number: bool = False
+    link: str = ""
+    tag: str = ""
+    key: float | None = None  # what the column is sorted by
+
+
+def write_report(history: History, directory: Path, protocol: list[tuple[str, str]] | None = None) -> Path:
+    """Write ``report.html`` into the campaign's folder.
+
+    Args:
+        history: the campaign.
+        directory: its folder; the ranked table links to ``cifs/`` in it.
+        protocol: further lines (term, explanation) on how numbers were got: potential, hull, novelty reference.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    environment = Environment(loader=PackageLoader("loop"), autoescape=True, trim_blocks=False)
+    page = environment.get_template("report.html").render(context(history, protocol or []))
+    path = directory / "report.html"
+    write_text(path, page)
+    return path
+
+
+def context(history: History, protocol: list[tuple[str, str]]) -> dict[str, Any]:
+    """All that the template shows."""
+    columns, rows = _table(history)
+    titles, round_rows = _rounds(history)
+    total = len(history.labels())
+    return {
+        "name": history.name,
+        "subtitle": _subtitle(history),
+        "cards": _cards(history),
+        "verdicts": _verdicts(history),
+        "sections": _sections(history),
+        "columns": columns,
+        "rows": rows,
+        "table_note": f"The best {len(rows)} of {total} labelled candidates; all in ranked.csv."
+        if total > len(rows)
+        else f"All {total} labelled candidates.",
+        "round_titles": titles,
+        "round_rows": round_rows,
+        "protocol": [*_protocol(history), *protocol],
+    }
+
+
+def _subtitle(history: History) -> str:
+    done, planned = len(history.reports()), history.settings.rounds + 1
+    state = f"stopped: {history.stopped}" if history.stopped else ("" if done >= planned else "running")
+    parts = [f"{done} of {planned} rounds", f"oracle {history.oracle.oracle}", f"seed {history.settings.seed}", state]
+    return " · ".join(part for part in parts if part)
+
+
+def number(value: float | None, digits: int = 3, unit: str = "") -> str:
+    """A number for people; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
+    return f"{text} {unit}".strip()
+
+
+def ratio(value: float) -> str:
+    """A ratio for people: beyond 100 a few labels tell no more than that it is large."""
+    return "more than 100" if value > 100 else number(value, 2)
+
+
+def percent(value: float) -> str:
+    """A share for people."""
+    return f"{value:.0%}" if math.isfinite(value) else "–"
+
+
+def _cards(history: History) -> list[dict[str, str]]:
+    reports = history.reports()
+    if not reports:
+        return [{"title": "state", "value": "no round done", "note": "figures follow with the first report"}]
+    first, last = reports[0].metrics, reports[-1].metrics
+    settings, labels = history.settings, history.labels()
+    cost = sum(label.evaluation.cost.seconds for label in labels)
+    stable, new = int(last["stable_total"]), int(last["stable_new_total"])
+    objective = next(
+        (
+            x.first.properties[settings.objective].unit
+            for x in labels
+            if x.first.ok and settings.objective in x.first.properties
+        ),
+        "",
+    )
+    cards = [
+        ("stable and new", f"{new}", f"{stable} stable of {len(labels)} labelled"),
+        ("hit rate, last round", percent(last["hit_rate"]), f"untuned generator: {percent(first['hit_rate'])}"),
+        ("engine against shadow", f"{ratio(last['acceleration'])} ×", _interval(last, "acceleration")),
+        (
+            f"best {settings.objective.replace('_', ' ')}",
+            number(last["best_objective"], 3, objective),
+            "among the stable",
+        ),
+        ("oracle calls paid", f"{history.paid}", f"{number(cost / 3600, 2)} h of oracle time"),
+        ("working time", f"{number(history.seconds() / 60, 3)} min", f"{len(reports)} rounds"),
+    ]
+    return [{"title": title, "value": value, "note": note} for title, value, note in cards]
+
+
+def _interval(metrics: dict[str, float], name: str) -> str:
+    if not math.isfinite(metrics[f"{name}_low"]):
+        return "no labels of both arms"
+    return f"95 % interval {ratio(metrics[f'{name}_low'])} to {ratio(metrics[f'{name}_high'])}"
+
+
+def _verdicts(history: History) -> list[dict[str, Any]]:
+    """What the campaign shows, said plainly, and what it does not."""
+    reports = history.reports()
+    if not reports or not math.isfinite(reports[-1].metrics["acceleration"]):
+        return []
+    metrics = reports[-1].metrics
+    comparisons = (
+        ("acceleration", "shadow", "random picks from the same pools", "selection beats chance"),
+        ("gain_over_baseline", "baseline", "random picks from the untuned generator", "learning and selection pay"),
+    )
+    return [_verdict(metrics, *comparison) for comparison in comparisons if f"{comparison[0]}_low" in metrics]
+
+
+def _verdict(metrics: dict[str, float], name: str, arm: str, against: str, claim: str) -> dict[str, Any]:
+    low, high = metrics[f"{name}_low"], metrics[f"{name}_high"]
+    counts = [f"{metrics[f'{a}_hits']:.0f} of {metrics[f'{a}_labels']:.0f}" for a in ("engine", arm)]
+    text = (
+        f"The engine's picks were stable {ratio(metrics[name])} times as often as {against} "
+        f"({counts[0]} against {counts[1]}; 95 % interval {ratio(low)} to {ratio(high)})."
+    )
+    if low > 1:
+        return {"shown": True, "text": f"{text} The interval lies above 1: {claim} here."}
+    if high < 1:
+        return {"shown": False, "text": f"{text} The interval lies below 1: it did worse."}
+    return {"shown": False, "text": f"{text} The interval includes 1: this campaign does not show that {claim}."}
+
+
+def _sections(history: History) -> list[dict[str, Any]]:
+    from loop import figures as f
+
+    outcome = [
+        _panel(
+            history,
+            f.learning_curve,
+            "Finds against labels",
+            "Dashed: the engine's number of labels at the random arms' hit rates, with 95 % Wilson bands.",
+        ),
+        _panel(
+            history,
+            f.hit_rates,
+            "Hit rate by round",
+            "Share of paid labels that are stable, failures included; bars: 95 % Wilson intervals.",
+        ),
+        _panel(
+            history,
+            f.acceleration,
+            "Engine against shadow",
+            "Ratio of hit rates over all rounds so far. An interval that includes 1 shows no advantage.",
+        ),
+        _panel(
+            history,
+            f.pareto,
+            "Stability and objective",
+            "Every usable label; the front joins those that no other beats in both.",
+        ),
+    ]
+    crystals = [
+        _panel(history, f.funnel, "Funnel", "From samples to finds, all rounds together."),
+        _panel(
+            history,
+            f.hull_histogram,
+            "Energy above the hull",
+            "Of labelled candidates: as proposed (single point) and relaxed. The last bin holds all above.",
+        ),
+        _panel(
+            history,
+            f.elements,
+            "Elements",
+            "Share of the last round's valid samples that hold each element.",
+            wide=True,
+        ),
+    ]
+    models = [
+        _panel(
+            history,
+            f.parity,
+            "Predictions and labels",
+            "Predicted before the label was known; bars: 90 % intervals.",
+            wide=True,
+        ),
+        _panel(
+            history,
+            f.calibration_curve,
+            "Calibration",
+            "Share of labels inside the predicted central intervals, all rounds.",
+        ),
+        _panel(history, f.drift, "Drift", "Signs of a policy that collapses or copies."),
+        _panel(
+            history,
+            f.learning,
+            "Learning",
+            "Each fine-tuning iteration, and the mean of up to five of its round.",
+            wide=True,
+        ),
+    ]
+    sections = {"Finds": outcome, "Crystals": crystals, "Learning and calibration": models}
+    return [{"title": title, "figures": [panel for panel in panels if panel]} for title, panels in sections.items()]
+
+
+def _panel(
+    history: History, draw: Callable[[History], Figure | None], title: str, caption: str, *, wide: bool = False
+) -> Panel | None:
+    import matplotlib as mpl
+
+    from loop.figures import STYLE, to_svg
+
+    if not history.reports():
+        return None
+    with mpl.rc_context(STYLE):
+        figure = draw(history)
+    return None if figure is None else Panel(title, caption, to_svg(figure, title), wide)
+
+
+def _table(history: History) -> tuple[list[dict[str, Any]], list[list[Cell]]]:
+    settings = history.settings
+    stability, objective = settings.stability, settings.objective
+    heads = ["rank", "formula", "space group", "atoms", "E hull (eV/atom)", "predicted", objective.replace("_", " ")]
+    heads += ["stable", "novelty", "decomposes into", "round", "arm", "status", "cost (s)"]
+    numbers = {
+        "rank",
+        "space group",
+        "atoms",
+        "E hull (eV/atom)",
+        "predicted",
+        objective.replace("_", " "),
+        "round",
+        "cost (s)",
+    }
+    labels = ranked(history.labels(), settings)[:MAX_ROWS]
+    rows = []
+    for row, label in zip(ranked_rows(history)[:MAX_ROWS], labels, strict=True):
+        novelty = row["novelty_relaxed"] or row["novelty"]
+        sigma = row.get(f"{stability}_sigma")
+        predicted = number(row.get(f"{stability}_predicted")) + (f" ± {number(sigma, 2)}" if sigma is not None else "")
+        texts = [row["rank"], row["formula"], row["space_group"], row["n_atoms"], number(row[stability]), predicted]
+        texts += [number(row[objective]), "yes" if row["stable"] else "no", novelty, _mixture(row["decomposition"])]
+        texts += [row["round"], row["arm"], row["status"], number(row["cost_seconds"])]
+        cells = [
+            Cell("–" if text is None else str(text), head in numbers) for head, text in zip(heads, texts, strict=True)
+        ]
+        cells[1] = Cell(row["formula"], link=f"cifs/{html.escape(file_stem(row['rank'], label))}.cif")
+        cells[4] = Cell(cells[4].text, number=True, key=row[stability])
+        cells[6] = Cell(cells[6].text, number=True, key=row[objective])
+        cells[7] = Cell(cells[7].text, tag=cells[7].text)
+        cells[8] = Cell(novelty, tag="yes" if novelty == "new" else "no")
+        cells[11] = Cell(row["arm"], tag=row["arm"])
+        rows.append(cells)
+    return [{"title": head, "number": head in numbers} for head in heads], rows
+
+
+def _mixture(decomposition: dict[str, float]) -> str:
+    parts = sorted(decomposition.items(), key=lambda item: -item[1])
+    return " + ".join(f"{fraction:.2f} {name}" for name, fraction in parts[:4]) or "–"
+
+
+def _rounds(history: History) -> tuple[list[str], list[list[str]]]:
+    titles = ["round", "sampled", "valid", "unique", "new", "believed stable", "labelled", "stable", "stable new"]
+    titles += ["hit rate", "reward", "KL", "MAE (eV/atom)", "coverage 90 %", "minutes"]
+    keys = ("sampled", "valid", "unique", "new", "predicted_stable", "labelled", "stable", "stable_new")
+    stability, rows = history.settings.stability, []
+    for report in history.reports():
+        metrics = report.metrics
+        reward = (
+            f"{number(metrics.get('reward_first'))} → {number(metrics.get('reward_last'))}" if "kl" in metrics else "–"
+        )
+        row = [str(report.round), *(f"{report.funnel[key]:,}" for key in keys), percent(metrics["hit_rate"]), reward]
+        row += [number(metrics.get("kl")), number(metrics.get(f"{stability}_mae"))]
+        row += [percent(metrics.get(f"{stability}_coverage90", math.nan)), number(sum(report.seconds.values()) / 60)]
+        rows.append(row)
+    return titles, rows
+
+
+def _protocol(history: History) -> list[tuple[str, str]]:
+    settings = history.settings
+    types = sorted({str(x.evaluation.energy_type) for x in history.labels() if x.evaluation.energy_type})
+    share = f"{settings.shadow_share:.0%}"
+    return [
+        (
+            "stable",
+            f"labelled by {history.oracle.oracle}, {settings.stability} at most {settings.threshold:g} eV/atom on the "
+            "campaign's newest hull, which holds its own finds",
+        ),
+        ("energy type", "; ".join(types) or "–"),
+        ("hit rate", "stable labels / all paid labels; a failed or unconverged evaluation was paid for and is no hit"),
+        (
+            "engine, shadow, baseline",
+            f"the acquisition's picks; a random {share} of each round's budget from the same pool; random picks from "
+            "the untuned generator in round 0",
+        ),
+        (
+            "engine against shadow",
+            "ratio of hit rates of all rounds; interval: Bayesian bootstrap with Jeffreys' half counts (Rubin 1981)",
+        ),
+        ("valid", "passes the named validity rules; what each rule turned away is in the ledger"),
+        (
+            "unique, new",
+            "no copy within its batch; neither in the reference of known crystals nor labelled before. Fingerprint "
+            "first, pymatgen's StructureMatcher where both crystals are at hand",
+        ),
+        ("novelty in the table", "verdict on the relaxed crystal: a relaxation may end in a known one"),
+        (
+            "predicted",
+            "surrogate's mean and standard deviation for the relaxed value, from the unrelaxed candidate, before the "
+            "label was known",
+        ),
+        ("replay", "share of unique samples that equal a crystal of the generator's training set"),
+    ]

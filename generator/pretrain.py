@@ -193,9 +193,8 @@ class Trainer:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"nothing to resume in {self.folder}: {error}") from error
-        ours = {
-            k: v for k, v in _jsonable(asdict(self.config)).items() if k not in ("max_seconds", "checkpoint_seconds")
-        }
+        free = ("epochs", "max_seconds", "checkpoint_seconds")  # what may change between the parts of a run
+        ours = {k: v for k, v in _jsonable(asdict(self.config)).items() if k not in free}
         theirs = {k: text["config"].get(k) for k in ours}
         if ours != theirs:
             changed = [k for k in ours if ours[k] != theirs[k]]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from loop.contracts import Progress
 
 _CHUNK = 200  # crystals a task: long enough to hide the cost of sending them, short enough for a smooth progress bar
-_FORMAT = 2  # raise when tokens change meaning, so that old caches are not read
+_FORMAT = 3  # raise when tokens change meaning, so that old caches are not read
 
 
 @dataclass(frozen=True)

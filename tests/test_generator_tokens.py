@@ -5,7 +5,7 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from generator.tokens import CrystalBatch, TokenError, cell_matrix, detokenize, detokenize_all, tokenize
+from generator.tokens import CrystalBatch, TokenError, cell_matrix, detokenize, detokenize_all, tokenize, wrap
 from generator.wyckoff import project, tables
 from loop.errors import InputError
 from tests import crystals
@@ -67,14 +67,25 @@ def test_canonical_tokens_do_not_depend_on_how_the_crystal_is_written(name, seed
     np.testing.assert_allclose(one.L, other.L, atol=1e-6)
 
 
-def test_canonical_choice_is_among_the_equal_descriptions():
-    """Without the switch the letters depend on the origin, the crystal does not."""
-    structure = crystals.perovskite()
-    shifted = Structure(structure.lattice, structure.species, structure.frac_coords + 0.5)
-    plain = [tokenize(s, canonical=False) for s in (structure, shifted)]
-    chosen = [tokenize(s) for s in (structure, shifted)]
-    np.testing.assert_array_equal(chosen[0].A, chosen[1].A)
-    assert all(MATCHER.fit(detokenize(batch), structure) for batch in plain + chosen)
+@pytest.mark.parametrize("name", ["tetragonal", "orthorhombic", "triclinic"])
+def test_without_the_canonical_choice_letters_depend_on_the_origin(name):
+    structure = SYSTEMS[name]()
+    written = [structure, *(rewritten(structure, seed) for seed in range(2))]
+    plain = [tokenize(s, canonical=False) for s in written]
+    assert len({tuple(batch.W[0]) for batch in plain}) > 1
+    assert len({tuple(tokenize(s).W[0]) for s in written}) == 1
+    assert all(MATCHER.fit(detokenize(batch), structure) for batch in plain)
+
+
+def test_a_cell_that_is_cubic_within_tolerance_is_cubic():
+    """Lengths off by 0.2 % and angles by 0.02 degrees, as relaxed cells are: atoms move by less than 0.01 A."""
+    lattice = Lattice.from_parameters(4.1 * 1.002, 4.1, 4.1, 60.02, 60, 60)
+    assert tokenize(Structure(lattice, ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])).G[0] == 225
+
+
+def test_coordinates_next_to_one_are_zero():
+    x = np.array([1 - 1e-9, -1e-9, 0.25, 1.25])
+    assert wrap(x).tolist() == [0.0, 0.0, 0.25, 0.25]
 
 
 # (space group, letters, elements, a b c / natoms^(1/3), angles) of the published pipeline

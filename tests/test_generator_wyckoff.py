@@ -203,6 +203,22 @@ def test_orbits(g, w, point, count, total, tolerance):
 
 
 @pytest.mark.parametrize(
+    ("first", "last", "mask"),
+    [
+        (1, 2, "111111"),
+        (3, 15, "111010"),
+        (16, 74, "111000"),
+        (75, 142, "101000"),
+        (143, 194, "101000"),
+        (195, 230, "100000"),
+    ],
+)
+def test_independent_cell_parameters(first, last, mask):
+    for g in (first, last):
+        assert "".join("01"[flag] for flag in tables().lattice_mask[g].astype(int)) == mask
+
+
+@pytest.mark.parametrize(
     ("g", "expected"),
     [
         (2, (4, 5, 6, 70, 80, 95)),

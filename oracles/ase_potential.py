@@ -18,6 +18,7 @@ from pymatgen.core import Structure
 from loop.errors import ConfigError
 from loop.values import EnergyType
 from oracles.potentials import About, Potential, SinglePoint
+from oracles.symmetry import Group
 
 
 class PotentialCalculator(Calculator):
@@ -88,7 +89,13 @@ class AsePotential(Potential):
         """A fresh calculator."""
         return self._factory(**self._options)
 
-    def compute(self, structures: Sequence[Structure], *, gradients: bool) -> list[SinglePoint]:
+    def compute(
+        self,
+        structures: Sequence[Structure],
+        groups: Sequence[Group],  # noqa: ARG002  (a calculator makes no use of symmetry)
+        *,
+        gradients: bool,
+    ) -> list[SinglePoint]:
         """Evaluate crystals one by one."""
         return [self._compute(to_atoms(structure), gradients) for structure in structures]
 

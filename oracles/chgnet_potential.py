@@ -17,9 +17,10 @@ from pymatgen.core import Structure
 
 from loop.errors import ConfigError
 from loop.values import EnergyType, failed
-from oracles.chgnet_graph import build_graph
+from oracles.chgnet_graph import build_graph, isolated
 from oracles.chgnet_model import BatchedCHGNet
 from oracles.potentials import About, Potential, SinglePoint, resolve_device
+from oracles.symmetry import Group
 
 FILES = {
     "0.3.0": "0.3.0/chgnet_0.3.0_e29f68s314m37.pth.tar",
@@ -40,13 +41,17 @@ class ChgnetPotential(Potential):
         super().__init__(about)
         self._model = model
 
-    def compute(self, structures: Sequence[Structure], *, gradients: bool) -> list[SinglePoint]:
+    def compute(
+        self, structures: Sequence[Structure], groups: Sequence[Group], *, gradients: bool
+    ) -> list[SinglePoint]:
         """Evaluate one batch."""
-        graph = build_graph(structures, self._model.bond_cutoff, self._model.angle_cutoff)
-        output = self._model(graph, gradients=gradients)
-        energy = output.energy.double().cpu().numpy() / graph.n_atoms
+        graph = build_graph(structures, groups, self._model.bond_cutoff, self._model.angle_cutoff)
+        lattice = np.array([structure.lattice.matrix for structure in structures])
+        output = self._model(graph, lattice, gradients=gradients)
+        energy = output.energy.double().cpu().numpy()
+        lonely = isolated(graph, len(structures))
         features = output.features.double().cpu().numpy()
-        ends = np.cumsum(graph.n_atoms)[:-1]
+        ends = np.cumsum([len(structure) for structure in structures])[:-1]
         forces = None if output.forces is None else np.split(output.forces.double().cpu().numpy(), ends)
         stress = None if output.stress is None else output.stress.double().cpu().numpy()
         return [
@@ -56,7 +61,7 @@ class ChgnetPotential(Potential):
                 stress=None if stress is None else (stress[index] + stress[index].T) / 2,
                 features=features[index],
             )
-            if not graph.isolated[index]
+            if not lonely[index]
             else SinglePoint(status=failed("isolated-atoms"), message=self._lonely())
             for index in range(len(structures))
         ]

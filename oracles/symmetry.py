@@ -1,21 +1,113 @@
-"""Space groups of crystals, by moyopy."""
+"""Space groups of crystals, by moyopy, and what they say of atoms, forces and stress."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 
-from pymatgen.core import Structure
+import moyopy
+import numpy as np
+from numpy.typing import NDArray
+from pymatgen.core import Element, Structure
 
 logging.getLogger("moyo").setLevel(logging.ERROR)  # it warns of what matters only to readers of its operations
+
+_ELEMENTS = {element.Z: element for element in Element}
+CELLS_AT_ONCE = 4_000_000  # numbers held at a time while atoms are matched
+
+
+@dataclass(frozen=True)
+class Group:
+    """Symmetry operations of one crystal, m of them, and what each does to its n atoms.
+
+    Operation k takes atom i at fractional position x to ``rotations[k] @ x + t``, which is that of atom
+    ``permutation[k, i]`` moved by the lattice vectors ``shift[k, i]``.
+    """
+
+    rotations: NDArray[np.int64]  # (m, 3, 3), acting on fractional coordinates
+    permutation: NDArray[np.int64]  # (m, n)
+    shift: NDArray[np.int64]  # (m, n, 3)
+
+    @classmethod
+    def trivial(cls, n_atoms: int) -> Group:
+        """The identity alone."""
+        atoms = np.arange(n_atoms)[None]
+        return cls(np.eye(3, dtype=np.int64)[None], atoms, np.zeros((1, n_atoms, 3), dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.rotations)
+
+    def cartesian(self, lattice: NDArray) -> NDArray:
+        """Matrices (m, 3, 3) that rotate row vectors in Cartesian axes; lattice (3, 3) with row vectors in Angstrom."""
+        return np.linalg.inv(lattice) @ self.rotations.transpose(0, 2, 1) @ lattice
+
+    def symmetrise(self, forces: NDArray, stress: NDArray, lattice: NDArray) -> tuple[NDArray, NDArray]:
+        """Mean over the group of forces (n, 3) and stress (3, 3): their part that keeps the symmetry."""
+        turns = self.cartesian(lattice)
+        mean = np.zeros_like(forces)
+        np.add.at(mean, self.permutation.ravel(), (forces @ turns).reshape(-1, 3))
+        return mean / len(self), (turns.transpose(0, 2, 1) @ stress @ turns).mean(axis=0)
 
 
 def space_group(structure: Structure, symprec: float) -> int:
     """International number of the space group, 1 where none is found; `symprec` in Angstrom."""
-    import moyopy
+    found = _dataset(structure, symprec)
+    return 1 if found is None else int(found.number)
 
+
+def primitive(structure: Structure, symprec: float) -> Structure:
+    """The primitive cell of a crystal, made exactly symmetric; the crystal itself where no symmetry is found.
+
+    Args:
+        structure: ordered, with finite coordinates.
+        symprec: in Angstrom; atoms move by less than that.
+    """
+    found = _dataset(structure, symprec)
+    if found is None:
+        return structure
+    cell = found.prim_std_cell
+    return Structure(cell.basis, [_ELEMENTS[z] for z in cell.numbers], np.mod(cell.positions, 1.0))
+
+
+def find_group(structure: Structure, symprec: float) -> Group:
+    """Symmetry operations of a crystal; the identity alone where none are found.
+
+    Args:
+        structure: exactly symmetric, as `primitive` gives it.
+        symprec: in Angstrom.
+    """
+    found = _dataset(structure, symprec)
+    if found is None or len(found.operations.rotations) < 2:
+        return Group.trivial(len(structure))
+    rotations = np.array(found.operations.rotations, dtype=np.int64)
+    moved = structure.frac_coords @ rotations.transpose(0, 2, 1) + np.array(found.operations.translations)[:, None]
+    block = max(1, CELLS_AT_ONCE // len(structure) ** 2 // 3)
+    parts = [_match(structure, moved[k : k + block], symprec) for k in range(0, len(moved), block)]
+    if any(part is None for part in parts):
+        return Group.trivial(len(structure))
+    permutation = np.concatenate([part[0] for part in parts if part])
+    return Group(rotations, permutation, np.concatenate([part[1] for part in parts if part]))
+
+
+def _match(structure: Structure, moved: NDArray, symprec: float) -> tuple[NDArray, NDArray] | None:
+    """Which atom each moved atom lands on: permutation (k, n) and shift (k, n, 3); None if one lands on none."""
+    numbers = np.array(structure.atomic_numbers)
+    apart = moved[:, :, None] - structure.frac_coords[None, None]  # (k, n, n, 3)
+    whole = np.rint(apart)
+    distance = np.linalg.norm((apart - whole) @ structure.lattice.matrix, axis=-1)
+    distance[:, numbers[:, None] != numbers[None]] = np.inf
+    permutation = distance.argmin(axis=-1)
+    if not np.take_along_axis(distance, permutation[..., None], -1).max() < 2 * symprec:
+        return None
+    shift = np.take_along_axis(whole, permutation[..., None, None], 2)[:, :, 0].astype(np.int64)
+    return permutation, shift
+
+
+def _dataset(structure: Structure, symprec: float) -> moyopy.MoyoDataset | None:
+    """What moyopy finds; None where it finds nothing."""
     numbers = [species.Z for species in structure.species]
     try:
         cell = moyopy.Cell(structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), numbers)
-        return int(moyopy.MoyoDataset(cell, symprec=symprec).number)
-    except Exception:  # moyopy raises bare exceptions of several kinds where it finds nothing
-        return 1
+        return moyopy.MoyoDataset(cell, symprec=symprec)
+    except Exception:  # it raises bare exceptions of several kinds
+        return None

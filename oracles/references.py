@@ -46,6 +46,7 @@ class References:
     formulas: tuple[str, ...]
     energies: np.ndarray  # (n,) eV/atom
     ids: tuple[str, ...]
+    held_out: np.ndarray  # (n,) bool: of a test split, for benchmarks to leave out
     energy_type: EnergyType
     checksum: str  # of the table's bytes
     provenance: dict[str, Any]
@@ -53,10 +54,11 @@ class References:
     def __len__(self) -> int:
         return len(self.formulas)
 
-    def hull(self, **options: Any) -> Hull:
-        """The convex hull of the table."""
-        rows = zip(self.formulas, self.energies.tolist(), self.ids, strict=True)
-        return Hull([HullEntry(formula, energy, id) for formula, energy, id in rows], self.energy_type, **options)
+    def hull(self, *, with_held_out: bool = True, min_compounds: int | None = None) -> Hull:
+        """The convex hull of the table, for benchmarks without the formulas of the test split."""
+        rows = zip(self.formulas, self.energies.tolist(), self.ids, self.held_out.tolist(), strict=True)
+        entries = [HullEntry(formula, energy, id) for formula, energy, id, out in rows if with_held_out or not out]
+        return Hull(entries, self.energy_type, min_compounds=min_compounds)
 
 
 def load_references(path: str | Path | None = None) -> References:
@@ -82,6 +84,7 @@ def _load(path: Path) -> References:
         meta = json.loads(_json_path(path).read_text(encoding="utf-8"))
         energy_type = EnergyType(**meta["energy_type"])
         formulas, ids = tuple(frame["formula"]), tuple(frame["id"])
+        held_out = frame["held_out"].to_numpy(dtype=bool) if "held_out" in frame else np.zeros(len(frame), dtype=bool)
         energies = frame["energy_per_atom"].to_numpy()
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -90,7 +93,7 @@ def _load(path: Path) -> References:
         ) from error
     if not np.isfinite(energies).all():
         raise InputError(f"expected finite energies in {path}, found NaN or infinity")
-    return References(formulas, energies, ids, energy_type, hashlib.sha256(data).hexdigest(), meta)
+    return References(formulas, energies, ids, held_out, energy_type, hashlib.sha256(data).hexdigest(), meta)
 
 
 def _json_path(path: Path) -> Path:
@@ -123,7 +126,7 @@ def ground_states(frame: pd.DataFrame) -> pd.DataFrame:
 class BuildConfig:
     """How a table is built."""
 
-    splits: tuple[str, ...] = ("train", "val")  # rows of a `split` column to take; the test split stays unseen
+    held_out: tuple[str, ...] = ("test",)  # values of a `split` column whose formulas benchmarks leave out
     chunk: int = 1024  # crystals between two files on disk: what a kill may cost
     one_per_formula: bool = True  # evaluate the published ground state only, not every polymorph
 
@@ -185,12 +188,12 @@ def missing_elements(table: pd.DataFrame, potential: Potential) -> pd.DataFrame:
     from oracles.ase_potential import to_structure
     from oracles.relax import relax
 
-    usable = table[np.isfinite(table["energy_per_atom"])]
+    usable = table[np.isfinite(table["energy_per_atom"]) & (table["held_out"] == 0)]
     have = {match[1] for match in map(_ELEMENT.fullmatch, usable["formula"]) if match}
     states = {symbol: atoms for symbol in sorted(potential.elements - have) if (atoms := _reference_state(symbol))}
     relaxed = relax([to_structure(atoms) for atoms in states.values()], potential)
-    rows = [(f"ase:{symbol}", symbol, r.energy) for symbol, r in zip(states, relaxed, strict=True) if r.ok]
-    return pd.DataFrame(rows, columns=["id", "formula", "energy_per_atom"])
+    rows = [(f"ase:{symbol}", symbol, r.energy, 0) for symbol, r in zip(states, relaxed, strict=True) if r.ok]
+    return pd.DataFrame(rows, columns=["id", "formula", "energy_per_atom", "held_out"])
 
 
 def _reference_state(symbol: str) -> Atoms | None:
@@ -223,7 +226,7 @@ def write_references(output: Path, table: pd.DataFrame, potential: Potential, **
     finite = table[np.isfinite(table["energy_per_atom"])].copy()
     finite["formula"] = [Composition(formula).reduced_formula for formula in finite["formula"]]
     lowest = finite.sort_values(["energy_per_atom", "id"]).drop_duplicates("formula").sort_values("formula")
-    lowest = lowest[["formula", "energy_per_atom", "id"]]
+    lowest = lowest[["formula", "energy_per_atom", "id", "held_out"]]
     text = lowest.to_csv(index=False, float_format="%.5f", lineterminator="\n").encode()
     about = potential.about
     meta = {
@@ -232,6 +235,7 @@ def write_references(output: Path, table: pd.DataFrame, potential: Potential, **
         "what": "energy of the lowest-energy known crystal of each formula, single point in its published cell",
         "unit": "eV/atom",
         "rows": len(lowest),
+        "held_out": int(lowest["held_out"].sum()),
         "elements": len(
             {element for formula in lowest["formula"] for element in Composition(formula).chemical_system_set}
         ),
@@ -254,8 +258,7 @@ def _read_sources(sources: Sequence[str | Path], config: BuildConfig) -> tuple[p
     for source in map(Path, sources):
         frame, ids = read_frame(source)
         frame["material_id"] = ids
-        if "split" in frame:
-            frame = frame[frame["split"].isin(config.splits)]
+        frame["held_out"] = frame["split"].isin(config.held_out).astype(int) if "split" in frame else 0
         if "pretty_formula" not in frame:
             frame["pretty_formula"] = [_formula(cif) for cif in frame["cif"]]
         frames.append(frame)
@@ -263,7 +266,7 @@ def _read_sources(sources: Sequence[str | Path], config: BuildConfig) -> tuple[p
     rows = pd.concat(frames, ignore_index=True).dropna(subset=["pretty_formula"])
     rows = ground_states(rows) if config.one_per_formula else rows
     if rows.empty:
-        raise InputError(f"expected crystals in {', '.join(digests)} (splits {', '.join(config.splits)}), found none")
+        raise InputError(f"expected crystals in {', '.join(digests)}, found none")
     return rows, digests
 
 
@@ -304,5 +307,10 @@ def _evaluate(rows: pd.DataFrame, potential: Potential) -> pd.DataFrame:
     readable = [index for index, structure in enumerate(structures) if structure is not None]
     energies[readable] = potential.energies([structure for structure in structures if structure is not None])
     return pd.DataFrame(
-        {"id": rows["material_id"], "formula": rows["pretty_formula"], "energy_per_atom": np.round(energies, 6)}
+        {
+            "id": rows["material_id"],
+            "formula": rows["pretty_formula"],
+            "energy_per_atom": np.round(energies, 6),
+            "held_out": rows["held_out"],
+        }
     )

@@ -73,7 +73,7 @@ def test_a_crystal_below_all_known_phases_is_negative():
 
 def test_energies_of_another_type_are_refused_by_name():
     hull = Hull([HullEntry("Na", -1.0)], TYPE)
-    with pytest.raises(EnergyTypeError, match="model/PBE/none/1.*model/PBE/MP2020/1"):
+    with pytest.raises(EnergyTypeError, match=r"model/PBE/none/1.*model/PBE/MP2020/1"):
         hull.e_above_hull("Na", -1.0, OTHER)
     with pytest.raises(EnergyTypeError):
         hull.with_entries([HullEntry("K", -1.0)], OTHER)

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from flows.console import described
+from flows.narrative import told
+
 if TYPE_CHECKING:
     from loop.campaign import Campaign
 
@@ -38,15 +41,14 @@ class Watcher:
         if stage == self._stage and now - self._last < INTERVAL:
             return
         self._stage, self._last = stage, now
-        text = f"{stage} {done}/{total} " + "  ".join(f"{key} {value:.4g}" for key, value in (metrics or {}).items())
-        self._logger.info(text.rstrip())
+        text = f"{stage} {done}/{total} {described(metrics)}".rstrip()
+        if total > 1:
+            self._logger.info(text)
         self._try(lambda: self._show_progress(100.0 * done / max(total, 1), text))
 
-    def staged(self, campaign: Campaign, stage: str) -> None:
+    def staged(self, campaign: Campaign, round: int, stage: str, payload: Mapping[str, Any]) -> None:
         """After each stage; the ranked table appears with every report."""
-        round = campaign.history.next_stage[0]
-        rounds = campaign.settings.rounds + 1
-        self._logger.info("%s done; %d of %d rounds complete", stage, min(round, rounds), rounds)
+        self._logger.info("round %d/%d %s: %s", round, campaign.settings.rounds, stage, told(stage, payload))
         if stage == "report":
             rows = ranked_rows(campaign)
             self._try(lambda: self._show_ranked(rows))

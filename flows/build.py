@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pymatgen.core import Structure
 
 from flows import configfile
 from flows.config import CONFIG_FILE, CampaignConfig, check_same
-from flows.provenance import provenance
+from flows.parallel import ParallelOracle
+from flows.provenance import cores, provenance
+from flows.rehull import Rehuller
+from flows.surrogate import CampaignSurrogate
 from loop.campaign import Campaign, Parts
-from loop.contracts import Progress
+from loop.contracts import Oracle, Progress, Reward
 from loop.files import make_folder
+from loop.known import KnownCrystals
+from loop.novelty import NoveltyIndex
+from loop.reward import Judges, PropertyReward
+from loop.screening import HullScreen
 from loop.store import Store
+from oracles.mlip import PotentialOracle, build_oracle
+from oracles.potentials import load_potential
+from oracles.references import load_references
+from surrogates.acquisition import PoolAcquisition
+from surrogates.features import FeatureExtractor, default_blocks
+
+if TYPE_CHECKING:
+    from generator.policy import CrystalFormerGenerator
+
+TYPICAL = 128  # crystals of the base from which the surrogate's input scaling is taken
 
 
 @contextmanager
@@ -25,7 +47,7 @@ def open_campaign(config: CampaignConfig, directory: Path, progress: Progress | 
     """
     make_folder(directory)
     check_same(config, directory)
-    with Store(config.ledger(directory)) as store, parts(config, store) as put_together:
+    with Store(config.ledger(directory)) as store, parts(config, directory) as put_together:
         about = {"config": config.model_dump(mode="json"), "provenance": provenance()}
         with Campaign(config.campaign, put_together, store, directory, progress=progress, about=about) as campaign:
             configfile.dump(config, directory / CONFIG_FILE)
@@ -33,6 +55,109 @@ def open_campaign(config: CampaignConfig, directory: Path, progress: Progress | 
 
 
 @contextmanager
-def parts(config: CampaignConfig, store: Store) -> Iterator[Parts]:
-    """What a campaign is put together from."""
-    raise NotImplementedError
+def parts(config: CampaignConfig, directory: Path) -> Iterator[Parts]:
+    """What a campaign is put together from; leaving ends the oracle's processes."""
+    builder = Builder(config, directory)
+    try:
+        yield builder.parts()
+    finally:
+        builder.close()
+
+
+class Builder:
+    """Makes each part of a campaign once; parts share one potential and one hull."""
+
+    def __init__(self, config: CampaignConfig, directory: Path | None = None) -> None:
+        self.config, self.directory = config, directory
+
+    @cached_property
+    def measuring(self) -> PotentialOracle:
+        """Potential, hull and oracle of this process. The canary is checked here."""
+        mlip = self.config.oracle.mlip
+        potential = load_potential(
+            mlip.potential, device=mlip.device, dtype=mlip.dtype, trust=mlip.trust, options=mlip.options
+        )
+        return PotentialOracle(potential, load_references(mlip.references), mlip)
+
+    @property
+    def workers(self) -> int:
+        """Processes that label side by side."""
+        return self.config.oracle.workers or cores()
+
+    @cached_property
+    def oracle(self) -> Oracle:
+        """The oracle, in processes of its own where there is more than one core and no GPU to share."""
+        on_cpu = self.measuring.potential.about.device == "cpu"
+        if self.workers == 1 or not on_cpu:
+            return self.measuring
+        return ParallelOracle(partial(build_oracle, self.config.oracle.mlip), self.workers, self.measuring)
+
+    @cached_property
+    def screen(self) -> HullScreen:
+        """Unrelaxed energies above the hull."""
+        potential = self.measuring.potential
+        return HullScreen(potential.energies, potential.energy_type, self.measuring.hull)
+
+    @cached_property
+    def generator(self) -> CrystalFormerGenerator:
+        """The policy and its frozen base."""
+        from flows.generation import load_model
+        from generator.policy import CrystalFormerGenerator
+
+        section = self.config.generator
+        base = load_model(section.checkpoint, section.device, section.dtype)
+        return CrystalFormerGenerator(base, section.proposals, section.finetune)
+
+    @cached_property
+    def novelty(self) -> NoveltyIndex:
+        """Known crystals and an empty archive."""
+        section = self.config.novelty
+        if section.reference == "none":
+            return NoveltyIndex(None, section.tolerances)
+        shipped = section.reference == "shipped"
+        known = KnownCrystals.shipped() if shipped else KnownCrystals.load(Path(section.reference))
+        return NoveltyIndex(known, section.tolerances)
+
+    @cached_property
+    def surrogate(self) -> CampaignSurrogate:
+        """Gaussian processes on features of the unrelaxed crystal, the potential's descriptors among them."""
+        measuring = self.measuring
+        key = f"{measuring.potential.energy_type}|{measuring.references.checksum}"
+        describe = measuring.potential.energies_and_descriptors
+        width = describe([Structure(np.eye(3) * 4.2, ["Cs"], [[0, 0, 0]])])[1].shape[1]
+        blocks = default_blocks(describe if width else None, self._unrelaxed_hull, key=key, size=width)
+        cache = None if self.directory is None else self.directory / "features"
+        return CampaignSurrogate(FeatureExtractor(blocks, cache), self.config.surrogate.gp, self._typical)
+
+    def parts(self) -> Parts:
+        """Everything."""
+        return Parts(
+            generator=self.generator,
+            surrogate=self.surrogate,
+            acquisition=PoolAcquisition(self.config.selection),
+            oracle=self.oracle,
+            reward_for=self.reward_for,
+            novelty=self.novelty,
+            validity=self.config.validity,
+            screen=self.screen,
+            rehull=Rehuller(self.measuring.hull),
+        )
+
+    def reward_for(self, round: int) -> Reward:
+        """The reward of a round; the surrogate has something to say from round 1 on."""
+        surrogate = self.surrogate if round > 0 else None
+        return PropertyReward(self.config.reward, Judges(self.config.validity, self.novelty, self.screen, surrogate))
+
+    def close(self) -> None:
+        """End the oracle's processes."""
+        oracle = self.__dict__.get("oracle")
+        if isinstance(oracle, ParallelOracle):
+            oracle.close()
+
+    def _typical(self) -> list:
+        return self.generator.propose(TYPICAL, seed=self.config.campaign.seed, round=0)
+
+    def _unrelaxed_hull(self, structures: Sequence[Structure], energies: np.ndarray) -> np.ndarray:
+        compositions = [structure.composition for structure in structures]
+        found = self.measuring.hull.batch(compositions, energies, self.measuring.potential.energy_type)
+        return np.array([result.e_above_hull for result in found])

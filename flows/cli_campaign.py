@@ -153,15 +153,13 @@ def status(directory: Folder, json: Json = False) -> None:
     emit(summary, json)
 
 
-def report(
-    directory: Folder,
-    output: Annotated[Path | None, typer.Option(help="File to write. Default: report.html in the folder.")] = None,
-) -> None:
+def report(directory: Folder) -> None:
     """Write the HTML report of a campaign anew; works while it runs."""
-    from flows.plain import open_history, write_report
+    from flows.outcome import write_report
+    from flows.plain import open_history
 
     with open_history(directory) as history:
-        path = write_report(history, directory, output)
+        path = write_report(history, directory)
     emit({"report": str(path)}, False, f"wrote {path}")
 
 

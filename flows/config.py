@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, Self, TypeVar, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flows import configfile
 from generator.finetune import FinetuneConfig
@@ -19,6 +19,7 @@ from loop.reward import RewardConfig
 from loop.settings import CHANGEABLE, CampaignSettings
 from loop.validity import ValidityRules
 from oracles.mlip import MlipConfig
+from surrogates.acquisition import STRATEGIES, AcquisitionConfig
 from surrogates.properties import GPConfig
 
 Settings = TypeVar("Settings")
@@ -36,7 +37,9 @@ def forbid_extra(kind: type[Settings]) -> type[Settings]:
     return kind
 
 
+ROOMS: tuple[type[Any], ...]
 ROOMS = (CampaignSettings, FinetuneConfig, PolicyConfig, ValidityRules, Tolerances, RewardConfig, MlipConfig, GPConfig)
+ROOMS += (AcquisitionConfig,)
 for room_settings in ROOMS:
     forbid_extra(room_settings)
 
@@ -88,7 +91,24 @@ class CampaignConfig(Section):
     novelty: NoveltySection = Field(default_factory=lambda: NoveltySection())
     reward: RewardConfig = Field(default_factory=lambda: RewardConfig(), description="what the policy learns from")
     surrogate: SurrogateSection = Field(default_factory=lambda: SurrogateSection())
+    selection: AcquisitionConfig = Field(default_factory=lambda: AcquisitionConfig(), description="what is labelled")
     oracle: OracleSection = Field(default_factory=lambda: OracleSection())
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        """Properties that are asked for are also predicted."""
+        known = {item.name for item in self.surrogate.gp.properties}
+        asked = {f"selection: objective {item.name!r}": item.name for item in self.selection.objectives}
+        asked |= {f"selection: constraint {item.name!r}": item.name for item in self.selection.constraints}
+        asked |= {f"reward: term {t.property!r}": t.property for t in self.reward.terms if t.source == "surrogate"}
+        missing = [what for what, name in asked.items() if name not in known]
+        if missing:
+            raise ValueError(f"{'; '.join(missing)}: not among surrogate.gp.properties ({', '.join(sorted(known))})")
+        if self.selection.strategy not in STRATEGIES:
+            raise ValueError(
+                f"selection.strategy: expected one of {', '.join(STRATEGIES)}, got {self.selection.strategy!r}"
+            )
+        return self
 
     def directory(self, results: str | Path | None = None) -> Path:
         """Where the results go."""

@@ -64,9 +64,12 @@ def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+SHOWN = ("reward", "kl", "train", "nll", "failures", "drawn")  # metrics worth a place beside a progress bar
+
+
 @dataclass
 class PlainProgress:
-    """Progress as lines, for logs: the first and last of each stage and one every `PLAIN_INTERVAL` seconds."""
+    """Progress as lines, for logs: one line of a stage at most every `PLAIN_INTERVAL` seconds."""
 
     started: dict[str, float] = field(default_factory=dict)
     printed: dict[str, float] = field(default_factory=dict)
@@ -75,19 +78,22 @@ class PlainProgress:
         """`loop.contracts.Progress`."""
         now = time.monotonic()
         if stage not in self.started or done < 1:
-            self.started[stage] = now
-        if now - self.printed.get(stage, -math.inf) < PLAIN_INTERVAL and done < total:
+            self.started[stage] = self.printed[stage] = now
+        if total <= 1 or now - self.printed[stage] < PLAIN_INTERVAL:
             return
         self.printed[stage] = now
         elapsed = now - self.started[stage]
-        left = elapsed / done * (total - done) if 0 < done < total else 0.0
-        eta = f"  {elapsed:.0f} s, {left:.0f} s to go" if left else f"  {elapsed:.0f} s"
-        note(f"{stage:<22} {done}/{total}{eta}  {described(metrics)}".rstrip())
+        left = f", {elapsed / done * (total - done):.0f} s to go" if 0 < done < total else ""
+        note(f"  {stage} {done}/{total} ({elapsed:.0f} s{left})  {described(metrics)}".rstrip())
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        note(line)
 
 
 @dataclass
 class RichProgress:
-    """Progress as bars, for terminals: one bar a stage."""
+    """Progress as a bar of the present stage, for terminals; lines that stay go above it."""
 
     bars: Progress
     tasks: dict[str, TaskID] = field(default_factory=dict)
@@ -95,24 +101,48 @@ class RichProgress:
     def __call__(self, stage: str, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
         """`loop.contracts.Progress`."""
         if stage not in self.tasks:
+            self._clear()
             self.tasks[stage] = self.bars.add_task(stage, total=total, metrics="")
         self.bars.update(self.tasks[stage], completed=done, total=total, metrics=described(metrics))
+
+    def say(self, line: str) -> None:
+        """Print a line that stays."""
+        self._clear()
+        self.bars.console.print(line, markup=False)
+
+    def _clear(self) -> None:
+        for task in self.tasks.values():
+            self.bars.remove_task(task)
+        self.tasks.clear()
+
+
+class NoProgress:
+    """Silence."""
+
+    def __call__(self, *_: Any) -> None:
+        """`loop.contracts.Progress`."""
+
+    def say(self, line: str) -> None:
+        """Nothing."""
+
+
+Reporter = PlainProgress | RichProgress | NoProgress
 
 
 def described(metrics: Mapping[str, float] | None) -> str:
     """``reward 0.12  kl 0.003``."""
-    return "  ".join(f"{name} {short(value)}" for name, value in (metrics or {}).items())
+    return "  ".join(f"{name} {short(metrics[name])}" for name in SHOWN if metrics and name in metrics)
 
 
 @contextmanager
-def progress(quiet: bool = False) -> Iterator[Any]:
+def progress(quiet: bool = False) -> Iterator[Reporter]:
     """A `loop.contracts.Progress` that suits the terminal: bars, or lines where stderr is no terminal."""
     if quiet:
-        yield lambda *_: None
+        yield NoProgress()
     elif not err.is_terminal:
         yield PlainProgress()
     else:
-        columns = [TextColumn("{task.description:<22}"), BarColumn(24), MofNCompleteColumn()]
+        columns = [TextColumn("{task.description:<18}"), BarColumn(24), MofNCompleteColumn()]
         columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[metrics]}")]
-        with Progress(*columns, console=err) as bars:
+        with Progress(*columns, console=err, transient=True) as bars:
             yield RichProgress(bars)

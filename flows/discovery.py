@@ -86,17 +86,14 @@ def run_watched(
     with build.open_campaign(config, directory, progress=watcher.progress) as campaign:
         while not campaign.finished:
             round, stage = campaign.history.next_stage
-            if stage == "label":
-                label(campaign, round)
-            else:
-                TASKS[stage](campaign, round, stage)
-            watcher.staged(campaign, stage)
+            payload = label(campaign, round) if stage == "label" else TASKS[stage](campaign, round, stage)
+            watcher.staged(campaign, round, stage, payload)
         summary = outcome.write_results(campaign.history, directory)
     watcher.finished(directory, summary)
     return summary
 
 
-def label(campaign: Campaign, round: int) -> None:
+def label(campaign: Campaign, round: int) -> dict[str, Any]:
     """Label what is selected: pieces side by side, then the stage's record."""
 
     def spread(pending: list[Candidate]) -> None:
@@ -108,4 +105,4 @@ def label(campaign: Campaign, round: int) -> None:
             future.result()  # raises what the piece raised
 
     campaign.spread = spread
-    campaign.run_stage(round, "label")
+    return campaign.run_stage(round, "label")

@@ -34,7 +34,9 @@ def measured(config: CampaignConfig) -> dict[str, Any]:
     """
     from flows import build
 
-    with build.probe(config) as (parts, workers):
+    builder = build.Builder(config)
+    parts, workers = builder.parts(), builder.workers
+    try:
         clock = [time.monotonic()]
         drawn = parts.generator.propose(PROBE, seed=0, round=0)
         clock.append(time.monotonic())
@@ -44,8 +46,10 @@ def measured(config: CampaignConfig) -> dict[str, Any]:
         reasons = parts.validity([candidate.structure for candidate in drawn])
         valid = [candidate for candidate, reason in zip(drawn, reasons, strict=True) if reason is None]
         chosen = (valid or drawn)[:PROBE_LABELS]
-        parts.oracle.evaluate(chosen)
+        builder.measuring.evaluate(chosen)
         clock.append(time.monotonic())
+    finally:
+        builder.close()
     draw, score, label = (later - sooner for sooner, later in pairwise(clock))
     plan = forecast(config)
     learn = plan["reward_evaluations"] * (draw + score) / PROBE

@@ -48,9 +48,21 @@ def write_results(history: History, directory: Path) -> dict[str, Any]:
     from loop.export import write_ranked
 
     write_ranked(history, directory)
+    write_report(history, directory)
     summary = summarise(history)
     write_record(history, directory, summary)
     return summary
+
+
+def write_report(history: History, directory: Path) -> Path:
+    """Write ``report.html``."""
+    from loop.report import write_report
+
+    made_with = history.about.get("provenance", {})
+    versions = made_with.get("versions", {})
+    protocol = [("commit", made_with.get("commit") or "not from a checkout")]
+    protocol += [("versions", ", ".join(f"{name} {version}" for name, version in versions.items()))]
+    return write_report(history, directory, protocol)
 
 
 def write_record(history: History, directory: Path, summary: dict[str, Any]) -> None:

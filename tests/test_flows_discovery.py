@@ -53,7 +53,7 @@ def test_flow_gives_the_plain_campaign(tmp_path, fakes, monkeypatch):
 
     from flows.discovery import discovery_loop
 
-    config = write_config(tmp_path / "c.yaml", name="Two Rounds", rounds=2, pool=24, budget=5, chunk=2)
+    config = write_config(tmp_path / "c.yaml", name="Two Rounds", rounds=2, pool=12, budget=5, chunk=2)
     summary = discovery_loop(config, str(tmp_path / "flow"))
     assert summary["rounds_done"] == 3
     assert summary["oracle_calls"] == len(fakes.evaluated) == len(set(fakes.evaluated)) == 15
@@ -77,7 +77,7 @@ def test_flow_gives_the_plain_campaign(tmp_path, fakes, monkeypatch):
 def test_a_second_run_labels_nothing_again(tmp_path, fakes):
     from flows.discovery import discovery_loop
 
-    config = write_config(tmp_path / "c.yaml", name="again", rounds=1, pool=24, budget=4)
+    config = write_config(tmp_path / "c.yaml", name="again", rounds=1, pool=12, budget=4)
     first = discovery_loop(config, str(tmp_path / "r"))
     assert discovery_loop(config, str(tmp_path / "r")) == first
     assert len(fakes.evaluated) == 8
@@ -96,7 +96,7 @@ def test_a_failed_artifact_does_not_end_the_campaign(tmp_path, fakes, monkeypatc
 
     for name in ("_show_ranked", "_show_progress", "_show_report"):
         monkeypatch.setattr(Watcher, name, away)
-    config = write_config(tmp_path / "c.yaml", name="away", rounds=1, pool=24, budget=4)
+    config = write_config(tmp_path / "c.yaml", name="away", rounds=1, pool=12, budget=4)
     assert discovery_loop(config, str(tmp_path / "r"))["rounds_done"] == 2
 
 

@@ -37,7 +37,7 @@ def metals(tmp_path):
 
 def test_relax_keeps_ids_columns_and_failures(metals, tmp_path):
     from ase.build import bulk
-    from ase.calculators.emt import EMT as Calculator
+    from ase.calculators import emt
 
     done = run(
         "relax", "--input", metals, "--output", tmp_path / "out.csv", "--potential", EMT, "--fmax", 0.01, "--json"
@@ -49,7 +49,7 @@ def test_relax_keeps_ids_columns_and_failures(metals, tmp_path):
     assert frame["status"].tolist() == ["ok", "ok", "ok", "failed:unsupported-element", "failed:unreadable"]
     assert {"energy", "energy_type", "steps", "max_force", "max_stress", "seconds"} <= set(frame)
     atoms = bulk("Cu", "fcc", a=3.59)
-    atoms.calc = Calculator()
+    atoms.calc = emt.EMT()
     assert frame["energy"][0] == pytest.approx(atoms.get_potential_energy(), abs=2e-3)
     relaxed = read_crystals(tmp_path / "out.csv").structures
     assert (4 * relaxed[0].volume / len(relaxed[0])) ** (1 / 3) == pytest.approx(3.59, abs=0.01)

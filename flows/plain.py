@@ -1,0 +1,74 @@
+"""Campaigns without Prefect: run one, look at one, export one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows import configfile
+from flows.narrative import told
+from flows.outcome import summarise, write_report, write_results
+from loop.errors import ConfigError
+from loop.history import History
+from loop.settings import STAGES
+from loop.store import Store
+
+if TYPE_CHECKING:
+    from flows.config import CampaignConfig
+    from flows.console import Reporter
+
+CONFIG_FILE = "config.yaml"
+
+
+def run_campaign(config: CampaignConfig, directory: Path, reporter: Reporter) -> dict[str, Any]:
+    """Run all that is left of a campaign and write its results; returns the summary."""
+    from flows import build
+
+    with build.open_campaign(config, directory, reporter) as campaign:
+        while not campaign.finished:
+            round, stage = campaign.history.next_stage
+            payload = campaign.run_stage(round, stage)
+            rounds = campaign.settings.rounds
+            reporter.say(f"round {round}/{rounds} {stage:<8} {told(stage, payload)} ({payload['seconds']:.0f} s)")
+            if stage == "report":
+                write_report(campaign.history, directory)  # people look while it runs
+        return write_results(campaign.history, directory)
+
+
+@contextmanager
+def open_history(directory: Path) -> Iterator[History]:
+    """A campaign to look at; it may be running.
+
+    Raises:
+        ConfigError: the folder holds no campaign.
+        StoreError: its ledger cannot be read.
+    """
+    path = directory / CONFIG_FILE
+    if not path.is_file():
+        raise ConfigError(
+            f"{directory} holds no campaign: no {CONFIG_FILE} in it (start one with `discovery-loop run`)"
+        )
+    data = configfile.read_mapping(path)  # unchecked: the check loads every room, and looking should be quick
+    url = configfile.expand_environment(data["store"]) if data.get("store") else str(directory / "campaign.db")
+    with Store(url, create=False) as store:
+        yield History.load(store, data["campaign"]["name"])
+
+
+def status_of(history: History) -> dict[str, Any]:
+    """The summary, and what comes next."""
+    round, stage = history.next_stage
+    done = round > history.settings.rounds or bool(history.stopped)
+    pending = 0
+    if (round, "select") in history.done and (round, "label") not in history.done:
+        pending = sum(pick.candidate_id not in history.evaluations for pick in history.picks(round))
+    state = "finished" if done else f"round {round} of {history.settings.rounds}, {stage} ({STAGES.index(stage) + 1}/6)"
+    return {"state": state, "labels_pending": pending, **summarise(history)}
+
+
+def export_campaign(history: History, directory: Path, format: str, output: Path) -> dict[str, Any]:
+    """Write the ranked candidates; returns what was written."""
+    from loop.export import export
+
+    return {"rows": export(history, format, output, directory=directory), "format": format, "output": str(output)}

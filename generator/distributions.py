@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from generator.model import ModelConfig, Sampling
+from generator.conditions import Sampling
+from generator.model import ModelConfig
 
 LOG_2PI = math.log(2 * math.pi)
 TWO_PI = 2 * math.pi

@@ -7,14 +7,19 @@ coordinates are counted too and each cell parameter has a mixture of its own; it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from generator.conditions import Sampling, numbers
 from generator.distributions import Categorical, LatticeMixture, VonMisesMixture
-from generator.model import CrystalFormer, Sampling
+from generator.model import CrystalFormer
+from generator.reach import Prefixes, Reach, reach
 from generator.sequence import A, Crystals, TokenSequence, W, X, Z, build_sequence
 from generator.wyckoff import tables
 
@@ -23,7 +28,11 @@ Definition = Literal["exact", "published"]
 
 @dataclass(frozen=True)
 class LogProb:
-    """Log-probabilities in nats, each (n,). Coordinates are densities per radian of 2 pi x."""
+    """Log-probabilities in nats, each (n,). Coordinates are densities per radian of 2 pi x.
+
+    `g` is that of the space group under p(g), restricted to the allowed groups in which the conditions can be met; the
+    others are given the space group and the conditions.
+    """
 
     g: Tensor
     w: Tensor
@@ -40,6 +49,15 @@ class LogProb:
     def joint(self) -> Tensor:
         """Of the crystal and its space group."""
         return self.g + self.total
+
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        """Some of the crystals."""
+        return type(self)(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """One after the other."""
+        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
 
 @dataclass(frozen=True)
@@ -77,7 +95,17 @@ def masks(device: torch.device, dtype: torch.dtype) -> Masks:
     return _MASKS[key]
 
 
-def letter_distribution(raw: Tensor, g: Tensor, before: Tensor, last: Tensor, sampling: Sampling) -> Categorical:
+@lru_cache(maxsize=32)
+def _elements(allowed: frozenset[int], size: int, device: torch.device) -> Tensor:
+    """Allowed elements, bool (size,)."""
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[list(allowed)] = True
+    return mask.to(device)
+
+
+def letter_distribution(
+    raw: Tensor, g: Tensor, before: Tensor, last: Tensor, sampling: Sampling, *, allowed: Tensor | None = None
+) -> Categorical:
     """Of the next letter.
 
     Args:
@@ -86,24 +114,73 @@ def letter_distribution(raw: Tensor, g: Tensor, before: Tensor, last: Tensor, sa
         before: letters before (m,).
         last: bool (m,), slots where only the stop letter is left.
         sampling: temperature and top-p.
+        allowed: bool (m, 28), of `generator.reach` where there are conditions; else what symmetry allows.
     """
-    allowed = masks(raw.device, raw.dtype).next_letter[g, before]
+    if allowed is None:
+        allowed = masks(raw.device, raw.dtype).next_letter[g, before]
     stop = torch.zeros_like(allowed)
     stop[:, 0] = True
     return Categorical.of(raw, torch.where(last[:, None], stop, allowed), sampling)
 
 
-def first_letter_distribution(raw: Tensor, g: Tensor, sampling: Sampling) -> Categorical:
+def first_letter_distribution(
+    raw: Tensor, g: Tensor, sampling: Sampling, *, allowed: Tensor | None = None
+) -> Categorical:
     """Of the first letter; the stop letter is not among the choices."""
-    return Categorical.of(raw, masks(raw.device, raw.dtype).first_letter[g], sampling)
+    if allowed is None:
+        allowed = masks(raw.device, raw.dtype).first_letter[g]
+    return Categorical.of(raw, allowed, sampling)
 
 
-def element_distribution(raw: Tensor, sampling: Sampling) -> Categorical:
-    """Of the element of a site; `sampling.elements` are the choices."""
-    allowed = torch.zeros(raw.shape[-1], dtype=torch.bool, device=raw.device)
-    allowed[list(sampling.elements) or slice(None)] = True
-    allowed[0] = False
-    return Categorical.of(raw, allowed.expand_as(raw), sampling)
+def element_distribution(raw: Tensor, sampling: Sampling, *, allowed: Tensor | None = None) -> Categorical:
+    """Of the element of a site.
+
+    Args:
+        raw: logits (m, 119).
+        sampling: allowed elements, bias, temperature and top-p.
+        allowed: bool (m, 119), of `generator.reach` where there are conditions; else the allowed elements.
+    """
+    if allowed is None:
+        allowed = _elements(sampling.allowed, raw.shape[-1], raw.device).expand_as(raw)
+    if sampling.bias:
+        bias = torch.zeros(raw.shape[-1], dtype=raw.dtype)
+        bias[list(numbers(sampling.bias))] = torch.tensor(list(sampling.bias.values()), dtype=raw.dtype)
+        raw = raw + bias.to(raw.device)
+    return Categorical.of(raw, allowed, sampling)
+
+
+def space_group_logp(model: CrystalFormer, sampling: Sampling) -> Tensor:
+    """Log-probabilities (230,) of the space groups: p(g), on the allowed groups in which the conditions can be met.
+
+    Not the posterior of g given the conditions, which would take a sum over all crystals.
+
+    Raises:
+        ConditionError: an allowed group is impossible, or all groups are.
+    """
+    logits = model.space_group_logits
+    conditions = reach(sampling, model.config.slots)
+    if conditions is None and not sampling.space_groups:
+        return torch.log_softmax(logits, 0)
+    allowed = np.isin(np.arange(1, len(logits) + 1), sampling.space_groups) if conditions is None else conditions.groups
+    logits = logits.masked_fill(~torch.as_tensor(allowed, device=logits.device), -torch.inf)
+    return torch.log_softmax(logits, 0)
+
+
+def teacher_forced(conditions: Reach, crystals: Crystals) -> tuple[Tensor, Tensor]:
+    """What the conditions allow at each site of given crystals: letters bool (n, S, 28), elements bool (n, S, 119)."""
+    G, W, A = (t.cpu().numpy() for t in (crystals.G, crystals.W, crystals.A))
+    letters, elements = np.ones((*W.shape, 28), bool), np.ones((*W.shape, 119), bool)
+    prefixes, rows = Prefixes(conditions, G), np.arange(len(G))
+    for site in range(W.shape[1]):
+        letters[rows, site] = prefixes.letters()
+        going = np.flatnonzero(W[rows, site])
+        rows, prefixes = rows[going], prefixes.keep(going)
+        if len(rows) == 0:
+            break
+        elements[rows, site] = prefixes.elements(W[rows, site])
+        prefixes.place(W[rows, site], A[rows, site])
+    device = crystals.G.device
+    return torch.as_tensor(letters, device=device), torch.as_tensor(elements, device=device)
 
 
 def log_prob(
@@ -115,38 +192,58 @@ def log_prob(
         ValueError: the published definition was asked of a model in the free layout.
     """
     config, sampling = model.config, sampling or Sampling()
-    if definition == "published" and config.free_layout:
+    exact = definition == "exact"
+    if not exact and config.free_layout:
         raise ValueError("the published likelihood needs a model in the published layout, not free_layout=True")
     sequence = build_sequence(crystals, model.free if config.free_layout else None)
     hidden = model(sequence)
     before = torch.cat([torch.zeros_like(hidden[:, :1]), hidden[:, :-1]], 1)  # state that predicts each token
     mask = masks(model.device, model.dtype)
-    g = sequence.G[:, None].expand_as(sequence.kind)
-    n = len(crystals)
+    conditions = reach(sampling, config.slots)
+    may = None if conditions is None else teacher_forced(conditions, crystals)
 
-    def gather(at: Tensor, logp: Tensor) -> Tensor:
-        return torch.zeros(n, dtype=logp.dtype, device=logp.device).index_add(0, at.nonzero()[:, 0], logp)
-
-    first = first_letter_distribution(model.predict_first_letter(crystals.G), crystals.G, sampling)
-    at = sequence.present & (sequence.kind == W) & (sequence.site > 0)
-    previous = crystals.W.gather(1, (sequence.site - 1).clamp(min=0))
-    last = sequence.site[at] == config.slots - 1 if definition == "exact" else torch.zeros_like(g[at], dtype=torch.bool)
-    letters = letter_distribution(model.predict("letter", before[at]), g[at], previous[at], last, sampling)
-    logp_w = first.log_prob(crystals.W[:, 0]) + gather(at, letters.log_prob(sequence.index[at]))
-
+    letters = _letters(model, crystals, sequence, before, sampling, None if may is None else may[0], last=exact)
     at = sequence.present & (sequence.kind == A)
-    elements = element_distribution(model.predict("element", before[at]), sampling)
-    logp_a = gather(at, elements.log_prob(sequence.index[at]))
+    allowed = None if may is None else may[1][at.nonzero()[:, 0], sequence.site[at]]
+    elements = element_distribution(model.predict("element", before[at]), sampling, allowed=allowed)
+    logp_a = _sum(at, elements.log_prob(sequence.index[at]))
+    logp_xyz = _coordinates(model, crystals, sequence, before, sampling, mask.free if exact else mask.active)
 
-    logp_xyz = _coordinates(
-        model, crystals, sequence, before, sampling, mask.free if definition == "exact" else mask.active
-    )
     at = sequence.present & (sequence.kind == W) & (sequence.index == 0)
     cell = LatticeMixture.of(model.predict("lattice", hidden[at]), config, sampling)
-    density = cell.log_prob if definition == "exact" else cell.log_prob_published
+    density = cell.log_prob if exact else cell.log_prob_published
     logp_l = density(crystals.L, mask.lattice[crystals.G])
-    logp_g = torch.log_softmax(model.space_group_logits, 0)[crystals.G - 1]
-    return LogProb(logp_g, logp_w, logp_a, logp_xyz, logp_l)
+    logp_g = space_group_logp(model, sampling)[crystals.G - 1]
+    return LogProb(logp_g, letters, logp_a, logp_xyz, logp_l)
+
+
+def _sum(at: Tensor, logp: Tensor) -> Tensor:
+    """Sum over each crystal (n,) of log-probabilities of the tokens that `at` (n, T) marks."""
+    return torch.zeros(len(at), dtype=logp.dtype, device=logp.device).index_add(0, at.nonzero()[:, 0], logp)
+
+
+def _letters(
+    model: CrystalFormer,
+    crystals: Crystals,
+    sequence: TokenSequence,
+    before: Tensor,
+    sampling: Sampling,
+    allowed: Tensor | None,
+    *,
+    last: bool,
+) -> Tensor:
+    """Log-probability (n,) of the letters, the stop included; `last`: nothing but a stop in the last slot."""
+    g = crystals.G
+    first = first_letter_distribution(
+        model.predict_first_letter(g), g, sampling, allowed=None if allowed is None else allowed[:, 0]
+    )
+    at = sequence.present & (sequence.kind == W) & (sequence.site > 0)
+    row, site = at.nonzero()[:, 0], sequence.site[at]
+    final = (site == model.config.slots - 1) & last
+    raw, previous = model.predict("letter", before[at]), crystals.W[row, site - 1]
+    allowed = None if allowed is None else allowed[row, site]
+    later = letter_distribution(raw, g[row], previous, final, sampling, allowed=allowed)
+    return first.log_prob(crystals.W[:, 0]) + _sum(at, later.log_prob(sequence.index[at]))
 
 
 def _coordinates(
@@ -162,5 +259,4 @@ def _coordinates(
     axis = (sequence.kind - X).clamp(0, Z - X)
     at = sequence.present & (sequence.kind >= X) & counted[sequence.G[:, None], letter, axis]
     mixture = VonMisesMixture.of(model.predict("coordinate", before[at]), model.config, sampling)
-    logp = mixture.log_prob(sequence.coordinate[at])
-    return torch.zeros(len(crystals), dtype=logp.dtype, device=logp.device).index_add(0, at.nonzero()[:, 0], logp)
+    return _sum(at, mixture.log_prob(sequence.coordinate[at]))

@@ -6,13 +6,14 @@ published checkpoints; the default differs where that one wastes tokens or infor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from generator.conditions import Sampling as Sampling  # where it used to be
 from generator.sequence import KINDS, LATTICE, A, TokenSequence, W, X
 from generator.wyckoff import WyckoffTables, tables
 
@@ -342,24 +343,3 @@ def _letter_features(table: WyckoffTables) -> Tensor:
     dof = torch.tensor(table.dof)[..., None] / 3
     op0 = torch.tensor(table.op0).flatten(2)
     return torch.cat([multiplicity, dof, op0, torch.tensor(table.free)], -1).to(torch.get_default_dtype())
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """What changes the distribution that crystals are drawn from, and hence their likelihood.
-
-    `elements` are the allowed atomic numbers (empty: all). `temperature` divides the logits of letters, elements and
-    mixture components and kappa, and multiplies the variance of the cell; `top_p` keeps the smallest set of choices
-    whose untempered probability reaches it (arXiv 1904.09751).
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    elements: tuple[int, ...] = field(default=())
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from generator.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from generator.conditions import Sampling
+from generator.draw import Drawn, draw
 from generator.finetune import FinetuneConfig, Finetuner, to_candidates
-from generator.model import Sampling
-from generator.sample import draw_space_groups, sample
+from generator.guard import Guard
 from loop.contracts import Progress, Reward
 from loop.errors import CheckpointError
 from loop.values import Candidate
@@ -20,12 +21,19 @@ from loop.values import Candidate
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """How candidates are proposed."""
+    """How candidates are proposed. `space_groups` and `max_atoms` are short for those of `sampling`."""
 
     batch_size: int = 200
     space_groups: tuple[int, ...] = ()  # allowed; empty: all of p(g)
-    max_atoms: int | None = None  # in the conventional cell; larger ones are dropped
+    max_atoms: int | None = None  # in the primitive cell
     sampling: Sampling = field(default_factory=Sampling)
+    guard: Guard | None = None  # against atoms that are too close; never part of fine-tuning
+
+    @property
+    def conditions(self) -> Sampling:
+        """`sampling` with the short cuts filled in."""
+        sampling = self.sampling.within(self.space_groups)
+        return sampling if self.max_atoms is None else replace(sampling, max_atoms=self.max_atoms)
 
 
 class CrystalFormerGenerator:
@@ -40,20 +48,21 @@ class CrystalFormerGenerator:
         self.base, self.config, self.finetune = base, config or PolicyConfig(), finetune or FinetuneConfig()
         self.policy = copy.deepcopy(base.model)
         self.version = base.checksum[:8]
+        self.last_draw: Drawn | None = None
 
     def propose(self, n: int, *, seed: int, round: int) -> list[Candidate]:
-        """Draw n crystals; those that are no crystals or too large are left out."""
+        """Draw n crystals; those that are no crystals are left out. `last_draw` tells what the guard did.
+
+        Raises:
+            ConditionError: conditions that cannot be met in an allowed space group, or in any.
+        """
+        config = self.config
         rng = np.random.default_rng(seed)
-        out: list[Candidate] = []
-        for start in range(0, n, self.config.batch_size):
-            size = min(self.config.batch_size, n - start)
-            groups = draw_space_groups(self.policy, size, rng, list(self.config.space_groups))
-            drawn = sample(self.policy, groups, rng, self.config.sampling)
-            source = "base" if self.version == self.base.checksum[:8] else "policy"
-            drawn_candidates = to_candidates(drawn, policy=self.version, round=round, source=source)
-            limit = self.config.max_atoms or np.inf
-            out.extend(c for c in drawn_candidates if c is not None and len(c.structure) <= limit)
-        return out
+        drawn = draw(self.policy, n, rng, config.conditions, guard=config.guard, batch_size=config.batch_size)
+        self.last_draw = drawn
+        source = "base" if self.version == self.base.checksum[:8] else "policy"
+        candidates = to_candidates(drawn.sample, policy=self.version, round=round, source=source)
+        return [candidate for candidate in candidates if candidate is not None]
 
     def learn(
         self,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from generator.conditions import Sampling
 from generator.distributions import Categorical, LatticeMixture, VonMisesMixture
 from generator.likelihood import (
     LogProb,
@@ -15,8 +17,10 @@ from generator.likelihood import (
     first_letter_distribution,
     letter_distribution,
     masks,
+    space_group_logp,
 )
-from generator.model import Cache, CrystalFormer, Sampling, Step
+from generator.model import Cache, CrystalFormer, Step
+from generator.reach import Prefixes, reach
 from generator.sequence import LATTICE, A, Crystals, W, X
 from generator.tokens import CrystalBatch
 from generator.wyckoff import symmetrize_lattice
@@ -31,16 +35,26 @@ class Sample:
 
 
 def draw_space_groups(
-    model: CrystalFormer, n: int, rng: np.random.Generator, allowed: list[int] | None = None
+    model: CrystalFormer,
+    n: int,
+    rng: np.random.Generator,
+    allowed: Sequence[int] | None = None,
+    sampling: Sampling | None = None,
 ) -> np.ndarray:
-    """Space groups (n,) from the learned p(g), restricted to `allowed` where given."""
-    p = model.space_group_logits.double().softmax(0).cpu().numpy()
-    if allowed:
-        keep = np.zeros_like(p)
-        keep[np.array(allowed) - 1] = 1.0
-        p = p * keep
-        if p.sum() == 0:  # groups that the model never saw: all alike
-            p = keep
+    """Space groups (n,) from the learned p(g).
+
+    Args:
+        model: has p(g).
+        n: how many.
+        rng: source of randomness.
+        allowed: the choices, where given; else those of `sampling`.
+        sampling: groups in which its conditions cannot be met are left out.
+
+    Raises:
+        ConditionError: an allowed group is impossible under the conditions, or all groups are.
+    """
+    logp = space_group_logp(model, (sampling or Sampling()).within(allowed or ())).double().cpu().numpy()
+    p = np.exp(logp - logp.max())
     return rng.choice(np.arange(1, len(p) + 1), size=n, p=p / p.sum())
 
 
@@ -50,6 +64,12 @@ class _Draw:
     def __init__(self, model: CrystalFormer, g: Tensor, rng: np.random.Generator, sampling: Sampling) -> None:
         self.model, self.rng, self.sampling, self.config = model, rng, sampling, model.config
         self.mask = masks(model.device, model.dtype)
+        conditions = reach(sampling, model.config.slots)
+        self.prefixes: Prefixes | None = None
+        if conditions is not None:
+            groups = g.cpu().numpy()
+            conditions.demand(np.unique(groups).tolist())
+            self.prefixes = Prefixes(conditions, groups)
         n, slots = len(g), model.config.slots
         zeros = torch.zeros(n, slots, dtype=torch.long, device=model.device)
         xyz = torch.zeros(n, slots, 3, dtype=model.dtype, device=model.device)
@@ -96,13 +116,15 @@ class _Draw:
         """Letters (alive,) of this site, 0 where the crystal stops."""
         g = self.out.G[self.alive]
         everyone = torch.arange(len(self.alive), device=g.device)
+        allowed = None if self.prefixes is None else torch.as_tensor(self.prefixes.letters(), device=g.device)
         if self.hidden is None:
-            distribution = first_letter_distribution(self.model.predict_first_letter(g), g, self.sampling)
+            raw = self.model.predict_first_letter(g)
+            distribution = first_letter_distribution(raw, g, self.sampling, allowed=allowed)
         else:
             before = self.out.W[self.alive, site - 1]
             last = torch.full_like(g, site == self.config.slots - 1, dtype=torch.bool)
             raw = self.model.predict("letter", self.hidden)
-            distribution = letter_distribution(raw, g, before, last, self.sampling)
+            distribution = letter_distribution(raw, g, before, last, self.sampling, allowed=allowed)
         letter = self.choose("w", distribution)
         self.out.W[self.alive, site] = letter
         self.step(site, W, letter, torch.where(letter > 0, A, LATTICE), everyone)
@@ -120,6 +142,8 @@ class _Draw:
         self.out.L[rows] = cell
         self.note("l", stopped, mixture.log_prob(cell, self.mask.lattice[self.out.G[rows]]))
         self.cache.keep(going)
+        if self.prefixes is not None:
+            self.prefixes.keep(going.cpu().numpy())
         self.alive, self.hidden = self.alive[going], self.hidden[going]
 
     def tokens_of(self, letter: Tensor) -> Tensor:
@@ -138,8 +162,14 @@ class _Draw:
     def elements(self, site: int, letter: Tensor, present: Tensor) -> None:
         """Elements of this site."""
         assert self.hidden is not None
-        element = self.choose("a", element_distribution(self.model.predict("element", self.hidden), self.sampling))
+        allowed = None
+        if self.prefixes is not None:
+            allowed = torch.as_tensor(self.prefixes.elements(letter.cpu().numpy()), device=letter.device)
+        raw = self.model.predict("element", self.hidden)
+        element = self.choose("a", element_distribution(raw, self.sampling, allowed=allowed))
         self.out.A[self.alive, site] = element
+        if self.prefixes is not None:
+            self.prefixes.place(letter.cpu().numpy(), element.cpu().numpy())
         everyone = torch.arange(len(letter), device=letter.device)
         self.step(site, A, element, self.after(present, -1), everyone)
 
@@ -167,13 +197,18 @@ class _Draw:
 def sample(
     model: CrystalFormer, space_groups: np.ndarray, rng: np.random.Generator, sampling: Sampling | None = None
 ) -> Sample:
-    """Draw one crystal in each space group (n,). The model is put into evaluation mode."""
+    """Draw one crystal in each space group (n,). The model is put into evaluation mode.
+
+    Raises:
+        ConditionError: a space group in which the conditions cannot be met.
+    """
     model.eval()
+    sampling = sampling or Sampling()
     g = torch.as_tensor(np.asarray(space_groups), dtype=torch.long, device=model.device)
-    draw = _Draw(model, g, rng, sampling or Sampling())
+    draw = _Draw(model, g, rng, sampling)
     draw.run()
     out = draw.out
-    logp_g = torch.log_softmax(model.space_group_logits, 0)[g - 1]
+    logp_g = space_group_logp(model, sampling)[g - 1]
     return Sample(_to_batch(out), LogProb(logp_g, **draw.logp))
 
 

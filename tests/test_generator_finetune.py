@@ -143,7 +143,7 @@ def test_generator_contract(base, tmp_path):
     assert {c.origin.source for c in proposed} == {"base"}
     assert proposed[0].origin.logp < 0
     small = CrystalFormerGenerator(base, PolicyConfig(max_atoms=12), CONFIG)
-    assert all(len(c.structure) <= 12 for c in small.propose(60, seed=1, round=0))
+    assert all(len(c.structure.get_primitive_structure()) <= 12 for c in small.propose(60, seed=1, round=0))
 
     generator = CrystalFormerGenerator(base, PolicyConfig(), replace(CONFIG, iterations=2))
     rows = generator.learn(light_elements, seed=0, round=1, checkpoint=tmp_path / "learn")

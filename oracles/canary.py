@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Structure
 
 from loop.errors import PotentialError
 from oracles.potentials import Potential
@@ -15,16 +15,15 @@ CHGNET = {"Si": -5.3122, "MgO": -6.3139, "SrTiO3": -8.4216, "Fe": -8.3565}
 
 
 def crystals() -> dict[str, Structure]:
-    """Silicon, rock salt, perovskite, iron: lattice constants in Angstrom near experiment."""
+    """Silicon, rock salt, perovskite, iron: primitive cells, lattice constants in Angstrom near experiment."""
+    face_centred = np.array([[0.0, 0.5, 0.5], [0.5, 0.0, 0.5], [0.5, 0.5, 0.0]])
+    body_centred = np.array([[-0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.5, 0.5, -0.5]])
+    perovskite = np.array([[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
     return {
-        "Si": Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]]),
-        "MgO": Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.25), ["Mg", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
-        "SrTiO3": Structure(
-            Lattice.cubic(3.92),
-            ["Sr", "Ti", "O", "O", "O"],
-            np.array([[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]),
-        ),
-        "Fe": Structure.from_spacegroup("Im-3m", Lattice.cubic(2.84), ["Fe"], [[0, 0, 0]]),
+        "Si": Structure(5.43 * face_centred, ["Si", "Si"], [[0, 0, 0], [0.25, 0.25, 0.25]]),
+        "MgO": Structure(4.25 * face_centred, ["Mg", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
+        "SrTiO3": Structure(3.92 * np.eye(3), ["Sr", "Ti", "O", "O", "O"], perovskite),
+        "Fe": Structure(2.84 * body_centred, ["Fe"], [[0, 0, 0]]),
     }
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from ase.spacegroup import crystal as crystal_of
 from pymatgen.core import Lattice, Structure
 from scipy.spatial.transform import Rotation
 
@@ -192,17 +193,22 @@ def test_absurd_crystals_have_a_status_and_harm_no_other(potentials, status):
 
 
 def symmetric_crystals() -> list[Structure]:
-    wurtzite = [[1 / 3, 2 / 3, 0], [1 / 3, 2 / 3, 0.375]]
-    return [
-        Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]]),
-        Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.3), ["Mg", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
-        Structure.from_spacegroup("P6_3mc", Lattice.hexagonal(3.25, 5.2), ["Zn", "O"], wurtzite),
-        Structure.from_spacegroup("P4_2/mnm", Lattice.tetragonal(4.6, 2.96), ["Ti", "O"], [[0, 0, 0], [0.31, 0.31, 0]]),
-        Structure.from_spacegroup("Pnma", Lattice.orthorhombic(5.4, 7.6, 5.3), ["Ca", "Ti", "O", "O"],
-                                  [[0.04, 0.25, 0.99], [0, 0, 0.5], [0.48, 0.25, 0.07], [0.29, 0.04, 0.71]]),
-        Structure.from_spacegroup("R-3m", Lattice.hexagonal(4.55, 11.86), ["Bi"], [[0, 0, 0.2339]]),
-        Structure.from_spacegroup("P2_13", Lattice.cubic(4.49), ["Fe", "Si"], [[0.137] * 3, [0.842] * 3]),
-    ]  # fmt: skip
+    perovskite = [(0.04, 0.25, 0.99), (0, 0, 0.5), (0.48, 0.25, 0.07), (0.29, 0.04, 0.71)]
+    cells = [
+        crystal_of("Si", [(0, 0, 0)], spacegroup=227, cellpar=[5.43] * 3 + [90] * 3),
+        crystal_of(["Mg", "O"], [(0, 0, 0), (0.5, 0.5, 0.5)], spacegroup=225, cellpar=[4.3] * 3 + [90] * 3),
+        crystal_of(
+            ["Zn", "O"],
+            [(1 / 3, 2 / 3, 0), (1 / 3, 2 / 3, 0.375)],
+            spacegroup=186,
+            cellpar=[3.25, 3.25, 5.2, 90, 90, 120],
+        ),
+        crystal_of(["Ti", "O"], [(0, 0, 0), (0.31, 0.31, 0)], spacegroup=136, cellpar=[4.6, 4.6, 2.96, 90, 90, 90]),
+        crystal_of(["Ca", "Ti", "O", "O"], perovskite, spacegroup=62, cellpar=[5.4, 7.6, 5.3, 90, 90, 90]),
+        crystal_of("Bi", [(0, 0, 0.2339)], spacegroup=166, cellpar=[4.55, 4.55, 11.86, 90, 90, 120]),
+        crystal_of(["Fe", "Si"], [(0.137,) * 3, (0.842,) * 3], spacegroup=198, cellpar=[4.49] * 3 + [90] * 3),
+    ]
+    return [to_structure(atoms) for atoms in cells]
 
 
 @pytest.mark.parametrize("index", range(7))

@@ -39,9 +39,9 @@ def test_write_then_read(tmp_path, three, suffix):
 
 
 def test_same_crystals_same_bytes(tmp_path, three):
-    for name in ("a.csv.gz", "b.csv.gz"):
-        write_crystals(tmp_path / name, NAMES, three)
-    assert (tmp_path / "a.csv.gz").read_bytes() == (tmp_path / "b.csv.gz").read_bytes()
+    path = tmp_path / "a.csv.gz"
+    write_crystals(path, NAMES, three)
+    assert path.read_bytes()[4:8] == bytes(4)  # no time stamp in the gzip header
 
 
 def test_broken_rows_are_listed_and_the_rest_goes_on(tmp_path, three):
@@ -64,12 +64,12 @@ def test_ids(tmp_path, three):
     path = tmp_path / "t.csv"
     pd.DataFrame({"cif": texts}).to_csv(path, index=False)
     assert read_crystals(path).ids == ["0", "1", "2"]
-    pd.DataFrame({"id": ["007", None, "x"], "cif": texts}).to_csv(path, index=False)
-    assert read_crystals(path).ids == ["007", "1", "x"]
+    pd.DataFrame({"id": ["007", None, "8"], "cif": texts}).to_csv(path, index=False)
+    assert read_crystals(path).ids == ["007", "1", "8"]
 
 
 def test_file_names_stay_in_the_folder(tmp_path, three):
-    write_crystals(tmp_path / "out", ["../../evil", "a/b", "a/b"], three)
+    write_crystals(tmp_path / "out", ["../../evil", "a/b", "a:b"], three)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["_.._evil.cif", "a_b-2.cif", "a_b.cif"]
 
 

@@ -45,7 +45,7 @@ class FinetuneConfig:
     batch_size: int = 100
     epochs: int = 4  # passes over the batch of an iteration
     minibatch_size: int = 50
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     clip: float = 0.2  # of the ratio of new to old probability, arXiv 1707.06347
     kl_weight: float = 0.1
     kl_stop: float = 0.5  # nats; an iteration's updates end when the policy has moved this far from the sampling one
@@ -79,6 +79,13 @@ def ppo_objective(logp: Tensor, old: Tensor, advantage: Tensor, clip: float) -> 
     """Clipped surrogate (scalar, to be maximised) of arXiv 1707.06347, eq. 7, with the crystal as the action."""
     ratio = (logp - old).exp()
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
+
+
+def total_log_prob(model: CrystalFormer, crystals: Crystals, sampling: Sampling, groups: int = 4) -> Tensor:
+    """Log-probabilities (n,) given the space group, crystals of alike length together: most of one batch is padding."""
+    order = torch.argsort((crystals.W > 0).sum(1), stable=True)
+    parts = [log_prob(model, crystals[rows], sampling).total for rows in order.chunk(groups)]
+    return torch.cat(parts)[torch.argsort(order)]
 
 
 def to_candidates(drawn: Sample, *, policy: str, round: int, source: str = "policy") -> list[Candidate | None]:
@@ -128,7 +135,7 @@ class Finetuner:
     def iterate(self, reward: Reward, name: str, round: int) -> dict[str, Any]:
         """Draw a batch, score it, update the policy; returns a row of metrics."""
         config, clock = self.config, [time.monotonic()]
-        groups = draw_space_groups(self.policy, config.batch_size, self.rng, list(config.space_groups))
+        groups = draw_space_groups(self.policy, config.batch_size, self.rng, config.space_groups, config.sampling)
         drawn = sample(self.policy, groups, self.rng, config.sampling)
         clock.append(time.monotonic())
         candidates = to_candidates(drawn, policy=f"{name}.{self.iteration}", round=round)
@@ -151,8 +158,8 @@ class Finetuner:
         config = self.config
         crystals = Crystals.from_batch(drawn.batch, self.policy.head.weight)
         with torch.no_grad():
-            old = log_prob(self.policy, crystals, config.sampling).total
-            log_ratio = old - log_prob(self.base, crystals, config.sampling).total
+            old = total_log_prob(self.policy, crystals, config.sampling)
+            log_ratio = old - total_log_prob(self.base, crystals, config.sampling)
         kl = log_ratio.double().cpu().numpy()
         # The KL term is part of the reward: compared with its own baseline, and without a gradient of its own.
         penalised = rewards - config.kl_weight * kl
@@ -180,7 +187,7 @@ class Finetuner:
             estimates = []
             for rows in np.array_split(self.rng.permutation(n), max(1, n // config.minibatch_size)):
                 at = torch.as_tensor(rows, device=old.device)
-                logp = log_prob(self.policy, crystals[at], config.sampling).total
+                logp = total_log_prob(self.policy, crystals[at], config.sampling)
                 loss = -ppo_objective(logp, old[at], advantage[at], config.clip)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()

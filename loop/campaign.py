@@ -6,6 +6,7 @@ and is skipped from then on. Kill the process anywhere and make the same campaig
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections import Counter
@@ -160,7 +161,7 @@ class Campaign:
         if stage == "report":
             export.write_ranked(self.history, self.directory)
         self.progress(stage, 1, 1, {})
-        return payload
+        return self.history.done[round, stage]
 
     # labels, in pieces ------------------------------------------------------------------------------------------------
 
@@ -194,8 +195,8 @@ class Campaign:
 
     def _label_in_turn(self, candidates: list[Candidate]) -> None:
         for start in range(0, len(candidates), self.settings.chunk):
-            self.progress("label", start, len(candidates), {})
             self.label(candidates[start : start + self.settings.chunk])
+            self.progress("label", min(start + self.settings.chunk, len(candidates)), len(candidates), {})
 
     def _evaluate(self, candidates: list[Candidate]) -> None:
         """Compute claimed labels and write them; on any way out but success the claims are given back."""
@@ -350,7 +351,8 @@ class Campaign:
 
     def _record(self, round: int, stage: str, kind: str, payload: dict[str, Any]) -> None:
         self.store.append(self.history.name, round, stage, kind, payload)
-        self.history.apply(round, stage, kind, payload)
+        # as a later process will read it: a list where there was a tuple, a text where a key was a number
+        self.history.apply(round, stage, kind, json.loads(json.dumps(payload)))
 
     def _fill_archive(self) -> None:
         """Everything labelled so far, as relaxed and as proposed, counts as seen: in the order of the first time."""

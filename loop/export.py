@@ -79,10 +79,14 @@ def _plain(value: Any) -> Any:
 
 
 def write_ranked(history: History, directory: Path) -> None:
-    """Write ``ranked.csv``, ``ranked.json`` and the folder ``cifs``."""
+    """Write ``ranked.csv`` and ``ranked.json``."""
     rows = ranked_rows(history)
     write_text(directory / "ranked.json", json.dumps(rows, indent=1, allow_nan=False) + "\n")
     write_text(directory / "ranked.csv", to_csv(rows))
+
+
+def write_cifs(history: History, directory: Path) -> None:
+    """Write the folder ``cifs``, to which the report links: some 10 ms a crystal."""
     _to_cifs(history, directory / "cifs")
 
 
@@ -244,6 +248,7 @@ def _to_zip(history: History, output: Path, directory: Path | None) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_ranked(history, folder)
+        write_cifs(history, folder)
         _to_extxyz(history, folder / "candidates.extxyz")
         _to_optimade(history, folder / "candidates.optimade.jsonl")
         for file in IN_ARCHIVE:

@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from pymatgen.core import Element
 
 from loop.history import History, Label
@@ -180,7 +181,7 @@ def hull_histogram(history: History) -> Figure:
             axes.hist(np.clip(data, low, high), bins.tolist(), lw=1.3, label=f"{name} ({len(data)})", **style)
     axes.axvline(settings.threshold, color=GOOD, ls="--", lw=1.4, label=f"threshold {settings.threshold:g}")
     axes.set(xlabel=axis_label(settings.stability), ylabel="labelled candidates")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     return figure
 

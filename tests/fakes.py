@@ -80,7 +80,7 @@ class FakeGenerator:
             self.calls += 1
             rewards, _ = reward(self.propose(8, seed=seed + iteration, round=round))
             self.bias /= 2
-            rows.append({"iteration": iteration, "reward": float(np.mean(rewards)), "kl": 0.1 * (iteration + 1)})
+            rows.append({"iteration": iteration, "reward": float(np.mean(rewards)) if len(rewards) else 0.0, "kl": 0.1 * (iteration + 1)})
             if file:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(json.dumps({"bias": self.bias, "rows": rows}))

@@ -23,7 +23,7 @@ _CENTRINGS = "PIFCR"
 # Site symmetries that leave coordinates free (International Tables A): all others fix the point.
 _FREE = {"1": 3, "m": 2, **dict.fromkeys(("2", "3", "4", "6", "3m", "4mm", "6mm", "mm2", "m2m", "2mm"), 1)}
 
-# moyopy warns of each cell that is a superlattice of the primitive one; what is read from it here does not depend on it.
+# moyopy warns of each cell that is a superlattice of the primitive one; nothing read from it here depends on that.
 logging.getLogger("moyo").setLevel(logging.ERROR)
 
 
@@ -227,7 +227,7 @@ class GeometryBlock:
         ]
 
     def _neighbours(self, structure: Structure, numbers: np.ndarray, radius: np.ndarray) -> list[float]:
-        """Nearest distances (A), the same over sums of radii, Hoppe's coordination numbers, share of unlike contacts."""
+        """Nearest distances (A), the same over sums of radii, coordination numbers, share of unlike contacts."""
         centre, other, _, distance = structure.get_neighbor_list(self.cutoff)
         atoms = len(numbers)
         nearest = np.full(atoms, self.cutoff)
@@ -246,7 +246,7 @@ UNRELAXED_HULL = "hull:unrelaxed_e_above_hull"  # eV/atom
 Descriptors = Callable[[Sequence[Structure]], tuple[np.ndarray, np.ndarray]]
 """``descriptors(structures) -> (energies (n,) in eV/atom, descriptors (n, d))``, NaN where the potential fails."""
 HullDistance = Callable[[Sequence[Structure], np.ndarray], np.ndarray]
-"""``e_above_hull(structures, energies) -> (n,)`` in eV/atom, of the crystals as they are, NaN where the hull abstains."""
+"""``e_above_hull(structures, energies) -> (n,)`` in eV/atom, unrelaxed, NaN where the hull abstains."""
 
 
 @dataclass(frozen=True)

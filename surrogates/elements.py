@@ -1,7 +1,7 @@
 """Table of elemental properties and its statistics over compositions, after Magpie.
 
-Data: pymatgen's periodic table. The choice of properties and statistics follows Ward et al., npj Comput. Mater. 2, 16028
-(2016), doi 10.1038/npjcompumats.2016.28 (matminer, its reference implementation, wants an older pandas than we use).
+Data: pymatgen's periodic table. The choice of properties and statistics follows Ward et al., npj Comput. Mater. 2,
+16028 (2016), doi 10.1038/npjcompumats.2016.28 (its reference implementation, matminer, wants an older pandas).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ PROPERTIES: tuple[str, ...] = (
 def _valence(electronic_structure: str) -> list[float]:
     """Valence electrons in s, p, d, f outside the noble-gas core, and the number of holes in the open subshells."""
     shells = [part for part in electronic_structure.split(".") if not part.startswith("[")]
-    counts = {orbital: 0.0 for orbital in _CAPACITY}
+    counts = dict.fromkeys(_CAPACITY, 0.0)
     for shell in shells:
         counts[shell[1]] += float(shell[2:])
     holes = sum(_CAPACITY[o] - counts[o] % _CAPACITY[o] for o in _CAPACITY if counts[o] % _CAPACITY[o])

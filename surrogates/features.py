@@ -32,7 +32,7 @@ VERSION = 1
 def default_blocks(
     descriptors: Descriptors | None = None, e_above_hull: HullDistance | None = None, *, key: str = "", size: int = 64
 ) -> tuple[Block, ...]:
-    """Composition, elements, symmetry and geometry, and the frozen potential's descriptors where a potential is given."""
+    """Composition, elements, symmetry and geometry, and a frozen potential's descriptors where one is given."""
     blocks: tuple[Block, ...] = (CompositionBlock(), ElementBlock(), SymmetryBlock(), GeometryBlock())
     if descriptors is not None:
         blocks = (*blocks, PotentialBlock(descriptors, key, e_above_hull, size))

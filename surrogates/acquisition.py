@@ -1,0 +1,282 @@
+"""Which candidates to label: strategies over a discrete pool, as `loop.contracts.Acquisition`.
+
+A pool of up to 10^5 candidates is scored analytically; strategies that look at a batch as a whole then work on the
+joint belief in the best few of it. BoTorch's acquisition functions where it has them (surrogates/batch.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from loop.contracts import Acquisition, Surrogate
+from loop.errors import ConfigError
+from loop.values import Candidate
+from surrogates.gp import JointPrediction
+from surrogates.properties import Property
+from surrogates.utility import Constraint, Objective, Wish, bind, log_expected_improvement, upper_confidence_bound
+
+
+@dataclass(frozen=True)
+class AcquisitionConfig:
+    """Settings of the selection.
+
+    Attributes:
+        strategy: a key of `ACQUISITIONS`.
+        objectives: what to improve; several are scalarised (each divided by its spread among the labels) by all
+            strategies except qlognehvi, which seeks their Pareto front.
+        constraints: bounds that a candidate must keep.
+        beta: of ucb, the square of the number of standard deviations that count as a bonus.
+        screen: candidates, best by analytic score, on which joint strategies work.
+        samples: quasi-Monte Carlo samples of joint strategies.
+        feasible: greedy and ucb rank candidates whose probability of keeping the constraints is below this behind
+            all others.
+    """
+
+    strategy: str = "qlogei"
+    objectives: tuple[Objective, ...] = (Objective("bulk_modulus"),)
+    constraints: tuple[Constraint, ...] = (Constraint("e_above_hull", at_most=0.1),)
+    beta: float = 2.0
+    screen: int = 1000
+    samples: int = 128
+    feasible: float = 0.5
+
+
+@runtime_checkable
+class JointSurrogate(Protocol):
+    """A surrogate that also tells how its errors go together. `surrogates.gp.GPSurrogate` does."""
+
+    @property
+    def properties(self) -> tuple[Property, ...]:
+        """What is predicted."""
+        ...
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels so far, own units, shape (n, m)."""
+        ...
+
+    def marginal(self, candidates: Sequence[Candidate]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation on the model scales, (n, m) each."""
+        ...
+
+    def joint(self, candidates: Sequence[Candidate]) -> JointPrediction:
+        """Joint belief."""
+        ...
+
+
+class IndependentErrors:
+    """Any surrogate as a joint one whose errors are independent and whose labels are not known."""
+
+    def __init__(self, surrogate: Surrogate) -> None:
+        self._surrogate = surrogate
+        self.labels = np.empty((0, 0))
+        self.properties: tuple[Property, ...] = ()
+
+    def marginal(self, candidates: Sequence[Candidate]) -> tuple[np.ndarray, np.ndarray]:
+        """As predicted."""
+        prediction = self._surrogate.predict(candidates)
+        self.properties = tuple(Property(n, u) for n, u in zip(prediction.names, prediction.units, strict=True))
+        self.labels = np.empty((0, len(self.properties)))
+        return prediction.mean, prediction.std
+
+    def joint(self, candidates: Sequence[Candidate]) -> JointPrediction:
+        """Diagonal covariances."""
+        mean, std = self.marginal(candidates)
+        return JointPrediction(mean, np.stack([np.diag(column**2) for column in std.T]), self.properties)
+
+
+@dataclass(frozen=True)
+class View:
+    """What a strategy sees of a pool: the belief in each candidate, and what the labels reached."""
+
+    surrogate: JointSurrogate
+    wish: Wish
+    mean: np.ndarray  # (n, m), model scale
+    std: np.ndarray  # (n, m)
+    labels: np.ndarray  # (n labels with every property measured, m), model scale
+
+    @classmethod
+    def of(cls, candidates: Sequence[Candidate], surrogate: Surrogate, config: AcquisitionConfig) -> View:
+        """Predict the pool."""
+        joint = surrogate if isinstance(surrogate, JointSurrogate) else IndependentErrors(surrogate)
+        mean, std = joint.marginal(candidates)
+        wish = bind(config.objectives, config.constraints, joint.properties)
+        labels = [prop.to_scale(joint.labels[:, j]) for j, prop in enumerate(joint.properties)]
+        table = np.column_stack(labels)
+        needed = sorted({item[0] for item in (*wish.objectives, *wish.constraints)})
+        return cls(joint, wish, mean, std, table[np.isfinite(table[:, needed]).all(axis=1)])
+
+    def log_feasible(self) -> np.ndarray:
+        """Log-probability (n,) of keeping the constraints."""
+        return self.wish.log_feasible(self.mean, self.std)
+
+    def reached(self) -> np.ndarray:
+        """Labels (n, m) that keep the constraints."""
+        return self.labels[self.wish.kept(self.labels)]
+
+    def scalar(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation (n,) of the weighted sum of standardised utilities."""
+        mean, std = self.wish.moments(self.mean, self.std)
+        factor = self._factor(weights)
+        return mean @ factor, np.sqrt(std**2 @ factor**2)
+
+    def weigh(self, utilities: np.ndarray) -> np.ndarray:
+        """Scalar utility (...) of utilities (..., objectives)."""
+        return utilities @ self._factor(None)
+
+    def best(self, weights: np.ndarray | None = None) -> float:
+        """Highest scalar utility among labels that keep the constraints; below the pool where there is none."""
+        reached = self.reached()
+        if len(reached):
+            return float((self.wish.values(reached) @ self._factor(weights)).max())
+        mean, std = self.scalar(weights)
+        return float((mean - 3 * std).min())
+
+    def _factor(self, weights: np.ndarray | None) -> np.ndarray:
+        labelled = len(self.labels) > 1
+        utilities = self.wish.values(self.labels) if labelled else self.wish.moments(self.mean, self.std)[0]
+        spread = utilities.std(axis=0)
+        return (np.ones(len(spread)) if weights is None else weights) / np.where(spread > 0, spread, 1.0)
+
+    def log_improvement(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """Logarithm (n,) of expected improvement times the probability of keeping the constraints."""
+        mean, std = self.scalar(weights)
+        return log_expected_improvement(mean, std, self.best(weights)) + self.log_feasible()
+
+    def screened(self, n: int) -> np.ndarray:
+        """Indices of about n promising candidates: the best by `log_improvement` over a fan of weights, in turn."""
+        count = len(self.wish.objectives)
+        fan = np.vstack([np.ones(count), np.eye(count)]) if count > 1 else np.ones((1, 1))
+        orders = np.stack([np.argsort(-self.log_improvement(weights), kind="stable") for weights in fan], axis=1)
+        _, first = np.unique(orders.ravel(), return_index=True)
+        return orders.ravel()[np.sort(first)][:n]
+
+
+Strategy = Callable[[View, Sequence[Candidate], int, AcquisitionConfig, int], list[int]]
+"""``strategy(view, candidates, k, config, seed)`` -> indices, best first."""
+
+
+def _top(score: np.ndarray, k: int) -> list[int]:
+    return [int(i) for i in np.argsort(-score, kind="stable")[:k]]
+
+
+def _random(_: View, candidates: Sequence[Candidate], k: int, __: AcquisitionConfig, seed: int) -> list[int]:
+    return [int(i) for i in np.random.default_rng(seed).permutation(len(candidates))[:k]]
+
+
+def _behind_feasible(score: np.ndarray, log_feasible: np.ndarray, config: AcquisitionConfig) -> np.ndarray:
+    """Scores with the likely infeasible behind all others, the less infeasible first."""
+    return np.where(log_feasible >= np.log(config.feasible), score, score.min() - 1.0 + log_feasible)
+
+
+def _greedy(view: View, _: Sequence[Candidate], k: int, config: AcquisitionConfig, __: int) -> list[int]:
+    return _top(_behind_feasible(view.scalar()[0], view.log_feasible(), config), k)
+
+
+def _improvement(view: View, _: Sequence[Candidate], k: int, __: AcquisitionConfig, ___: int) -> list[int]:
+    return _top(view.log_improvement(), k)
+
+
+def _ucb(view: View, candidates: Sequence[Candidate], k: int, config: AcquisitionConfig, _: int) -> list[int]:
+    """GP-BUCB (Desautels et al., JMLR 15, 4053 (2014)): choose one, shrink the variances as if it were labelled, go on.
+
+    The covariance after a label does not depend on its value, so what is shrunk is exact.
+    """
+    score = upper_confidence_bound(*view.scalar(), config.beta)
+    rows = np.array(_top(_behind_feasible(score, view.log_feasible(), config), max(config.screen, k)))
+    covariance = view.surrogate.joint([candidates[i] for i in rows]).covariance.copy()
+    here = replace(view, mean=view.mean[rows], std=view.std[rows])
+    chosen: list[int] = []
+    for _ in range(min(k, len(rows))):
+        score = upper_confidence_bound(*here.scalar(), config.beta)
+        score = _behind_feasible(score, view.log_feasible()[rows], config)
+        score[chosen] = -np.inf
+        best = int(np.argmax(score))
+        chosen.append(best)
+        column = covariance[:, :, best]
+        covariance -= column[:, :, None] * column[:, None, :] / covariance[:, best, best][:, None, None]
+        variance = np.diagonal(covariance, axis1=1, axis2=2).T
+        here = replace(here, std=np.sqrt(np.maximum(variance, 1e-12)))
+    return [int(rows[i]) for i in chosen]
+
+
+def _thompson(view: View, candidates: Sequence[Candidate], k: int, config: AcquisitionConfig, seed: int) -> list[int]:
+    """Each choice is the best of one joint sample of the belief, among those that keep the constraints in it."""
+    rows = view.screened(max(config.screen, k))
+    joint = view.surrogate.joint([candidates[i] for i in rows])
+    rng = np.random.default_rng(seed)
+    factors = [np.linalg.cholesky(c + 1e-9 * np.trace(c) / len(c) * np.eye(len(c))) for c in joint.covariance]
+    chosen: list[int] = []
+    for _ in range(min(k, len(rows))):
+        noise = rng.standard_normal(joint.mean.shape)
+        values = joint.mean + np.column_stack([factor @ z for factor, z in zip(factors, noise.T, strict=True)])
+        score = view.weigh(view.wish.values(values))
+        score = np.where(view.wish.kept(values), score, score.min() - 1.0)
+        score[chosen] = -np.inf
+        chosen.append(int(np.argmax(score)))
+    return [int(rows[i]) for i in chosen]
+
+
+def _batch(name: str) -> Strategy:
+    def strategy(
+        view: View, candidates: Sequence[Candidate], k: int, config: AcquisitionConfig, seed: int
+    ) -> list[int]:
+        from surrogates import batch  # torch and botorch: only where they serve
+
+        rows = view.screened(max(config.screen, k))
+        joint = view.surrogate.joint([candidates[i] for i in rows])
+        chosen = getattr(batch, name)(joint, view.wish, view.reached(), k, config.samples, seed)
+        return [int(rows[i]) for i in chosen]
+
+    return strategy
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "random": _random,
+    "greedy": _greedy,
+    "ucb": _ucb,
+    "thompson": _thompson,
+    "stability_improvement": _improvement,
+    "qlogei": _batch("qlogei"),
+    "qlognehvi": _batch("qlognehvi"),
+}
+
+
+class PoolAcquisition:
+    """A strategy as `loop.contracts.Acquisition`.
+
+    Args:
+        config: settings.
+
+    Raises:
+        ConfigError: the strategy is not known.
+    """
+
+    def __init__(self, config: AcquisitionConfig | None = None) -> None:
+        self.config = config or AcquisitionConfig()
+        if self.config.strategy not in STRATEGIES:
+            raise ConfigError(f"no strategy {self.config.strategy!r}; there are {', '.join(STRATEGIES)}")
+        self._strategy = STRATEGIES[self.config.strategy]
+
+    def select(self, candidates: Sequence[Candidate], surrogate: Surrogate, k: int, *, seed: int) -> list[int]:
+        """Indices of k distinct candidates, best first; all of them where the pool holds fewer.
+
+        Raises:
+            ConfigError: an objective or constraint names a property that the surrogate does not predict.
+        """
+        if k <= 0 or not candidates:
+            return []
+        view = View.of(candidates, surrogate, self.config)
+        return self._strategy(view, candidates, min(k, len(candidates)), self.config, seed)
+
+
+def _factory(strategy: str) -> Callable[[AcquisitionConfig], Acquisition]:
+    return lambda config: PoolAcquisition(replace(config, strategy=strategy))
+
+
+ACQUISITIONS: dict[str, Callable[[AcquisitionConfig], Acquisition]] = {name: _factory(name) for name in STRATEGIES}
+"""Name to factory."""

@@ -1,0 +1,196 @@
+"""Batches chosen as a whole, by BoTorch's acquisition functions over a finite pool."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from botorch.acquisition.logei import qLogExpectedImprovement
+from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
+from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputObjective
+from botorch.acquisition.objective import GenericMCObjective
+from botorch.models.model import Model
+from botorch.optim.optimize import optimize_acqf_discrete
+from botorch.posteriors import GPyTorchPosterior
+from botorch.sampling import SobolQMCNormalSampler
+from botorch.utils.multi_objective.hypervolume import infer_reference_point
+from botorch.utils.multi_objective.pareto import is_non_dominated
+from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
+from torch import Tensor
+
+from surrogates.gp import JointPrediction
+from surrogates.utility import Wish
+
+CHUNK = 256  # candidates whose batches are sampled at a time: bounds memory at CHUNK x samples x batch^2
+_LABEL_VARIANCE = 1e-8  # of a label, relative to the pool's mean variance: known, yet with a Cholesky factor
+
+
+class PoolModel(Model):
+    """A finite set of crystals as a BoTorch model: inputs are row numbers, the posterior is looked up.
+
+    Exact, and independent of how the belief was made; the kernel is evaluated once and not for each batch tried.
+
+    Args:
+        mean: shape (N, m).
+        covariance: shape (m, N, N).
+    """
+
+    def __init__(self, mean: np.ndarray, covariance: np.ndarray) -> None:
+        super().__init__()
+        self._mean = torch.as_tensor(mean, dtype=torch.float64)
+        self._covariance = torch.as_tensor(covariance, dtype=torch.float64)
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of properties."""
+        return self._mean.shape[1]
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """None."""
+        return torch.Size()
+
+    def posterior(
+        self,
+        X: Tensor,
+        output_indices: list[int] | None = None,
+        observation_noise: bool | Tensor = False,  # noqa: ARG002  the looked-up belief is one in labels
+        posterior_transform: Callable | None = None,
+    ) -> Any:
+        """Belief in rows X of shape `batch_shape x q x 1`."""
+        rows = X.squeeze(-1).round().long()
+        outputs = output_indices or range(self.num_outputs)
+        parts = [
+            MultivariateNormal(self._mean[rows, j], self._covariance[j][rows.unsqueeze(-1), rows.unsqueeze(-2)])
+            for j in outputs
+        ]
+        joint = parts[0] if len(parts) == 1 else MultitaskMultivariateNormal.from_independent_mvns(parts)
+        posterior = GPyTorchPosterior(joint)
+        return posterior_transform(posterior) if posterior_transform else posterior
+
+
+def qlogei(joint: JointPrediction, wish: Wish, reached: np.ndarray, k: int, samples: int, seed: int) -> list[int]:
+    """Batch log expected improvement with constraints (Ament et al., arXiv 2310.20708), greedily one by one.
+
+    Args:
+        joint: belief in the candidates.
+        wish: objectives (standardised and summed where there are several) and constraints.
+        reached: labels (n, m) on the model scale that keep the constraints.
+        k: how many.
+        samples: of quasi-Monte Carlo.
+        seed: of the samples.
+    """
+    utilities = _utilities(wish)
+    centre, spread = _standardisation(joint, wish)
+
+    def objective(Y: Tensor, X: Tensor | None = None) -> Tensor:  # noqa: ARG001
+        return ((utilities(Y) - centre) / spread).sum(-1)
+
+    # Without a feasible label any feasible crystal is an improvement: three deviations below the pool's mean.
+    best = objective(torch.as_tensor(reached)).max().item() if len(reached) else -3.0 * len(wish.objectives)
+    acquisition = qLogExpectedImprovement(
+        PoolModel(joint.mean, joint.covariance),
+        best_f=best,
+        sampler=SobolQMCNormalSampler(torch.Size([samples]), seed=seed),
+        objective=GenericMCObjective(objective),
+        constraints=_constraints(wish, joint),
+    )
+    return _optimise(acquisition, len(joint.mean), k)
+
+
+def qlognehvi(joint: JointPrediction, wish: Wish, reached: np.ndarray, k: int, samples: int, seed: int) -> list[int]:
+    """Batch log expected hypervolume improvement over the labelled Pareto front, with constraints; see `qlogei`.
+
+    Daulton et al., arXiv 2105.08195, in the logarithmic form of Ament et al. The reference point is BoTorch's: a tenth
+    of the front's range below its worst values. One objective alone is `qlogei`'s.
+    """
+    if len(wish.objectives) == 1:
+        return qlogei(joint, wish, reached, k, samples, seed)
+    utilities = _utilities(wish)
+    centre, spread = _standardisation(joint, wish)
+
+    def objective(Y: Tensor, X: Tensor | None = None) -> Tensor:  # noqa: ARG001
+        return (utilities(Y) - centre) / spread
+
+    front = _front(objective, reached)
+    if len(front):
+        values = objective(torch.as_tensor(front))
+        reference = infer_reference_point(values)
+    else:  # nothing to improve on yet: everything better than poor counts
+        front, reference = joint.mean[:0], torch.full((len(wish.objectives),), -3.0, dtype=torch.float64)
+    model, baseline = _with_labels(joint, front)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of jitter on the rows of known labels
+        acquisition = qLogNoisyExpectedHypervolumeImprovement(
+            model,
+            ref_point=reference,
+            X_baseline=baseline,
+            sampler=SobolQMCNormalSampler(torch.Size([samples]), seed=seed),
+            objective=GenericMCMultiOutputObjective(objective),
+            constraints=_constraints(wish, joint),
+            prune_baseline=False,
+            cache_root=False,
+        )
+        return _optimise(acquisition, len(joint.mean), k)
+
+
+def _optimise(acquisition: Any, n: int, k: int) -> list[int]:
+    rows = torch.arange(n, dtype=torch.float64)[:, None]
+    chosen, _ = optimize_acqf_discrete(acquisition, k, rows, max_batch_size=CHUNK, return_acq_values=False)
+    return [int(i) for i in chosen.squeeze(-1).tolist()]
+
+
+def _utilities(wish: Wish) -> Callable[[Tensor], Tensor]:
+    """`Wish.values` in torch: `... x m` to `... x objectives`."""
+
+    def utilities(Y: Tensor) -> Tensor:
+        columns = []
+        for column, objective, target in wish.objectives:
+            value = Y[..., column]
+            columns.append({"maximise": value, "minimise": -value, "target": -(value - target).abs()}[objective.goal])
+        return torch.stack(columns, dim=-1)
+
+    return utilities
+
+
+def _standardisation(joint: JointPrediction, wish: Wish) -> tuple[Tensor, Tensor]:
+    """Centre and spread of each utility over the candidates, their uncertainty included."""
+    std = np.sqrt(np.diagonal(joint.covariance, axis1=1, axis2=2).T)
+    mean, std = wish.moments(joint.mean, std)
+    spread = np.sqrt(mean.var(axis=0) + (std**2).mean(axis=0))
+    return torch.as_tensor(mean.mean(axis=0)), torch.as_tensor(np.where(spread > 0, spread, 1.0))
+
+
+def _constraints(wish: Wish, joint: JointPrediction) -> list[Callable[[Tensor], Tensor]] | None:
+    """Feasible where negative; in units of the mean standard deviation, so that BoTorch's smoothing is a small one."""
+    std = np.sqrt(np.diagonal(joint.covariance, axis1=1, axis2=2).mean(axis=1))
+    made: list[Callable[[Tensor], Tensor]] = [
+        partial(_excess, column=c, scale=sign / float(std[c]), bound=bound) for c, sign, bound in wish.constraints
+    ]
+    return made or None
+
+
+def _excess(Y: Tensor, column: int, scale: float, bound: float) -> Tensor:
+    return (Y[..., column] - bound) * scale
+
+
+def _front(objective: Callable[[Tensor], Tensor], reached: np.ndarray) -> np.ndarray:
+    if not len(reached):
+        return reached
+    return reached[is_non_dominated(objective(torch.as_tensor(reached))).numpy()]
+
+
+def _with_labels(joint: JointPrediction, front: np.ndarray) -> tuple[PoolModel, Tensor]:
+    """The candidates and, behind them, labelled crystals whose values are known."""
+    n, extra = len(joint.mean), len(front)
+    covariance = np.zeros((len(joint.covariance), n + extra, n + extra))
+    covariance[:, :n, :n] = joint.covariance
+    for matrix, part in zip(covariance, joint.covariance, strict=True):
+        rows = np.arange(n, n + extra)
+        matrix[rows, rows] = _LABEL_VARIANCE * np.trace(part) / n
+    model = PoolModel(np.vstack([joint.mean, front]), covariance)
+    return model, torch.arange(n, n + extra, dtype=torch.float64)[:, None]

@@ -1,0 +1,271 @@
+"""Gaussian processes as `loop.contracts.Surrogate`: one a property, on features of the unrelaxed candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from loop.values import Candidate, Evaluation, Prediction
+from surrogates import calibration
+from surrogates.features import FeatureExtractor
+from surrogates.properties import GPConfig, Property
+from surrogates.scaling import InputScaler
+
+if TYPE_CHECKING:
+    from surrogates.exact import ExactGP
+
+
+@dataclass(frozen=True)
+class JointPrediction:
+    """Joint normal belief in m properties of n candidates, each on its model scale (`Property.to_scale`).
+
+    Properties are independent of each other: mean (n, m), covariance (m, n, n), float64.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    properties: tuple[Property, ...]
+
+
+@dataclass
+class _Fitted:
+    """One property's process and the factor on its standard deviations."""
+
+    gp: ExactGP
+    factor: float
+
+
+class GPSurrogate:
+    """Independent exact Gaussian processes with recalibrated uncertainty.
+
+    Behaviour on awkward labels (each tested): NaN, infinite and failed labels are left out of the property that lacks
+    them and counted; several labels of one candidate are averaged; constant labels predict that constant with a
+    standard deviation that shrinks towards, and stays above, 0; without labels the prior is predicted (`Property`),
+    wide; with one or two labels hyperparameters stay at their priors' centres; constant feature columns are dropped.
+
+    Args:
+        extractor: features of candidates.
+        config: settings.
+    """
+
+    def __init__(self, extractor: FeatureExtractor, config: GPConfig | None = None) -> None:
+        self.extractor = extractor
+        self.config = config or GPConfig()
+        self._scaler: InputScaler | None = None  # of the crystals given to `adapt`
+        self._ids: list[str] = []
+        self._X = np.empty((0, len(extractor.names)))
+        self._Y = np.empty((0, len(self.config.properties)))  # own units, NaN where there is no label
+        self._blocks = np.empty(0, dtype=str)  # formulas: left out together when calibrating
+        self._hyperparameters: dict[str, dict[str, np.ndarray]] = {}
+        self._fitted: dict[str, _Fitted] = {}
+        self._input = InputScaler.fit(self._X, self.extractor.groups)
+        self._condition(refit=True)
+
+    @property
+    def properties(self) -> tuple[Property, ...]:
+        """What is predicted."""
+        return self.config.properties
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels so far in own units, shape (n, m), NaN where a property was not measured."""
+        return self._Y
+
+    def adapt(self, candidates: Sequence[Candidate]) -> None:
+        """Take the input scaling from unlabelled crystals, such as the first pool, rather than from the labelled few.
+
+        Worth it below some 50 labels, where many columns are constant or ill-scaled among the labelled.
+        """
+        self._scaler = InputScaler.fit(self.extractor(candidates), self.extractor.groups)
+        self._condition(refit=True)
+
+    def fit(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]) -> dict[str, float]:
+        """Learn from all labels so far; failures are ignored.
+
+        Args:
+            candidates: those that were evaluated, and any others.
+            evaluations: any number for each candidate, matched by id, all of one fidelity; several of one
+                candidate are averaged.
+
+        Returns:
+            For each property ``<name>/labels``, ``<name>/unusable``, ``<name>/factor`` and, left out by formula,
+            ``<name>/cv_<metric>``; and for labels that are new since the last fit, predicted before they were seen,
+            ``<name>/new_<metric>``. Errors in own units, coverage and the rest on the model scale.
+        """
+        metrics = self._look_ahead(candidates, evaluations)
+        self._take(candidates, evaluations)
+        return metrics | self._condition(refit=True)
+
+    def predict(self, candidates: Sequence[Candidate]) -> Prediction:
+        """Mean and standard deviation of what the oracle would find, in own units, shape (n, m)."""
+        X = self.extractor(candidates)
+        columns = [prop.moments(*self._scaled(prop, X)) for prop in self.properties]
+        mean, std = (np.column_stack([column[k] for column in columns]) for k in (0, 1))
+        return Prediction(mean, std, tuple(p.name for p in self.properties), tuple(p.unit for p in self.properties))
+
+    def marginal(self, candidates: Sequence[Candidate]) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation on the model scales, shape (n, m) each."""
+        X = self.extractor(candidates)
+        columns = [self._scaled(prop, X) for prop in self.properties]
+        mean, std = (np.column_stack([column[k] for column in columns]) for k in (0, 1))
+        return mean, std
+
+    def joint(self, candidates: Sequence[Candidate]) -> JointPrediction:
+        """Joint belief in at most a few thousand candidates (memory: m n^2 numbers)."""
+        X = self.extractor(candidates)
+        Z = self._input(X, self.extractor.groups)
+        parts = [self._fitted[prop.name].gp.joint(Z, self._offset(prop, X)) for prop in self.properties]
+        factors = [self._fitted[prop.name].factor for prop in self.properties]
+        covariance = np.stack([part[1] * factor**2 for part, factor in zip(parts, factors, strict=True)])
+        return JointPrediction(np.column_stack([part[0] for part in parts]), covariance, self.properties)
+
+    def distance(self, candidates: Sequence[Candidate]) -> np.ndarray:
+        """How far outside the labelled crystals each candidate lies, shape (n,); above 1 is out of distribution.
+
+        Euclidean distance of standardised features to the nearest labelled crystal, over the 95 % quantile of the same
+        among the labelled (to the nearest other one). Infinite below three labels.
+        """
+        from scipy.spatial import KDTree
+
+        if len(self._X) < 3:
+            return np.full(len(candidates), np.inf)
+        tree = KDTree(self._input(self._X, self.extractor.groups))
+        usual = np.quantile(tree.query(tree.data, k=2)[0][:, 1], 0.95)
+        near = tree.query(self._input(self.extractor(candidates), self.extractor.groups))[0]
+        return near / max(float(usual), 1e-12)
+
+    def evaluate(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]) -> dict[str, float]:
+        """Metrics of present predictions against labels they have not seen, ``<name>/<metric>`` (see `fit`)."""
+        known = {candidate.id: candidate for candidate in candidates}
+        values = self._values(known, evaluations)
+        chosen = [known[id] for id in values]
+        if not chosen:
+            return {f"{prop.name}/n": 0.0 for prop in self.properties}
+        mean, std = self.marginal(chosen)
+        Y = np.array(list(values.values()))
+        result: dict[str, float] = {}
+        for j, prop in enumerate(self.properties):
+            result |= _named(prop, "", _metrics(prop, Y[:, j], mean[:, j], std[:, j]))
+        return result
+
+    def save(self, folder: Path) -> None:
+        """Write labels, features of the labelled, scaling and hyperparameters (npz and JSON)."""
+        from surrogates import saving
+
+        saving.save(self, folder)
+
+    @classmethod
+    def load(cls, folder: Path, extractor: FeatureExtractor) -> Self:
+        """A surrogate as `save` left it.
+
+        Raises:
+            CheckpointError: missing, damaged, or made with other features.
+        """
+        from surrogates import saving
+
+        return saving.load(cls, folder, extractor)
+
+    def _values(self, known: dict[str, Candidate], evaluations: Sequence[Evaluation]) -> dict[str, np.ndarray]:
+        """Values (m,) by candidate id: the mean of good labels of one candidate, NaN where there is none."""
+        collected: dict[str, list[list[float]]] = {}
+        for evaluation in evaluations:
+            if evaluation.ok and evaluation.candidate_id in known:
+                row = [evaluation.value(prop.name) for prop in self.properties]
+                collected.setdefault(evaluation.candidate_id, []).append(row)
+        return {id: _mean(np.array(rows, dtype=float)) for id, rows in collected.items()}
+
+    def _look_ahead(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]) -> dict[str, float]:
+        seen = set(self._ids)
+        new = [candidate for candidate in candidates if candidate.id not in seen]
+        metrics = self.evaluate(new, evaluations)
+        return {name.replace("/", "/new_", 1): value for name, value in metrics.items()}
+
+    def _take(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]) -> None:
+        known = {candidate.id: candidate for candidate in candidates}
+        values = self._values(known, evaluations)
+        chosen = [known[id] for id in values]
+        self._ids = list(values)
+        self._X = self.extractor(chosen) if chosen else np.empty((0, len(self.extractor.names)))
+        self._Y = np.array(list(values.values())).reshape(-1, len(self.properties))
+        self._blocks = np.array([candidate.formula for candidate in chosen])
+
+    def _condition(self, *, refit: bool) -> dict[str, float]:
+        """Rebuild every process from the labels; with `refit`, find hyperparameters and recalibrate."""
+        groups = self.extractor.groups
+        self._input = self._scaler or InputScaler.fit(self._X, groups)
+        Z = self._input(self._X, groups)
+        metrics: dict[str, float] = {}
+        for j, prop in enumerate(self.properties):
+            metrics |= _named(prop, "", self._condition_one(prop, j, Z, refit=refit))
+        return metrics
+
+    def _condition_one(self, prop: Property, j: int, Z: np.ndarray, *, refit: bool) -> dict[str, float]:
+        from surrogates.exact import ExactGP
+
+        t = prop.to_scale(self._Y[:, j])
+        rows = np.flatnonzero(np.isfinite(t))
+        unusable = len(t) - len(rows)
+        rng = np.random.default_rng(self.config.seed)
+        if len(rows) > self.config.max_labels:
+            rows = np.sort(rng.choice(rows, self.config.max_labels, replace=False))
+        offset = self._offset(prop, self._X[rows])
+        gp = ExactGP(Z[rows], t[rows], self._input.group, offset, (prop.prior_mean, prop.prior_std))
+        former = self._hyperparameters.get(prop.name)
+        fitted = True
+        if former is not None and (self.config.warm_start or not refit):
+            gp.load(former)
+        if refit and len(rows) >= 3:
+            subset = rng.permutation(len(rows))[: self.config.max_fit]
+            fitted = gp.fit(np.sort(subset), self.config.maxiter)
+        self._hyperparameters[prop.name] = gp.hyperparameters()
+        metrics = {"labels": float(len(rows)), "unusable": float(unusable), "fit_failed": float(not fitted)}
+        factor = 1.0
+        if len(rows) >= 3:
+            mean, std = gp.leave_out(self._blocks[rows])
+            if self.config.calibrate:
+                factor = calibration.conformal_factor(t[rows], mean, std)
+            cross = _metrics(prop, self._Y[rows, j], mean, std * factor)
+            metrics |= {f"cv_{name}": value for name, value in cross.items()}
+        self._fitted[prop.name] = _Fitted(gp, factor)
+        return metrics | {"factor": factor}
+
+    def _scaled(self, prop: Property, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        fitted = self._fitted[prop.name]
+        mean, std = fitted.gp.predict(self._input(X, self.extractor.groups), self._offset(prop, X))
+        return mean, std * fitted.factor
+
+    def _offset(self, prop: Property, X: np.ndarray) -> np.ndarray:
+        """The known part of a property on its model scale; the labelled crystals' mean where it is missing."""
+        if prop.offset is None or prop.offset not in self.extractor.names:
+            return np.zeros(len(X))
+        column = self.extractor.names.index(prop.offset)
+        usual = prop.to_scale(self._X[:, column])
+        known = usual[np.isfinite(usual)]
+        offset = prop.to_scale(X[:, column])
+        return np.where(np.isfinite(offset), offset, known.mean() if len(known) else 0.0)
+
+
+def _mean(rows: np.ndarray) -> np.ndarray:
+    """Mean over rows of what is finite, NaN where nothing is."""
+    finite = np.isfinite(rows)
+    total = np.where(finite, rows, 0.0).sum(axis=0)
+    return np.where(finite.any(axis=0), total / np.maximum(finite.sum(axis=0), 1), np.nan)
+
+
+def _metrics(prop: Property, y: np.ndarray, mean: np.ndarray, std: np.ndarray) -> dict[str, float]:
+    """Calibration on the model scale; the two errors in the property's own unit."""
+    t = prop.to_scale(y)
+    found = calibration.metrics(t, mean, std)
+    known = np.isfinite(t)
+    if known.any():
+        error = prop.moments(mean[known], std[known])[0] - y[known]
+        found |= {"mae": float(np.abs(error).mean()), "rmse": float(np.sqrt((error**2).mean()))}
+    return found
+
+
+def _named(prop: Property, prefix: str, metrics: dict[str, float]) -> dict[str, float]:
+    return {f"{prop.name}/{prefix}{name}": value for name, value in metrics.items()}

@@ -1,0 +1,106 @@
+"""Properties that surrogates predict, and the scale on which they model each.
+
+A Gaussian process believes in symmetric errors of one size. Energies above the hull and moduli are not like that, so
+each property names a monotone map to a scale on which they nearly are; thresholds are mapped along, and predictions
+come back as means and standard deviations in the property's own unit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from surrogates.blocks import UNRELAXED_HULL
+
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)  # probabilists' Gauss-Hermite
+_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+# Above its softness a value counts by its logarithm: errors of 0.5 eV/atom at 2 eV/atom above the hull must not
+# outweigh those at the hull, where decisions fall. 0.1 eV/atom is the usual bound of metastability.
+SOFTNESS = 0.1
+_MAX_LOG = 50.0  # keeps exp finite far from the data
+
+
+@dataclass(frozen=True)
+class Property:
+    """What to learn from evaluations.
+
+    Args:
+        name: key in `Evaluation.properties`.
+        unit: unit of the label.
+        scale: ``linear``; ``log`` for positive quantities over decades; ``soft`` is linear up to about `SOFTNESS` and
+            logarithmic above: s ln(1 + y/s) for y > 0, y itself below.
+        offset: feature column in the property's own unit to which the model learns the difference (residual learning).
+        prior_mean: on the model scale, relative to the offset where there is one; counts as one label.
+        prior_std: likewise.
+    """
+
+    name: str
+    unit: str
+    scale: Literal["linear", "log", "soft"] = "linear"
+    offset: str | None = None
+    prior_mean: float = 0.0
+    prior_std: float = 1.0
+
+    def to_scale(self, values: np.ndarray) -> np.ndarray:
+        """Own unit to model scale; NaN where the scale has no place for a value (the logarithm of 0)."""
+        values = np.asarray(values, dtype=float)
+        if self.scale == "linear":
+            return values
+        if self.scale == "log":
+            return np.log(np.where(values > 0, values, np.nan))
+        return np.where(values > 0, SOFTNESS * np.log1p(np.maximum(values, 0.0) / SOFTNESS), values)
+
+    def from_scale(self, values: np.ndarray) -> np.ndarray:
+        """Model scale to own unit."""
+        values = np.asarray(values, dtype=float)
+        if self.scale == "linear":
+            return values
+        if self.scale == "log":
+            return np.exp(np.minimum(values, _MAX_LOG))
+        stretched = SOFTNESS * np.expm1(np.clip(values / SOFTNESS, 0.0, _MAX_LOG))
+        return np.where(values > 0, stretched, values)
+
+    def moments(self, mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation in the own unit of what is normal on the model scale, by 32-point quadrature."""
+        if self.scale == "linear":
+            return mean, std
+        values = self.from_scale(mean[..., None] + std[..., None] * _NODES)
+        first = values @ _WEIGHTS
+        return first, np.sqrt(np.maximum((values - first[..., None]) ** 2 @ _WEIGHTS, 0.0))
+
+
+# Priors: Materials Project crystals have ln K = 4.35 +- 0.8 (9,137 moduli); how far relaxation takes a crystal
+# down is unknown before the first label, so that prior is wide.
+E_ABOVE_HULL = Property("e_above_hull", "eV/atom", "soft", UNRELAXED_HULL, prior_mean=-0.05, prior_std=0.15)
+BULK_MODULUS = Property("bulk_modulus", "GPa", "log", prior_mean=4.35, prior_std=0.8)
+DEFAULT_PROPERTIES = (E_ABOVE_HULL, BULK_MODULUS)
+
+
+@dataclass(frozen=True)
+class GPConfig:
+    """Settings of the Gaussian processes.
+
+    The kernel is one Matern-3/2 with a lengthscale for each group of features. On Materials Project gaps, moduli and
+    formation energies with 20 to 200 labels it was as good as or better than additive kernels, Matern-5/2, RBF and
+    forest-weighted columns in negative log-likelihood, and faster than the additive ones by a factor of 3.
+
+    Attributes:
+        properties: what to learn.
+        calibrate: stretch standard deviations by the quantile of leave-one-formula-out residuals.
+        max_fit: labels used to find hyperparameters; more are drawn down to this, by seed. Conditioning uses all.
+        max_labels: labels that condition the process (exact inference); more are drawn down to this, by seed.
+        warm_start: begin each refit at the last hyperparameters. Off, a fit depends on its labels alone, so that a
+            resumed campaign repeats the uninterrupted one.
+        maxiter: L-BFGS steps of the fit.
+        seed: of the subsets above.
+    """
+
+    properties: tuple[Property, ...] = field(default=DEFAULT_PROPERTIES)
+    calibrate: bool = True
+    max_fit: int = 600
+    max_labels: int = 4000
+    warm_start: bool = False
+    maxiter: int = 75
+    seed: int = 0

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from loop.errors import InputError
+from loop.fingerprint import fingerprint, geometry, symmetry
+from loop.known import STABLE, TRAIN, KnownCrystals
+from loop.novelty import DUPLICATE, KNOWN, NEW, NoveltyIndex
+
+
+def rutile(a=4.594, c=2.959, u=0.305):
+    return Structure.from_spacegroup("P4_2/mnm", Lattice.tetragonal(a, c), ["Ti", "O"], [[0, 0, 0], [u, u, 0]])
+
+
+def anatase():
+    lattice = Lattice.tetragonal(3.785, 9.514)
+    return Structure.from_spacegroup("I4_1/amd", lattice, ["Ti", "O"], [[0, 0, 0], [0, 0, 0.208]])
+
+
+def half_heusler(special: str):
+    """LiMgP with one of its elements on 4c: three crystals of one formula and one space group."""
+    others = [element for element in ("Li", "Mg", "P") if element != special]
+    sites = [[0.25] * 3, [0, 0, 0], [0.5] * 3]
+    return Structure.from_spacegroup("F-43m", Lattice.cubic(6.02), [special, *others], sites)
+
+
+def zincblende(a=5.41):
+    return Structure.from_spacegroup("F-43m", Lattice.cubic(a), ["Zn", "S"], [[0, 0, 0], [0.25] * 3])
+
+
+def wurtzite():
+    lattice = Lattice.hexagonal(3.82, 6.26)
+    return Structure.from_spacegroup("P6_3mc", lattice, ["Zn", "S"], [[1 / 3, 2 / 3, 0], [1 / 3, 2 / 3, 0.375]])
+
+
+def rocksalt():
+    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.06), ["Zn", "S"], [[0, 0, 0], [0.5] * 3])
+
+
+def spinel(first="Al", second="Mg"):
+    sites = [[0, 0, 0], [0.625] * 3, [0.3874] * 3]
+    cell = Lattice.cubic(8.08)
+    return Structure.from_spacegroup("Fd-3m", cell, [second, first, "O"], sites)
+
+
+ALL = {
+    "rutile": rutile(),
+    "anatase": anatase(),
+    "zincblende": zincblende(),
+    "wurtzite": wurtzite(),
+    "rocksalt": rocksalt(),
+    "spinel": spinel(),
+    **{f"half-heusler {element}": half_heusler(element) for element in ("Li", "Mg", "P")},
+}
+
+
+def distorted(structure: Structure, displacement: float, strain: float, seed: int) -> Structure:
+    """Every atom moved by `displacement` (A) some way, the cell strained by at most `strain` in any direction."""
+    rng = np.random.default_rng(seed)
+    tensor = rng.uniform(-1, 1, (3, 3))
+    tensor = (tensor + tensor.T) / 2
+    tensor *= strain / np.abs(np.linalg.eigvalsh(tensor)).max()
+    moved = Structure(structure.lattice.matrix @ (np.eye(3) + tensor), structure.species, structure.frac_coords)
+    steps = rng.normal(size=(len(moved), 3))
+    steps *= displacement / np.linalg.norm(steps, axis=1)[:, None]
+    return Structure(moved.lattice, moved.species, moved.cart_coords + steps, coords_are_cartesian=True)
+
+
+def rewritten(structure: Structure, seed: int) -> Structure:
+    """The same crystal: supercell, origin moved, rotated, sites shuffled."""
+    rng = np.random.default_rng(seed)
+    copy = structure * [[1, 1, 0], [0, 1, 0], [0, 0, 2]]
+    rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    order = rng.permutation(len(copy))
+    coords = (copy.frac_coords + rng.uniform(size=3))[order]
+    return Structure(copy.lattice.matrix @ rotation, [copy.species[index] for index in order], coords)
+
+
+@pytest.fixture(scope="module")
+def known():
+    ids = [f"mp-{number}" for number in range(1, len(ALL) + 1)]
+    flags = [TRAIN | STABLE if number % 2 else TRAIN for number in range(1, len(ALL) + 1)]
+    return KnownCrystals.from_fingerprints(ids, [fingerprint(structure) for structure in ALL.values()], flags)
+
+
+def kinds(index, structures):
+    return [verdict.kind for verdict in index.judge(structures, [str(number) for number in range(len(structures))])]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_known_crystal_is_known_however_it_is_written_or_distorted(known, name):
+    index, structure = NoveltyIndex(known), ALL[name]
+    forms = [structure, structure.get_primitive_structure(), rewritten(structure, 1)]
+    forms += [distorted(structure, 0.05, 0.0, 2), distorted(structure, 0.02, 0.02, 3)]
+    scaled = structure.copy()
+    scaled.scale_lattice(structure.volume * 1.12)  # as proposed, before relaxation
+    number = list(ALL).index(name) + 1
+    for form in [*forms, scaled]:
+        verdict = index.judge([form], ["x"])[0]
+        assert (verdict.kind, verdict.match) == (KNOWN, f"mp-{number}")
+        assert verdict.in_training == bool(number % 2)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_polymorph_and_decoration_is_told_apart(name):
+    others = [other for other in ALL if other != name]
+    prints = [fingerprint(ALL[other]) for other in others]
+    index = NoveltyIndex(KnownCrystals.from_fingerprints([f"mp-{i}" for i in range(len(others))], prints))
+    assert kinds(index, [ALL[name]]) == [NEW]
+    index.add([ALL[other] for other in others], others)
+    assert kinds(index, [ALL[name]]) == [NEW]
+
+
+def test_copies_within_a_batch_and_of_the_archive_are_duplicates():
+    index = NoveltyIndex()
+    batch = [rutile(), anatase(), rewritten(rutile(), 5), zincblende()]
+    assert kinds(index, batch) == [NEW, NEW, DUPLICATE, NEW]
+    assert kinds(index, batch) == [NEW, NEW, DUPLICATE, NEW]  # judging adds nothing
+    index.add([anatase()], ["first"])
+    verdict = index.judge([distorted(anatase(), 0.05, 0.0, 7)], ["second"])[0]
+    assert (verdict.kind, verdict.match) == (DUPLICATE, "first")
+    assert len(index) == 1
+
+
+def test_the_quick_verdict_agrees_without_asking_the_matcher(monkeypatch):
+    index = NoveltyIndex()
+    index.add([rutile()], ["first"])
+    near = distorted(rutile(), 0.05, 0.0, 1)
+    assert index.judge([near], ["x"])[0].by == "matcher"
+    monkeypatch.setattr(index, "_matcher", None)
+    verdicts = index.judge([near, anatase()], ["x", "y"], quick=True)
+    assert [(verdict.kind, verdict.by) for verdict in verdicts] == [(DUPLICATE, "fingerprint"), (NEW, "fingerprint")]
+
+
+def test_equal_symmetry_widens_the_tolerance(known):
+    index = NoveltyIndex(known)
+    shifts = np.linspace(0, 0.03, 31)
+    verdicts = [index.judge([rutile(u=0.305 + shift)], ["x"])[0].kind for shift in shifts]
+    changes = [np.abs(geometry(rutile(u=0.305 + shift)) - geometry(rutile())).max() for shift in shifts]
+    reach = max(change for change, verdict in zip(changes, verdicts, strict=True) if verdict == KNOWN)
+    assert index.tolerances.geometry < reach < index.tolerances.same_symmetry + 0.005  # 0.005: the table's 255 steps
+
+
+def test_geometry_depends_on_neither_cell_nor_origin_nor_scale():
+    for name, structure in ALL.items():
+        assert np.allclose(geometry(structure), geometry(rewritten(structure, 3)), atol=1e-9), name
+        scaled = structure.copy()
+        scaled.scale_lattice(2 * structure.volume)
+        assert np.allclose(geometry(structure), geometry(scaled), atol=1e-9), name
+
+
+def test_geometry_counts_neighbours():
+    """The shells of simple cubic hold 6, 12, 8, ... neighbours; counts are relative to the ideal gas."""
+    simple = Structure(Lattice.cubic(3.0), ["Po"], [[0, 0, 0]])
+    radii = np.linspace(0.75, 2.8, 8)
+    shells = {1.0: 6, np.sqrt(2): 12, np.sqrt(3): 8, 2.0: 6, np.sqrt(5): 24, np.sqrt(6): 24, np.sqrt(8): 12, 3.0: 30}
+    from scipy.stats import norm
+
+    expected = sum(count * norm.cdf((radii - distance) / 0.1) for distance, count in shells.items())
+    ideal = 4 / 3 * np.pi * radii**3
+    found = geometry(simple)
+    assert np.allclose(found[:8], expected / ideal, atol=1e-3)
+    assert np.allclose(found[8:], 0)  # one element: nothing to tell apart
+
+
+@pytest.mark.parametrize(("name", "number"), [("rutile", 136), ("anatase", 141), ("spinel", 227), ("wurtzite", 186)])
+def test_symmetry_does_not_depend_on_the_origin(name, number):
+    structure = ALL[name]
+    shifted = Structure(structure.lattice, structure.species, structure.frac_coords + np.full(3, 0.5))
+    assert symmetry(structure, 0.01) == symmetry(shifted, 0.01) == symmetry(rewritten(structure, 2), 0.01)
+    assert symmetry(structure, 0.01)[0] == number
+
+
+def test_the_table_survives_its_file(known, tmp_path):
+    known.save(tmp_path / "known.npz")
+    again = KnownCrystals.load(tmp_path / "known.npz")
+    assert len(again) == len(ALL)
+    assert all(np.array_equal(again.arrays[name], array) for name, array in known.arrays.items())
+    assert kinds(NoveltyIndex(again), [rutile(), Structure(Lattice.cubic(4), ["W"], [[0, 0, 0]])]) == [KNOWN, NEW]
+
+
+def test_an_empty_table_knows_nothing():
+    empty = KnownCrystals.from_fingerprints([], [])
+    assert kinds(NoveltyIndex(empty), [rutile()]) == [NEW]
+
+
+def test_a_damaged_table_is_one_clear_message(known, tmp_path):
+    path = tmp_path / "known.npz"
+    path.write_bytes(b"nonsense")
+    with pytest.raises(InputError, match="cannot be read"):
+        KnownCrystals.load(path)
+    KnownCrystals(known.arrays | {"geometry": np.zeros((2, 3), np.uint8)}).save(path)
+    with pytest.raises(InputError, match="expected \\(n, 24\\)"):
+        KnownCrystals.load(path)
+
+
+def test_the_protocol_names_reference_and_tolerances(known):
+    protocol = NoveltyIndex(known).protocol()
+    assert protocol["reference"] == f"{len(ALL)} fingerprints of known crystals"
+    assert protocol["tolerances"]["geometry"] == 0.035
+    assert protocol["matcher"] == {"ltol": 0.2, "stol": 0.3, "angle_tol": 5}

@@ -199,14 +199,16 @@ def _representatives(g: int, letters: np.ndarray, x: np.ndarray) -> tuple[np.nda
         Of each orbit the point with the smallest coordinates among those with op0(x) = x (mod 1), shape (K, n, 3), and
         its sort key (K, n): the coordinates, rounded so that noise decides nothing, as one integer.
     """
-    op0 = tables().op0[g, letters][:, :, None]  # (K, n, 1, 3, 4)
-    images = project(tables().general_ops(g), x[:, :, None])  # (K, n, M, 3)
-    residual = project(op0, images) - images
+    op0 = tables().op0[g, letters]  # (K, n, 3, 4)
+    linear, shift = np.swapaxes(op0[..., :3], -1, -2), op0[:, :, None, :, 3]
+    group = tables().general_ops(g)
+    images = (x @ group[..., :3].reshape(-1, 3).T).reshape(*x.shape[:2], -1, 3) + group[..., 3]  # (K, n, M, 3)
+    residual = images @ linear + shift - images
     distance = np.abs(residual - np.round(residual)).max(-1)
     nearest = distance.min(-1, keepdims=True)
     if nearest.max() > _REPRESENTATIVE_TOLERANCE:
         raise TokenError("symmetry-failed", f"a site lies on no Wyckoff position of group {g} by {nearest.max():.1e}")
-    points = wrap(project(op0, wrap(project(op0, images))))
+    points = wrap(wrap(images @ linear + shift) @ linear + shift)
     rounded = np.round(points * _KEY_STEPS).astype(np.int64) % _KEY_STEPS
     keys = (rounded[..., 0] * _KEY_STEPS + rounded[..., 1]) * _KEY_STEPS + rounded[..., 2]
     keys = np.where(distance < nearest + _REPRESENTATIVE_TOLERANCE / 10, keys, _KEY_RANGE)
@@ -333,7 +335,8 @@ def detokenize(batch: CrystalBatch, i: int = 0) -> Structure | None:
     if arrays is None or arrays[1].min() < 1 or arrays[1].max() >= ATOM_TYPES:
         return None
     basis, numbers, coordinates = arrays
-    return Structure(Lattice(basis), [Element.from_Z(z) for z in numbers.tolist()], coordinates)
+    elements = {z: Element.from_Z(z) for z in set(numbers.tolist())}
+    return Structure(Lattice(basis), [elements[z] for z in numbers.tolist()], coordinates)
 
 
 def detokenize_all(batch: CrystalBatch, indices: Iterable[int] | None = None) -> list[Structure | None]:

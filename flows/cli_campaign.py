@@ -126,8 +126,8 @@ def go(config: Any, directory: Path, quiet: bool, json: bool) -> None:
 
     if not quiet:
         note(f"campaign {config.campaign.name}: results in {directory}")
-    with progress(quiet) as report:
-        summary = run_campaign(config, directory, report)
+    with progress(quiet) as reporter:
+        summary = run_campaign(config, directory, reporter)
     emit(summary, json, None if json else outcome_text(directory, summary))
 
 
@@ -136,7 +136,7 @@ def outcome_text(directory: Path, summary: dict[str, Any]) -> str:
     from flows.console import short
 
     top = summary.get("top", [])
-    counts = {name: value for name, value in summary.items() if name != "top"}
+    counts = {name: value for name, value in summary.items() if name != "top" and value != ""}
     width = max(len(name) for name in counts)
     lines = [f"{name:<{width}}  {short(value)}" for name, value in counts.items()]
     if top:
@@ -150,7 +150,7 @@ def status(directory: Folder, json: Json = False) -> None:
 
     with open_history(directory) as history:
         summary = status_of(history)
-    emit(summary, json)
+    emit(summary, json, outcome_text(directory, summary))
 
 
 def report(directory: Folder) -> None:

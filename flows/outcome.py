@@ -40,14 +40,15 @@ def summarise(history: History) -> dict[str, Any]:
 
 
 UNITS = {"hours": "h", "best_objective": "GPa"}
-RESULT_FILES = ("config.yaml", "ranked.csv", "ranked.json", "report.html", "campaign.db")
+RESULT_FILES = ("config.yaml", "ranked.csv", "ranked.json", "report.html")
 
 
 def write_results(history: History, directory: Path) -> dict[str, Any]:
     """Write everything that a finished (or paused) campaign leaves; returns the summary."""
-    from loop.export import write_ranked
+    from loop.export import write_cifs, write_ranked
 
     write_ranked(history, directory)
+    write_cifs(history, directory)
     write_report(history, directory)
     summary = summarise(history)
     write_record(history, directory, summary)

@@ -32,7 +32,7 @@ def run_campaign(config: CampaignConfig, directory: Path, reporter: Reporter) ->
             payload = campaign.run_stage(round, stage)
             rounds = campaign.settings.rounds
             reporter.say(f"round {round}/{rounds} {stage:<8} {told(stage, payload)} ({payload['seconds']:.0f} s)")
-            if stage == "report":
+            if stage == "report" and not campaign.finished:
                 write_report(campaign.history, directory)  # people look while it runs
         return write_results(campaign.history, directory)
 

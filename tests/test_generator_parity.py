@@ -196,6 +196,20 @@ def test_causality():
         assert len(differs) == len(reference) - (first - 1)
 
 
+def test_gelu_is_the_tanh_form():
+    """Weights of zero but for one path through the activation; the erf form differs by 1.5e-4 here."""
+    model = zero_model(TINY)
+    c = 1.0
+    expected = 0.5 * c * (1 + np.tanh(np.sqrt(2 / np.pi) * (c + 0.044715 * c**3)))
+    block = model.blocks[0]
+    with torch.no_grad():
+        for hidden, out in ((block.up, block.down), (model.first_letter[0], model.first_letter[2])):
+            hidden.bias.fill_(c)
+            out.weight[0, 0] = 1.0
+    assert block.mlp(torch.zeros(1, TINY.width, dtype=torch.float64))[0, 0].item() == pytest.approx(expected, abs=1e-9)
+    assert model.predict_first_letter(torch.tensor([1]))[0, 0].item() == pytest.approx(expected, abs=1e-9)
+
+
 def test_rotary_embedding():
     cos, sin = rotary_table(3, 4, torch.float64)
     np.testing.assert_allclose(sin[1, :2], [0.841471, 0.01], atol=1e-6)

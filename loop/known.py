@@ -165,7 +165,7 @@ def build(paths: list[Path]) -> tuple[KnownCrystals, dict[str, Any]]:
         "unreadable": unread,
         "formulas": len({found.formula for found in prints}),
         "train_split": int(sum(flag & TRAIN == TRAIN for flag in flags)),
-        "seen_by_the_shipped_generator": int(sum(flag == TRAIN | STABLE for flag in flags)),
+        "train_split_stable": int(sum(flag == TRAIN | STABLE for flag in flags)),
         "symprec_angstrom": list(SYMPRECS),
         "content": "hashes of formula and symmetry, scale-free neighbour counts, volume per atom, id, split flag",
         "source": "Materials Project (https://materialsproject.org), crystals of at most 52 atoms a cell",

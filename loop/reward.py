@@ -152,14 +152,13 @@ class PropertyReward:
     def _drop_invalid(self, batch: _Batch) -> None:
         here = batch.alive()
         reasons = self.judges.validity(batch.structures(here))
-        batch.refuse("invalid", here[[reason is not None for reason in reasons]])
-        batch.guards["invalid"] |= [candidate is None for candidate in batch.candidates]
+        batch.refuse("invalid", here[np.array([reason is not None for reason in reasons], dtype=bool)])
 
     def _limit_elements(self, batch: _Batch) -> None:
         if not self.config.single_elements:
             here = batch.alive()
             single = [len(structure.composition) == 1 for structure in batch.structures(here)]
-            batch.refuse("single-element", here[single])
+            batch.refuse("single-element", here[np.array(single, dtype=bool)])
 
     def _apply(self, term: Term, batch: _Batch) -> None:
         if term.source == "hull" and self.judges.hull is not None:
@@ -228,6 +227,7 @@ class _Batch:
         self._log = np.zeros(n)  # weighted sum of log desirabilities
         self._factor = np.ones(n)
         self._refused = np.array([candidate is None for candidate in candidates], dtype=bool)
+        self.guards["invalid"] |= self._refused
         self._abstained = np.zeros(n, dtype=bool)
 
     def alive(self) -> np.ndarray:
@@ -284,7 +284,7 @@ def _scarcity(formula: str) -> float:
 
 
 def scarcity(structure: Structure) -> float:
-    """Herfindahl-Hirschman index of the elements' production or reserves, by mass, 0 to 10,000; above 2,500 is scarce.
+    """Herfindahl-Hirschman index of the elements' production or reserves, by mass, 0 to 10,000; above 2,500 a few countries hold most.
 
     Gaultois et al., Chem. Mater. 25, 2911 (2013). An element without a figure counts as 10,000.
     """

@@ -25,6 +25,11 @@ FCC = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
 ANIONS = ("F", "Cl", "Br", "O", "S", "Se")
 
 
+def rocksalt(cation: str = "Na", anion: str = "Cl", a: float = 5.64) -> Structure:
+    """Conventional cell; `Structure.from_spacegroup` takes a hundred times as long."""
+    return Structure(Lattice.cubic(a), np.repeat([cation, anion], 4), [*FCC, *(FCC + 0.5)])
+
+
 def best_length(structure: Structure) -> float:
     """Lattice parameter (A) at which a rocksalt pair is stable in this world."""
     return 2.0 * float(sum(Element(str(e)).atomic_radius for e in structure.composition))
@@ -54,7 +59,7 @@ class FakeGenerator:
         made = []
         for _ in range(n):
             pair = [str(rng.choice(CATIONS)), str(rng.choice(ANIONS))]
-            start = Structure(Lattice.cubic(5.0), np.repeat(pair, 4), [*FCC, *(FCC + 0.5)])
+            start = rocksalt(*pair)
             length = best_length(start) * (1 + self.bias + 0.1 * rng.normal())
             start.scale_lattice(length**3)
             made.append(Candidate(start, Origin("policy", 225, f"bias{self.bias:.4f}"), round))
@@ -80,7 +85,13 @@ class FakeGenerator:
             self.calls += 1
             rewards, _ = reward(self.propose(8, seed=seed + iteration, round=round))
             self.bias /= 2
-            rows.append({"iteration": iteration, "reward": float(np.mean(rewards)) if len(rewards) else 0.0, "kl": 0.1 * (iteration + 1)})
+            rows.append(
+                {
+                    "iteration": iteration,
+                    "reward": float(np.mean(rewards)) if len(rewards) else 0.0,
+                    "kl": 0.1 * (iteration + 1),
+                }
+            )
             if file:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(json.dumps({"bias": self.bias, "rows": rows}))

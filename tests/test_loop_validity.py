@@ -6,14 +6,15 @@ from pymatgen.core import Lattice, Structure
 
 from loop.errors import ConfigError
 from loop.validity import ValidityRules, is_charge_balanced
+from tests import fakes
 
 
 def rocksalt(pair=("Na", "Cl"), a=5.64):
-    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), pair, [[0, 0, 0], [0.5] * 3])
+    return fakes.rocksalt(*pair, a)
 
 
 def fcc(element, a):
-    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(a), [element], [[0, 0, 0]])
+    return Structure(Lattice.cubic(a), [element] * 4, fakes.FCC)
 
 
 def cell(lattice, species=("Na", "Cl"), coords=((0, 0, 0), (0.5, 0.5, 0.5))):
@@ -28,7 +29,7 @@ REAL = [
     Structure.from_spacegroup("Fd-3m", Lattice.cubic(3.567), ["C"], [[0, 0, 0]]),
     Structure.from_spacegroup("F-43m", Lattice.cubic(5.65), ["Ga", "As"], [[0, 0, 0], [0.25] * 3]),
     Structure.from_spacegroup("Pm-3m", Lattice.cubic(3.905), ["Sr", "Ti", "O"], [[0] * 3, [0.5] * 3, [0.5, 0.5, 0]]),
-    Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.08), ["Li", "H"], [[0] * 3, [0.5] * 3]),
+    rocksalt(("Li", "H"), 4.08),
 ]
 
 

@@ -116,7 +116,7 @@ class KnownCrystals:
         return f"{prefix}-{number}" if prefix else str(number)
 
     def in_training(self, row: int) -> bool:
-        """Whether the shipped generator saw it: train split, at most 0.1 eV/atom above the hull."""
+        """Whether the shipped generator may have seen it: train split, at most 0.1 eV/atom above the hull."""
         return bool(self.arrays["flags"][row] & (TRAIN | STABLE) == (TRAIN | STABLE))
 
     def of_formula(self, key: int) -> range:

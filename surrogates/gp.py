@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from loop.metrics import calibration
 from loop.values import Candidate, Evaluation, Prediction
-from surrogates import calibration
+from surrogates.calibration import conformal_factor
 from surrogates.features import FeatureExtractor
 from surrogates.properties import GPConfig, Property
 from surrogates.scaling import InputScaler
 
 if TYPE_CHECKING:
     from surrogates.exact import ExactGP
+
+MIN_FIT = 8  # labels, about as many as there are hyperparameters
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class GPSurrogate:
     Behaviour on awkward labels (each tested): NaN, infinite and failed labels are left out of the property that lacks
     them and counted; several labels of one candidate are averaged; constant labels predict that constant with a
     standard deviation that shrinks towards, and stays above, 0; without labels the prior is predicted (`Property`),
-    wide; with one or two labels hyperparameters stay at their priors' centres; constant feature columns are dropped.
+    wide; with fewer than `MIN_FIT` labels hyperparameters stay at their priors' centres; constant feature columns are
+    dropped.
 
     Args:
         extractor: features of candidates.
@@ -218,7 +222,7 @@ class GPSurrogate:
         fitted = True
         if former is not None and (self.config.warm_start or not refit):
             gp.load(former)
-        if refit and len(rows) >= 3:
+        if refit and len(rows) >= MIN_FIT:
             subset = rng.permutation(len(rows))[: self.config.max_fit]
             fitted = gp.fit(np.sort(subset), self.config.maxiter)
         self._hyperparameters[prop.name] = gp.hyperparameters()
@@ -227,7 +231,7 @@ class GPSurrogate:
         if len(rows) >= 3:
             mean, std = gp.leave_out(self._blocks[rows])
             if self.config.calibrate:
-                factor = calibration.conformal_factor(t[rows], mean, std)
+                factor = conformal_factor(t[rows], mean, std)
             cross = _metrics(prop, self._Y[rows, j], mean, std * factor)
             metrics |= {f"cv_{name}": value for name, value in cross.items()}
         self._fitted[prop.name] = _Fitted(gp, factor)
@@ -259,7 +263,7 @@ def _mean(rows: np.ndarray) -> np.ndarray:
 def _metrics(prop: Property, y: np.ndarray, mean: np.ndarray, std: np.ndarray) -> dict[str, float]:
     """Calibration on the model scale; the two errors in the property's own unit."""
     t = prop.to_scale(y)
-    found = calibration.metrics(t, mean, std)
+    found = calibration(t, mean, std)
     known = np.isfinite(t)
     if known.any():
         error = prop.moments(mean[known], std[known])[0] - y[known]

@@ -11,7 +11,7 @@ from typer.core import TyperCommand
 
 from flows.console import emit, progress
 
-PLURAL = ("--spacegroup", "--elements", "--require")
+PLURAL = ("--spacegroup", "--elements", "--exclude", "--require", "--sites")
 
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint folder. Default: the one that is shipped.")]
@@ -54,39 +54,53 @@ def generate(
     seed: Annotated[int, typer.Option(help="The same seed gives the same crystals.")] = 0,
     checkpoint: Checkpoint = None,
     spacegroup: Annotated[
-        list[int] | None,
-        typer.Option(min=1, max=230, help="Allowed space groups. Default: all, by the learned p(g)."),
+        list[int] | None, typer.Option(min=1, max=230, help="Allowed space groups. Default: all, by the learned p(g).")
     ] = None,
     elements: Annotated[list[str] | None, typer.Option(help="Allowed elements.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Elements that are not allowed.")] = None,
     require: Annotated[list[str] | None, typer.Option(help="Elements that must occur.")] = None,
     formula: Annotated[str | None, typer.Option(help="Reduced formula that all must have.")] = None,
-    max_atoms: Annotated[int | None, typer.Option(min=1, help="Most atoms in the conventional cell.")] = None,
+    max_atoms: Annotated[int | None, typer.Option(min=1, help="Most atoms in the primitive cell.")] = None,
+    n_atoms: Annotated[int | None, typer.Option(min=1, help="Atoms in the primitive cell.")] = None,
+    sites: Annotated[list[str] | None, typer.Option(help="Wyckoff positions that must occur: c, or c:Ti.")] = None,
     temperature: Annotated[float, typer.Option(help="Above 1: more diverse; below 1: likelier crystals.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="Share of probability that choices are drawn from, 0 to 1.")] = 1.0,
+    min_distance: Annotated[
+        float, typer.Option(min=0, help="Crystals with atoms closer than this (A) are drawn again; 0: all are kept.")
+    ] = 0.5,
     device: Device = "cpu",
     dtype: Dtype = Dtype.float32,
     json: Json = False,
 ) -> None:
-    """Draw crystals from the generator."""
+    """Draw crystals from the generator. Conditions are exact: every crystal keeps them."""
     from flows import generation
     from flows.outputs import check_crystals
+    from generator.conditions import Sampling
+    from generator.guard import Guard
     from loop.crystals import write_crystals
-    from loop.errors import ConfigError
 
     check_crystals(output)
-    if not temperature > 0 or not 0 < top_p <= 1:
-        raise ConfigError(f"temperature must be positive and top-p in (0, 1], got {temperature} and {top_p}")
-    conditions = generation.Conditions(
-        tuple(spacegroup or ()), tuple(elements or ()), tuple(require or ()), formula, max_atoms, temperature, top_p
+    sampling = Sampling(
+        temperature=temperature,
+        top_p=top_p,
+        elements=tuple(elements or ()),
+        exclude=tuple(exclude or ()),
+        require=tuple(require or ()),
+        formula=formula,
+        max_atoms=max_atoms,
+        n_atoms=n_atoms,
+        sites=tuple(sites or ()),
+        space_groups=tuple(spacegroup or ()),
     )
+    guard = Guard(min_distance=min_distance) if min_distance else None
     with progress() as report:
         model = generation.load_model(checkpoint, device, dtype.value)
-        drawn = generation.generate(model, n, seed, conditions, report)
-    found = drawn.candidates
+        made = generation.generate(model, n, seed, sampling, guard, report)
+    found = made.candidates
     columns = generation.candidate_columns(found)
     write_crystals(output, columns["id"], [candidate.structure for candidate in found], columns)
-    counts = {"drawn": drawn.drawn, "no_crystals": drawn.no_crystals, "refused": drawn.refused}
-    summary = {"written": len(found), **counts, "seed": seed, "checkpoint": model.checksum, "output": str(output)}
+    accepted = {"drawn": made.drawn, "acceptance": made.acceptance, "acceptance_error": made.acceptance_error}
+    summary = {"written": len(found), **accepted, "seed": seed, "checkpoint": model.checksum, "output": str(output)}
     emit(summary, json)
 
 

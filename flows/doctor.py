@@ -72,11 +72,12 @@ def gpu() -> Check:
 
 def checkpoint() -> Check:
     """The shipped generator draws a crystal."""
-    from flows.generation import Conditions, generate
+    from flows.generation import generate
     from generator.checkpoint import load_checkpoint
+    from generator.conditions import Sampling
 
     loaded = load_checkpoint()
-    drawn = generate(loaded, 1, 0, Conditions())
+    drawn = generate(loaded, 1, 0, Sampling())
     size = sum(parameter.numel() for parameter in loaded.model.parameters())
     text = f"{size:,} parameters, sha256 {loaded.checksum[:12]}; drew {drawn.candidates[0].formula}"
     return Check("checkpoint", "ok", text)

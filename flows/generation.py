@@ -4,100 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from loop.errors import ConfigError, InputError
+from loop.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from generator.checkpoint import Checkpoint
+    from generator.conditions import Sampling
+    from generator.guard import Guard
     from loop.contracts import Progress
     from loop.crystals import CrystalTable
     from loop.values import Candidate
 
-TRIES = 200  # crystals drawn at most for each one asked for, before a condition counts as out of reach
 BATCH = 256
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What generated crystals must fulfil."""
-
-    space_groups: tuple[int, ...] = ()  # allowed; empty: all of p(g)
-    elements: tuple[str, ...] = ()  # allowed; empty: all
-    require: tuple[str, ...] = ()  # each must occur
-    formula: str | None = None  # reduced formula
-    max_atoms: int | None = None  # in the conventional cell
-    temperature: float = 1.0
-    top_p: float = 1.0
-
-    def allowed(self) -> tuple[int, ...]:
-        """Atomic numbers that may occur; empty: all.
-
-        Raises:
-            ConfigError: something is no element, or the conditions exclude each other.
-        """
-        allowed = set(self.elements)
-        if self.formula is not None:
-            parts = set(formula_of(self.formula).get_el_amt_dict())
-            allowed = parts & allowed if allowed else parts
-            if parts != allowed:
-                raise ConfigError(f"the formula {self.formula} needs elements that --elements does not allow")
-        if allowed and not set(self.require) <= allowed:
-            raise ConfigError(f"required elements {', '.join(self.require)} are not all among the allowed ones")
-        return tuple(sorted(atomic_number(symbol) for symbol in allowed))
-
-    def admits(self, candidate: Candidate) -> bool:
-        """Whether a crystal fulfils what the sampler does not enforce by itself."""
-        structure = candidate.structure
-        if self.max_atoms is not None and len(structure) > self.max_atoms:
-            return False
-        symbols = {str(element) for element in structure.composition}
-        wanted = None if self.formula is None else formula_of(self.formula).reduced_formula
-        return set(self.require) <= symbols and wanted in (None, candidate.formula)
-
-
-@dataclass
-class Drawn:
-    """Crystals that fulfil the conditions, and how many were drawn for them."""
-
-    candidates: list[Candidate] = field(default_factory=list)
-    drawn: int = 0
-    no_crystals: int = 0  # tokens that make no crystal
-    refused: int = 0  # crystals that the conditions exclude
-
-
-def atomic_number(symbol: str) -> int:
-    """Atomic number.
-
-    Raises:
-        ConfigError: no such element.
-    """
-    from pymatgen.core import Element
-
-    try:
-        return int(Element(symbol).Z)
-    except ValueError:
-        raise ConfigError(f"{symbol!r} is no element; expected symbols such as Li or O") from None
-
-
-def formula_of(text: str) -> Any:
-    """Composition of a formula.
-
-    Raises:
-        ConfigError: it is none.
-    """
-    from pymatgen.core import Composition
-
-    try:
-        return Composition(text)
-    except ValueError as error:
-        raise ConfigError(f"{text!r} is no formula such as SrTiO3: {error}") from None
 
 
 def load_model(checkpoint: Path | None, device: str, dtype: str) -> Checkpoint:
@@ -116,43 +41,41 @@ def load_model(checkpoint: Path | None, device: str, dtype: str) -> Checkpoint:
     return load_checkpoint(checkpoint, device=device, dtype=getattr(torch, dtype))
 
 
+@dataclass(frozen=True)
+class Generated:
+    """Crystals to order, and what it took."""
+
+    candidates: list[Candidate]
+    drawn: int  # crystals drawn; the guard turned the others away
+    acceptance: float  # share that passed the guard
+    acceptance_error: float  # standard error
+
+
 def generate(
-    checkpoint: Checkpoint, n: int, seed: int, conditions: Conditions, progress: Progress | None = None
-) -> Drawn:
-    """Draw n crystals that fulfil the conditions: space groups and allowed elements by masks, the rest by rejection.
+    checkpoint: Checkpoint,
+    n: int,
+    seed: int,
+    sampling: Sampling,
+    guard: Guard | None = None,
+    progress: Progress | None = None,
+) -> Generated:
+    """Draw n crystals that keep the conditions; fewer where the guard's tries run out.
 
     Raises:
-        InputError: too few of `TRIES` n crystals fulfil them.
+        ConditionError: conditions that cannot be met.
     """
+    from generator.draw import draw
     from generator.finetune import to_candidates
-    from generator.model import Sampling
-    from generator.sample import draw_space_groups, sample
+
+    def report(kept: int, drawn: int) -> None:
+        if progress is not None:
+            progress("generate", kept, n, {"drawn": float(drawn)})
 
     rng = np.random.default_rng(seed)
-    sampling = Sampling(conditions.temperature, conditions.top_p, conditions.allowed())
-    for symbol in conditions.require:
-        atomic_number(symbol)
-    out = Drawn()
-    while len(out.candidates) < n:
-        if out.drawn >= TRIES * max(n, 10):
-            found = len(out.candidates)
-            raise InputError(
-                f"{out.drawn} crystals drawn, {found} of {n} fulfil the conditions: relax them or ask for fewer"
-            )
-        size = min(BATCH, max(n - len(out.candidates), 32))
-        groups = draw_space_groups(checkpoint.model, size, rng, list(conditions.space_groups))
-        made = to_candidates(
-            sample(checkpoint.model, groups, rng, sampling), policy=checkpoint.checksum[:8], round=0, source="base"
-        )
-        out.drawn += size
-        crystals = [candidate for candidate in made if candidate is not None]
-        good = [candidate for candidate in crystals if conditions.admits(candidate)]
-        out.no_crystals += size - len(crystals)
-        out.refused += len(crystals) - len(good)
-        out.candidates += good[: n - len(out.candidates)]
-        if progress is not None:
-            progress("generate", len(out.candidates), n, {"drawn": float(out.drawn)})
-    return out
+    found = draw(checkpoint.model, n, rng, sampling, guard=guard, batch_size=BATCH, report=report)
+    made = to_candidates(found.sample, policy=checkpoint.checksum[:8], round=0, source="base")
+    crystals = [candidate for candidate in made if candidate is not None]
+    return Generated(crystals, found.tries, found.acceptance, found.acceptance_error)
 
 
 def candidate_columns(candidates: list[Candidate]) -> dict[str, list[Any]]:

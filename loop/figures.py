@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from typing import Any
 
@@ -54,7 +55,8 @@ def to_svg(figure: Figure, name: str) -> str:
     text = io.StringIO()
     with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
         figure.savefig(text, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
+    svg = text.getvalue()[text.getvalue().index("<svg") :]
+    return re.sub(r'<g id="[^"]*"', "<g", svg)  # names of groups repeat in every figure, and nothing refers to them
 
 
 def _axes(size: tuple[float, float], columns: int = 1) -> tuple[Figure, list[Axes]]:

@@ -50,7 +50,7 @@ class CampaignSurrogate:
         Raises:
             CheckpointError: missing, damaged, or made with other features.
         """
-        self._gp = GPSurrogate.load(path, self._extractor)
+        self._gp.load(path)
         self._typical = None  # the scaling came along
 
     @property

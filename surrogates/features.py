@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from pymatgen.core import Structure
@@ -123,7 +125,7 @@ class FeatureExtractor:
             try:
                 with np.load(path, allow_pickle=False) as part:
                     ids, rows = part["ids"].tolist(), part["rows"]
-            except (OSError, ValueError, KeyError, EOFError) as error:
+            except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
                 raise InputError(
                     f"expected a feature cache in {path}, could not read it ({error}); delete it to recompute"
                 ) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -156,22 +156,21 @@ class GPSurrogate:
             result |= _named(prop, "", _metrics(prop, Y[:, j], mean[:, j], std[:, j]))
         return result
 
-    def save(self, folder: Path) -> None:
-        """Write labels, features of the labelled, scaling and hyperparameters (npz and JSON)."""
+    def save(self, path: Path) -> None:
+        """Write labels, features of the labelled, scaling and hyperparameters into a folder (npz and JSON)."""
         from surrogates import saving
 
-        saving.save(self, folder)
+        saving.save(self, path)
 
-    @classmethod
-    def load(cls, folder: Path, extractor: FeatureExtractor) -> Self:
-        """A surrogate as `save` left it.
+    def load(self, path: Path) -> None:
+        """Take over what `save` wrote, settings included.
 
         Raises:
             CheckpointError: missing, damaged, or made with other features.
         """
         from surrogates import saving
 
-        return saving.load(cls, folder, extractor)
+        saving.load(self, path)
 
     def _values(self, known: dict[str, Candidate], evaluations: Sequence[Evaluation]) -> dict[str, np.ndarray]:
         """Values (m,) by candidate id: the mean of good labels of one candidate, NaN where there is none."""

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
 from loop.errors import CheckpointError
-from surrogates.features import FeatureExtractor
 from surrogates.properties import GPConfig, Property
 from surrogates.scaling import InputScaler
 
 if TYPE_CHECKING:
     from surrogates.gp import GPSurrogate
 
-Kind = TypeVar("Kind", bound="GPSurrogate")
 ARRAYS, ABOUT = "surrogate.npz", "surrogate.json"
 _SCALER = ("mean", "weight", "size", "columns", "group")
 
@@ -43,8 +43,8 @@ def save(surrogate: GPSurrogate, folder: Path) -> None:
     write_bytes(folder / ABOUT, json.dumps(about, indent=1).encode())
 
 
-def load(kind: type[Kind], folder: Path, extractor: FeatureExtractor) -> Kind:
-    """Read a surrogate (see `GPSurrogate.load`)."""
+def load(surrogate: GPSurrogate, folder: Path) -> None:
+    """Put a surrogate into the state that was saved (see `GPSurrogate.load`)."""
     folder = Path(folder)
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
@@ -54,21 +54,22 @@ def load(kind: type[Kind], folder: Path, extractor: FeatureExtractor) -> Kind:
             **{**about["config"], "properties": tuple(Property(**prop) for prop in about["config"]["properties"])}
         )
         features, factors = about["features"], about["factors"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        X, Y, ids, blocks = (arrays[name] for name in ("X", "Y", "ids", "blocks"))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise CheckpointError(
             f"expected a surrogate ({ABOUT}, {ARRAYS}) in {folder}, cannot read it: {error!r}; fit it again"
         ) from error
-    if features != extractor.key:
+    if features != surrogate.extractor.key:
         raise CheckpointError(
-            f"the surrogate in {folder} was made with features {features}, these are {extractor.key}: another "
+            f"the surrogate in {folder} has features {features}, expected {surrogate.extractor.key}: another "
             "potential, hull or version; fit it again"
         )
-    surrogate = kind(extractor, config)
-    surrogate._X, surrogate._Y, surrogate._blocks = arrays["X"], arrays["Y"], arrays["blocks"]
-    surrogate._ids = arrays["ids"].tolist()
+    surrogate.config = config
+    surrogate._X, surrogate._Y, surrogate._ids, surrogate._blocks = X, Y, ids.tolist(), blocks
+    surrogate._scaler = None
     if "scaler/mean" in arrays:
         parts = {key: arrays[f"scaler/{key}"] for key in _SCALER}
-        surrogate._scaler = InputScaler(**parts, names=tuple(extractor.groups))
+        surrogate._scaler = InputScaler(**parts, names=tuple(surrogate.extractor.groups))
     for prop in config.properties:
         prefix = f"gp/{prop.name}/"
         surrogate._hyperparameters[prop.name] = {
@@ -77,7 +78,6 @@ def load(kind: type[Kind], folder: Path, extractor: FeatureExtractor) -> Kind:
     surrogate._condition(refit=False)
     for name, factor in factors.items():
         surrogate._fitted[name].factor = factor
-    return surrogate
 
 
 def _npz(arrays: dict[str, np.ndarray]) -> bytes:

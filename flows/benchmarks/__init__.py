@@ -1,0 +1,1 @@
+"""The sub-commands of `discovery-loop benchmark`; their records go under results/."""

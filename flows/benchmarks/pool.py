@@ -1,0 +1,188 @@
+"""`discovery-loop benchmark pool`: does the selection find the best crystals of a real pool sooner than chance?
+
+Labels of a table of crystals are hidden until a strategy asks for them. Strategies begin with the same random labels;
+what counts is how many labels they need to find half of the pool's top 1 %.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from flows.benchmarks.pool_simulation import FOREST, RANDOM, Campaign, Outcome, simulate
+from flows.benchmarks.pool_summary import summarise, tables
+from flows.benchmarks.pool_tasks import TASKS, Pool, load_pool
+from loop.contracts import Progress
+from loop.errors import ConfigError
+from loop.files import make_folder, sha256, write_text
+from surrogates.acquisition import ACQUISITIONS
+from surrogates.features import FeatureExtractor
+from surrogates.properties import GPConfig
+
+STRATEGIES = (RANDOM, FOREST, "greedy", "ucb", "thompson", "stability_improvement", "qlogei")
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """Settings of the benchmark.
+
+    Attributes:
+        tasks: keys of `TASKS`.
+        strategies: keys of `surrogates.acquisition.ACQUISITIONS`, or ``forest_greedy``.
+        seeds: campaigns of each strategy on each task.
+        pool_size: crystals of a pool, drawn at random from those with the label; None takes all.
+        pool_seed: of that draw.
+        initial: random labels at the start of a campaign.
+        batch: labels a round.
+        budget: labels of a campaign.
+        workers: processes.
+        gp: settings of the surrogate (its properties are the task's).
+    """
+
+    tasks: tuple[str, ...] = tuple(TASKS)
+    strategies: tuple[str, ...] = STRATEGIES
+    seeds: int = 10
+    pool_size: int | None = 3000
+    pool_seed: int = 0
+    initial: int = 20
+    batch: int = 10
+    budget: int = 500
+    workers: int = 1
+    gp: GPConfig = field(default_factory=GPConfig)
+
+    def __post_init__(self) -> None:
+        unknown = [task for task in self.tasks if task not in TASKS]
+        unknown += [name for name in self.strategies if name not in (*ACQUISITIONS, FOREST)]
+        if unknown:
+            known = f"tasks: {', '.join(TASKS)}; strategies: {', '.join((*ACQUISITIONS, FOREST))}"
+            raise ConfigError(f"unknown: {', '.join(unknown)}; {known}")
+        if min(self.seeds, self.initial, self.batch, self.workers) < 1 or self.budget <= self.initial:
+            raise ConfigError(
+                "expected seeds, initial, batch and workers of at least 1 and a budget above `initial`, got "
+                f"{self.seeds=}, {self.initial=}, {self.batch=}, {self.workers=}, {self.budget=}"
+            )
+
+
+def run(data: Path, output: Path, config: PoolConfig | None = None, progress: Progress | None = None) -> dict[str, Any]:
+    """Run the benchmark; campaigns that `output` holds already, with the same settings, are not run again.
+
+    Args:
+        data: CSV with a `cif` column and the labels' columns (those of ../docs or of any Materials Project table:
+            `log10_k_vrh`, `band_gap`, `formation_energy_per_atom`, `formation_energy_source`, `eps_electronic`).
+        output: folder for record.json, summary.csv, curves.csv, calibration.csv and figures.
+        config: settings.
+        progress: called after each campaign.
+
+    Returns:
+        The record, as in record.json.
+
+    Raises:
+        InputError: the table cannot be used.
+    """
+    from flows.benchmarks.pool_figures import draw
+    from flows.provenance import provenance
+
+    config = config or PoolConfig()
+    make_folder(output)
+    outcomes: dict[str, list[Outcome]] = {}
+    sizes: dict[str, dict[str, int]] = {}
+    for task in config.tasks:
+        pool = load_pool(data, task, config.pool_size, config.pool_seed)
+        extractor = FeatureExtractor(cache=output / "features")
+        extractor(pool.candidates, progress)
+        outcomes[task] = _campaigns(pool, extractor, output / "campaigns", config, progress)
+        sizes[task] = {"pool": len(pool.candidates), "top": len(pool.top)}
+    summary = summarise(outcomes, sizes)
+    for name, frame in tables(outcomes, summary).items():
+        write_text(output / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+    figures = draw(outcomes, sizes, output)
+    record = {
+        "benchmark": "pool",
+        "protocol": "labels hidden until asked for; target: half of the top 1 %; chance is its expectation n/N",
+        "config": asdict(config),
+        "data": {"file": data.name, "sha256": sha256(data)},
+        "pools": sizes,
+        "summary": summary,
+        "provenance": provenance(),
+        "files": {path.name: sha256(path) for path in [*sorted(output.glob("*.csv")), *figures]},
+    }
+    write_text(output / "record.json", json.dumps(record, indent=1, default=str))
+    return record
+
+
+def _campaigns(
+    pool: Pool, extractor: FeatureExtractor, folder: Path, config: PoolConfig, progress: Progress | None
+) -> list[Outcome]:
+    """All campaigns of a task, those on disk read back, the others run side by side."""
+    make_folder(folder)
+    wanted = [
+        Campaign(strategy, seed, config.initial, config.batch, config.budget)
+        for seed in range(config.seeds)
+        for strategy in config.strategies
+    ]
+    paths = {campaign: folder / f"{_key(pool, extractor, campaign, config.gp)}.json" for campaign in wanted}
+    done = {
+        campaign: Outcome.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        for campaign, path in paths.items()
+        if path.exists()
+    }
+    todo = [campaign for campaign in wanted if campaign not in done]
+    for campaign, outcome in _run(pool, extractor, todo, config):
+        write_text(paths[campaign], json.dumps(outcome.to_dict()))
+        done[campaign] = outcome
+        if progress is not None:
+            progress(f"pool {pool.task}", len(done), len(wanted), {campaign.strategy: outcome.found[-1]})
+    return [done[campaign] for campaign in wanted]
+
+
+def _run(pool: Pool, extractor: FeatureExtractor, todo: Sequence[Campaign], config: PoolConfig) -> Any:
+    """Yields (campaign, outcome) as they come."""
+    if config.workers == 1 or len(todo) < 2:
+        for campaign in todo:
+            yield campaign, simulate(pool, campaign, extractor, config.gp)
+        return
+    # spawn: a forked torch may deadlock in its thread pool
+    with ProcessPoolExecutor(
+        config.workers, get_context("spawn"), initializer=_start, initargs=(pool, extractor, config.gp)
+    ) as executor:
+        futures = {executor.submit(_one, campaign): campaign for campaign in todo}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+_worker: tuple[Pool, FeatureExtractor, GPConfig] | None = None
+
+
+def _start(pool: Pool, extractor: FeatureExtractor, gp: GPConfig) -> None:
+    global _worker
+    import torch
+
+    torch.set_num_threads(1)
+    _worker = (pool, extractor, gp)
+
+
+def _one(campaign: Campaign) -> Outcome:
+    if _worker is None:
+        raise RuntimeError("the worker was not started by the benchmark")
+    pool, extractor, gp = _worker
+    return simulate(pool, campaign, extractor, gp)
+
+
+def _key(pool: Pool, extractor: FeatureExtractor, campaign: Campaign, gp: GPConfig) -> str:
+    """Name of a campaign's file: readable, and a hash of everything that changes its outcome."""
+    ids = "".join(candidate.id for candidate in pool.candidates)
+    parts = [
+        pool.task,
+        ids,
+        extractor.key,
+        repr(campaign),
+        repr(gp) if campaign.strategy not in (RANDOM, FOREST) else "",
+    ]
+    digest = hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
+    return f"{pool.task}-{campaign.strategy}-{campaign.seed}-{digest}"

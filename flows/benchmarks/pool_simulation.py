@@ -1,0 +1,169 @@
+"""One simulated campaign: labels are asked for batch by batch, and what was found is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from flows.benchmarks.pool_tasks import TASKS, Pool
+from loop.contracts import Surrogate
+from loop.metrics import calibration
+from loop.values import Candidate, Evaluation, Prediction
+from surrogates.acquisition import ACQUISITIONS, AcquisitionConfig
+from surrogates.features import FeatureExtractor
+from surrogates.gp import GPSurrogate
+from surrogates.properties import GPConfig
+
+FOREST = "forest_greedy"  # the outside baseline: a random forest, best predicted means first
+RANDOM = "random"
+HELD_OUT = 500  # unlabelled crystals, drawn at random each round, on which calibration is measured
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """Settings of one simulated campaign.
+
+    Attributes:
+        strategy: a key of `surrogates.acquisition.ACQUISITIONS`, or `FOREST`.
+        seed: of the initial labels (equal seeds begin with the same crystals, whatever the strategy) and of choices.
+        initial: random labels to begin with; they count as labels.
+        batch: labels a round.
+        budget: labels in all.
+    """
+
+    strategy: str
+    seed: int
+    initial: int = 20
+    batch: int = 10
+    budget: int = 300
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a campaign did.
+
+    Attributes:
+        campaign: its settings.
+        found: share of the top crystals among the first 1, 2, ... labels.
+        best: best utility so far, likewise.
+        rounds: one row a round: labels before it, and calibration on random unlabelled crystals (``random_*``) and on
+            the very batch chosen (``chosen_*``), both before their labels were known.
+        seconds: wall time.
+    """
+
+    campaign: Campaign
+    found: list[float]
+    best: list[float]
+    rounds: list[dict[str, float]]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Outcome:
+        """Inverse of `to_dict`."""
+        return cls(**{**data, "campaign": Campaign(**data["campaign"])})
+
+
+class ForestSurrogate:
+    """scikit-learn's random forest on the same features; the spread of its trees as standard deviation."""
+
+    def __init__(self, extractor: FeatureExtractor, pool: Pool, seed: int) -> None:
+        from sklearn.ensemble import RandomForestRegressor
+
+        self._extractor, self._prop = extractor, TASKS[pool.task].prop
+        # a third of the columns a split, the usual choice for regression (Hastie et al. 2009, section 15.3)
+        self._forest = RandomForestRegressor(100, max_features=1 / 3, random_state=seed, n_jobs=1)
+
+    def fit(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]) -> dict[str, float]:
+        """Grow the forest anew."""
+        labels = [evaluation.value(self._prop.name) for evaluation in evaluations]
+        self._forest.fit(np.nan_to_num(self._extractor(candidates)), labels)
+        return {}
+
+    def predict(self, candidates: Sequence[Candidate]) -> Prediction:
+        """Mean and spread over trees."""
+        X = np.nan_to_num(self._extractor(candidates))
+        trees = np.stack([tree.predict(X) for tree in self._forest.estimators_])
+        std = np.maximum(trees.std(axis=0), 1e-6)
+        return Prediction(trees.mean(axis=0)[:, None], std[:, None], (self._prop.name,), (self._prop.unit,))
+
+
+def simulate(pool: Pool, campaign: Campaign, extractor: FeatureExtractor, gp: GPConfig | None = None) -> Outcome:
+    """Run one campaign.
+
+    Args:
+        pool: crystals with hidden labels.
+        campaign: settings.
+        extractor: features.
+        gp: settings of the surrogate apart from its property, which is the task's.
+    """
+    import time
+
+    start = time.perf_counter()
+    rng = np.random.default_rng(campaign.seed)
+    n, budget = len(pool.candidates), min(campaign.budget, len(pool.candidates))
+    if campaign.strategy == RANDOM:
+        order = rng.permutation(n)[:budget].tolist()
+        return _outcome(pool, campaign, order, [], time.perf_counter() - start)
+    surrogate = _surrogate(pool, campaign, extractor, gp)
+    config = AcquisitionConfig(objectives=(TASKS[pool.task].objective,), constraints=())
+    acquisition = ACQUISITIONS["greedy" if campaign.strategy == FOREST else campaign.strategy](config)
+    order = rng.permutation(n)[: campaign.initial].tolist()
+    rounds = []
+    while len(order) < budget:
+        surrogate.fit([pool.candidates[i] for i in order], [pool.evaluate(i) for i in order])
+        rest = np.setdiff1d(np.arange(n), order)
+        k = min(campaign.batch, budget - len(order))
+        picks = acquisition.select(
+            [pool.candidates[i] for i in rest], cast(Surrogate, surrogate), k, seed=campaign.seed * 1000 + len(order)
+        )
+        chosen = rest[picks]
+        rounds.append({"labels": float(len(order)), **_held_out(pool, surrogate, rest, chosen, rng)})
+        order += chosen.tolist()
+    return _outcome(pool, campaign, order, rounds, time.perf_counter() - start)
+
+
+def _surrogate(
+    pool: Pool, campaign: Campaign, extractor: FeatureExtractor, gp: GPConfig | None
+) -> GPSurrogate | ForestSurrogate:
+    if campaign.strategy == FOREST:
+        return ForestSurrogate(extractor, pool, campaign.seed)
+    from dataclasses import replace
+
+    surrogate = GPSurrogate(extractor, replace(gp or GPConfig(), properties=(TASKS[pool.task].prop,)))
+    surrogate.adapt(pool.candidates)
+    return surrogate
+
+
+def _held_out(
+    pool: Pool, surrogate: GPSurrogate | ForestSurrogate, rest: np.ndarray, chosen: np.ndarray, rng: np.random.Generator
+) -> dict[str, float]:
+    drawn = rng.choice(rest, min(HELD_OUT, len(rest)), replace=False)
+    return {
+        f"{name}_{key}": value
+        for name, rows in (("random", drawn), ("chosen", chosen))
+        for key, value in _calibration(pool, surrogate, rows).items()
+    }
+
+
+def _calibration(pool: Pool, surrogate: GPSurrogate | ForestSurrogate, rows: np.ndarray) -> dict[str, float]:
+    candidates, labels = [pool.candidates[i] for i in rows], pool.labels[rows]
+    if isinstance(surrogate, GPSurrogate):  # on the model scale, where the belief is normal
+        mean, std = surrogate.marginal(candidates)
+        return calibration(TASKS[pool.task].prop.to_scale(labels), mean[:, 0], std[:, 0])
+    prediction = surrogate.predict(candidates)
+    return calibration(labels, prediction.mean[:, 0], prediction.std[:, 0])
+
+
+def _outcome(
+    pool: Pool, campaign: Campaign, order: list[int], rounds: list[dict[str, float]], seconds: float
+) -> Outcome:
+    found = np.cumsum([row in pool.top for row in order]) / len(pool.top)
+    best = np.maximum.accumulate(pool.utilities()[order])
+    return Outcome(campaign, found.tolist(), best.tolist(), rounds, seconds)

@@ -1,0 +1,152 @@
+"""What the pool benchmark asks for, and the crystals it hides the labels of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from loop.errors import ConfigError, InputError
+from loop.values import OK, Candidate, Evaluation, Quantity
+from surrogates.properties import Property
+from surrogates.utility import Objective
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TOP_SHARE = 0.01  # of the pool: what a campaign is to find
+
+
+@dataclass(frozen=True)
+class Task:
+    """A hidden label and what is wanted of it.
+
+    Attributes:
+        prop: the property, its unit and model scale; its prior is a round guess that 20 labels outweigh.
+        objective: what is wanted.
+        columns: of the table, without which a row does not take part.
+        label: from a row's columns to the label, vectorised; NaN leaves a row out.
+    """
+
+    prop: Property
+    objective: Objective
+    columns: tuple[str, ...]
+    label: Callable[[pd.DataFrame], np.ndarray]
+
+
+def _column(name: str) -> Callable[[pd.DataFrame], np.ndarray]:
+    return lambda frame: frame[name].to_numpy(float)
+
+
+def _formation_energy(frame: pd.DataFrame) -> np.ndarray:
+    """Rows of the 2018-19 release alone: between releases formation energies differ by 0.04 eV/atom."""
+    values = frame["formation_energy_per_atom"].to_numpy(float)
+    return np.where(frame["formation_energy_source"].isin(["mb", "megnet"]), values, np.nan)
+
+
+def _dielectric(frame: pd.DataFrame) -> np.ndarray:
+    """Electronic dielectric constant times gap (eV), the figure of merit of CrystalFormer-RL; insulators alone."""
+    epsilon, gap = frame["eps_electronic"].to_numpy(float), frame["band_gap"].to_numpy(float)
+    return np.where((gap > 0.1) & (epsilon >= 1) & (epsilon < 30), epsilon * gap, np.nan)
+
+
+def _gap(goal: Objective) -> Task:
+    return Task(Property("band_gap", "eV", prior_mean=1.0, prior_std=1.5), goal, ("band_gap",), _column("band_gap"))
+
+
+TASKS: dict[str, Task] = {
+    "bulk_modulus": Task(
+        Property("bulk_modulus", "GPa", "log", prior_mean=4.35, prior_std=0.8),
+        Objective("bulk_modulus"),
+        ("log10_k_vrh",),
+        lambda frame: 10 ** frame["log10_k_vrh"].to_numpy(float),
+    ),
+    "band_gap_max": _gap(Objective("band_gap")),
+    # 1.34 eV: the optimum of a single-junction solar cell (Ruehle, Sol. Energy 130, 139 (2016))
+    "band_gap_window": _gap(Objective("band_gap", "target", 1.34)),
+    "formation_energy": Task(
+        Property("formation_energy", "eV/atom", prior_mean=-1.0, prior_std=1.0),
+        Objective("formation_energy", "minimise"),
+        ("formation_energy_per_atom", "formation_energy_source"),
+        _formation_energy,
+    ),
+    "dielectric": Task(
+        Property("figure_of_merit", "eV", prior_mean=12.0, prior_std=5.0),
+        Objective("figure_of_merit"),
+        ("eps_electronic", "band_gap"),
+        _dielectric,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Crystals of one task and the labels that it hides."""
+
+    task: str
+    candidates: list[Candidate]
+    labels: np.ndarray  # (n,), own unit
+    top: frozenset[int] = field(init=False)  # rows of the best `TOP_SHARE`
+
+    def __post_init__(self) -> None:
+        count = max(1, round(TOP_SHARE * len(self.labels)))
+        object.__setattr__(self, "top", frozenset(np.argsort(-self.utilities(), kind="stable")[:count].tolist()))
+
+    def utilities(self) -> np.ndarray:
+        """Labels as higher is better, shape (n,)."""
+        objective = TASKS[self.task].objective
+        if objective.goal == "target":
+            return -np.abs(self.labels - float(objective.target or 0.0))
+        return self.labels if objective.goal == "maximise" else -self.labels
+
+    def evaluate(self, row: int) -> Evaluation:
+        """What an oracle would answer."""
+        prop = TASKS[self.task].prop
+        quantity = Quantity(float(self.labels[row]), prop.unit)
+        return Evaluation(self.candidates[row].id, "table@1", "published", OK, {prop.name: quantity})
+
+
+def load_pool(data: Path, task: str, size: int | None, seed: int) -> Pool:
+    """The crystals that have a task's label, or as many of them as asked for, drawn by seed.
+
+    Raises:
+        ConfigError: the task is not known.
+        InputError: the table lacks the task's columns, or has fewer than 200 crystals with the label.
+    """
+    from loop.crystals import read_frame
+
+    if task not in TASKS:
+        raise ConfigError(f"no task {task!r}; there are {', '.join(TASKS)}")
+    frame, _ = read_frame(data)
+    missing = [name for name in TASKS[task].columns if name not in frame]
+    if missing:
+        raise InputError(f"task {task!r} needs the columns {', '.join(missing)}, which {data} lacks")
+    labels = TASKS[task].label(frame)
+    rows = np.flatnonzero(np.isfinite(labels))
+    if size is not None and len(rows) > size:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, size, replace=False))
+    unique: dict[str, tuple[Candidate, float]] = {}
+    for text, label in zip(frame["cif"].iloc[rows], labels[rows], strict=True):
+        candidate = _candidate(text)
+        if candidate is not None:
+            unique.setdefault(candidate.id, (candidate, float(label)))
+    if len(unique) < 200:
+        raise InputError(f"expected at least 200 crystals with the label of {task!r} in {data}, found {len(unique)}")
+    kept = list(unique.values())
+    return Pool(task, [candidate for candidate, _ in kept], np.array([label for _, label in kept]))
+
+
+def _candidate(text: str) -> Candidate | None:
+    """None where the text holds no usable crystal."""
+    from pymatgen.core import Element, Lattice, Structure
+
+    from loop.cif import parse_cif
+
+    try:
+        basis, numbers, coordinates = parse_cif(text)
+    except InputError:
+        return None
+    return Candidate(Structure(Lattice(basis), [Element.from_Z(z) for z in numbers.tolist()], coordinates))

@@ -1,0 +1,246 @@
+"""Benchmark of the oracle's hull: distances found for crystals of the test split against the published ones."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from loop.contracts import Progress
+from loop.errors import InputError
+from loop.files import make_folder, sha256, write_text
+from loop.values import OK
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from oracles.potentials import Potential
+    from oracles.references import References
+
+STABLE = 0.1  # eV/atom: metastability window of Sun et al., Sci. Adv. 2, e1600225 (2016), doi 10.1126/sciadv.1600225
+LARGEST = 20  # atoms a cell
+PROTOCOL = (
+    "Crystals of the test split with at most 20 atoms a cell. Hull: reference phases without any formula of the test "
+    "split, single points in their published cells. Published distances refer to a DFT hull that holds the crystal "
+    "itself, so they are never negative; found ones are, for a crystal below its competitors. `clipped` sets them to 0."
+)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Published and found distances from the hull, eV/atom, shape (n,); NaN where none was found."""
+
+    published: np.ndarray
+    found: np.ndarray
+
+
+def run(
+    output: Path,
+    n: int,
+    data: Sequence[Path],
+    relax: bool = True,
+    *,
+    seed: int = 0,
+    potential: str = "chgnet",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compare, and write ``record.json``, ``table.csv`` and ``parity.png``.
+
+    Args:
+        output: folder.
+        n: crystals to relax, drawn with `seed`.
+        data: CSVs with columns cif, split, pretty_formula, n_atoms, e_above_hull (eV/atom).
+        relax: whether to relax at all; the unrelaxed comparison takes all rows.
+        seed: of the draw.
+        potential: name of the potential; the shipped references belong to ``chgnet``.
+        progress: told of stages.
+
+    Returns:
+        The record.
+
+    Raises:
+        InputError: no row to test on.
+        EnergyTypeError: references and potential do not belong together.
+    """
+    from oracles.potentials import load_potential
+    from oracles.references import load_references
+    from oracles.relax import RelaxConfig
+
+    began = time.perf_counter()
+    make_folder(output)
+    loaded, references = load_potential(potential), load_references()
+    frame = _test_rows(data)
+    frame = frame.assign(**_unrelaxed(frame, loaded, references, progress))
+    results: dict[str, dict[str, Any]] = {
+        "unrelaxed": metrics(Arrays(frame["published"].to_numpy(), frame["unrelaxed"].to_numpy()))
+    }
+    config = RelaxConfig()
+    if relax:
+        chosen = frame.sample(min(n, len(frame)), random_state=seed).index
+        columns = _relaxed(frame.loc[chosen], loaded, references, config, progress)
+        for name, values in columns.items():
+            frame.loc[chosen, name] = values
+        part = frame.loc[chosen]
+        results["relaxed"] = metrics(Arrays(part["published"].to_numpy(), part["relaxed"].to_numpy()))
+        results["relaxed"] |= {"statuses": dict(Counter(part["status"])), "seconds_each": float(part["seconds"].mean())}
+        results["same_rows_unrelaxed"] = metrics(Arrays(part["published"].to_numpy(), part["unrelaxed"].to_numpy()))
+    record = _record(results, loaded, references, {"n": n, "seed": seed, "relax": asdict(config) if relax else None})
+    record["seconds"] = round(time.perf_counter() - began, 1)
+    _write(output, frame, record)
+    return record
+
+
+def metrics(arrays: Arrays) -> dict[str, float]:
+    """Errors in eV/atom and the confusion at `STABLE`; a crystal without a finding counts as not stable.
+
+    Raises:
+        InputError: nothing was found at all.
+    """
+    finite = np.isfinite(arrays.found)
+    if not finite.any():
+        raise InputError("expected at least one crystal with a distance from the hull, found none")
+    error = arrays.found[finite] - arrays.published[finite]
+    clipped = np.maximum(arrays.found[finite], 0.0) - arrays.published[finite]
+    truly, said = arrays.published <= STABLE, finite & (arrays.found <= STABLE)
+    hits, false = int((truly & said).sum()), int((~truly & said).sum())
+    missed = int((truly & ~said).sum())
+    return {
+        "rows": len(finite),
+        "found": int(finite.sum()),
+        "mae": float(np.abs(error).mean()),
+        "median_absolute_error": float(np.median(np.abs(error))),
+        "mae_clipped": float(np.abs(clipped).mean()),
+        "bias": float(error.mean()),
+        "true_positives": hits,
+        "false_positives": false,
+        "false_negatives": missed,
+        "true_negatives": len(finite) - hits - false - missed,
+        "precision": hits / max(hits + false, 1),
+        "recall": hits / max(hits + missed, 1),
+        "accuracy": float((truly == said).mean()),
+        "prevalence": float(truly.mean()),
+        "lowest_found": float(np.nanmin(arrays.found)),
+        "below_-0.2": int((arrays.found[finite] < -0.2).sum()),
+        "below_-0.5": int((arrays.found[finite] < -0.5).sum()),
+    }
+
+
+def _test_rows(data: Sequence[Path]) -> pd.DataFrame:
+    import pandas as pd
+
+    from loop.crystals import read_frame
+
+    frames = [read_frame(Path(path))[0] for path in data]
+    frame = pd.concat(frames, ignore_index=True)
+    missing = {"split", "n_atoms", "e_above_hull", "material_id", "pretty_formula"} - set(frame)
+    if missing:
+        raise InputError(f"expected columns {', '.join(sorted(missing))} in {', '.join(map(str, data))}")
+    frame = frame[(frame["split"] == "test") & (frame["n_atoms"] <= LARGEST) & frame["e_above_hull"].notna()]
+    if frame.empty:
+        raise InputError(f"expected rows of the test split in {', '.join(map(str, data))}, found none")
+    return frame.rename(columns={"e_above_hull": "published"}).reset_index(drop=True)
+
+
+def _structures(frame: pd.DataFrame) -> list[Any]:
+    from pymatgen.core import Element, Structure
+
+    from loop.cif import parse_cif
+
+    made = []
+    for text in frame["cif"]:
+        basis, numbers, coordinates = parse_cif(text)
+        made.append(Structure(basis, [Element.from_Z(z) for z in numbers.tolist()], coordinates))
+    return made
+
+
+def _place(structures: Sequence[Any], energies: np.ndarray, references: References) -> tuple[np.ndarray, list[bool]]:
+    hull = references.hull(with_held_out=False)
+    found = hull.batch([s.composition for s in structures], energies, references.energy_type)
+    return np.array([place.e_above_hull for place in found]), [place.sparse for place in found]
+
+
+def _unrelaxed(
+    frame: pd.DataFrame, potential: Potential, references: References, progress: Progress | None
+) -> dict[str, Any]:
+    structures = _structures(frame)
+    energies = np.full(len(structures), np.nan)
+    for start in range(0, len(structures), 256):
+        energies[start : start + 256] = potential.energies(structures[start : start + 256])
+        if progress is not None:
+            progress("single points", min(start + 256, len(structures)), len(structures), {})
+    found, sparse = _place(structures, energies, references)
+    return {"unrelaxed": found, "sparse": sparse}
+
+
+def _relaxed(
+    frame: pd.DataFrame, potential: Potential, references: References, config: Any, progress: Progress | None
+) -> dict[str, Any]:
+    from oracles.relax import relax
+
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress("relaxations", done, total, {})
+
+    structures = _structures(frame)
+    outcomes = relax(structures, potential, config, tell)
+    energies = np.array([outcome.energy if outcome.status == OK else np.nan for outcome in outcomes])
+    found, _ = _place(structures, energies, references)
+    columns: dict[str, Any] = {"relaxed": found, "status": [outcome.status for outcome in outcomes]}
+    columns["steps"] = [outcome.steps for outcome in outcomes]
+    columns["seconds"] = [outcome.seconds for outcome in outcomes]
+    return columns
+
+
+def _record(
+    results: dict[str, Any], potential: Potential, references: References, settings: dict[str, Any]
+) -> dict[str, Any]:
+    from flows.provenance import provenance
+
+    return {
+        "benchmark": "references",
+        "made_with": provenance(),
+        "protocol": PROTOCOL,
+        "threshold": STABLE,
+        "units": {"mae": "eV/atom", "bias": "eV/atom", "seconds": "s", "precision": "fraction", "recall": "fraction"},
+        "potential": {"name": potential.name, "energy_type": asdict(potential.energy_type)},
+        "references": {"rows": len(references), "sha256": references.checksum},
+        "settings": settings,
+        "attribution": references.provenance.get("attribution", ""),
+        "results": results,
+    }
+
+
+def _write(output: Path, frame: pd.DataFrame, record: dict[str, Any]) -> None:
+    columns = ["material_id", "pretty_formula", "unrelaxed", "sparse", "relaxed", "status", "steps"]
+    table = frame[[name for name in columns if name in frame]]  # only what was found here, none of the source's numbers
+    write_text(output / "table.csv", table.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
+    _figure(output / "parity.png", frame, record["results"])
+    record["files"] = [{"file": name, "sha256": sha256(output / name)} for name in ("table.csv", "parity.png")]
+    write_text(output / "record.json", json.dumps(record, indent=1, default=float) + "\n")
+
+
+def _figure(path: Path, frame: pd.DataFrame, results: dict[str, Any]) -> None:
+    from matplotlib.figure import Figure
+
+    names = [name for name in ("unrelaxed", "relaxed") if name in results]
+    figure = Figure(figsize=(5 * len(names), 4.6), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        axis.scatter(frame["published"], frame[name], s=6, alpha=0.4, edgecolors="none")
+        axis.plot([0, 1], [0, 1], color="grey", linewidth=1)
+        axis.axhline(STABLE, color="tab:red", linewidth=0.7)
+        axis.axvline(STABLE, color="tab:red", linewidth=0.7)
+        found = results[name]
+        axis.set(
+            xlim=(-0.02, 1), ylim=(-0.4, 1.2), xlabel="published $E_\\mathrm{hull}$ (eV/atom)",
+            ylabel=f"{name} $E_\\mathrm{{hull}}$ (eV/atom)",
+            title=f"{found['found']} crystals, MAE {found['mae']:.3f}, precision {found['precision']:.2f}, "
+            f"recall {found['recall']:.2f}",
+        )  # fmt: skip
+        axis.title.set_fontsize(9)
+    figure.savefig(path, dpi=130)

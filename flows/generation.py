@@ -100,6 +100,7 @@ def likelihoods(
     import pandas as pd
     import torch
 
+    from generator.compat import tokenize_published
     from generator.likelihood import log_prob
     from generator.sequence import Crystals
     from generator.tokens import CrystalBatch, TokenError, tokenize
@@ -107,11 +108,12 @@ def likelihoods(
     model = checkpoint.model.eval()
     if compat and model.config.free_layout:
         raise ConfigError("--compat reproduces the published likelihood; it needs a checkpoint of `import-checkpoint`")
+    read = tokenize_published if compat else tokenize
     tokens, rows, status = [], [], ["unreadable"] * len(table)
     for row, structure in enumerate(table.structures):
         if structure is not None:
             try:
-                tokens.append(tokenize(structure, max_sites=model.config.slots - 1, canonical=not compat))
+                tokens.append(read(structure, max_sites=model.config.slots - 1))
                 rows.append(row)
                 status[row] = "ok"
             except TokenError as error:

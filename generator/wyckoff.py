@@ -44,6 +44,7 @@ class WyckoffTables:
     dof0: np.ndarray  # (231, 28) bool, no degree of freedom; True for the pad and for letters that do not exist
     lattice_mask: np.ndarray  # (231, 6) bool, independent parameters among a, b, c, alpha, beta, gamma
     site_symmetry: np.ndarray  # (231, 28) str, oriented site-symmetry symbol, '' where there is no letter
+    hall_numbers: np.ndarray  # (231,) int64, of the standard setting
     operators: np.ndarray  # (14433, 3, 4) float64, all orbits one after the other
     offsets: np.ndarray  # (231, 28) int64, where the orbit (g, w) begins in `operators`
     normalizers: np.ndarray  # (sum K, 3, 4) float64, see `normalizer_ops`
@@ -94,6 +95,7 @@ def tables() -> WyckoffTables:
         "dof0": ~free.any(-1),
         "lattice_mask": _lattice_mask(),
         "site_symmetry": site_symmetry,
+        "hall_numbers": np.concatenate([[0], data["hall_numbers"].astype(np.int64)]),
         "operators": operators,
         "offsets": offsets,
         "normalizers": _affine(data["normalizer_rotations"], data["normalizer_translations"]),

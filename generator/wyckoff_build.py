@@ -20,7 +20,7 @@ _HOLOHEDRY = ((2, 2), (15, 10), (74, 47), (142, 123), (194, 191), (230, 221))
 
 def write_tables(path: str | Path) -> None:
     """Write operators, site symmetries and normalisers of all groups in one compressed .npz of small integers."""
-    from pyxtal.symmetry import Group
+    from pyxtal.symmetry import Group, Hall
 
     orbits: dict[int, list[np.ndarray]] = {}
     site_symmetry = []
@@ -44,6 +44,7 @@ def write_tables(path: str | Path) -> None:
         n_letters=np.array([len(orbits[g]) for g in orbits], dtype=np.uint8),
         multiplicity=np.array([len(orbit) for g in orbits for orbit in orbits[g]], dtype=np.uint8),
         site_symmetry=np.array(site_symmetry),
+        hall_numbers=np.array([Hall(g).hall_default for g in orbits], dtype=np.uint16),
         rotations=rotations,
         translations=translations,
         normalizer_counts=np.array([len(operators) for operators in normalizers], dtype=np.uint8),

@@ -98,7 +98,7 @@ def hull_build(
     sources: Annotated[list[Path], typer.Argument(help="CSVs of known crystals with a cif column.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: .csv or .csv.gz, a .json beside it.")],
     potential: Potential = "chgnet",
-    split: Annotated[list[str] | None, typer.Option(help="Values of a column `split`. Default: train, val.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Values of a column `split` to take. Default: all.")] = None,
     device: Device = None,
     trust: Trust = False,
     json: Json = False,

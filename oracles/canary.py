@@ -20,8 +20,8 @@ def crystals() -> dict[str, Structure]:
     body_centred = np.array([[-0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.5, 0.5, -0.5]])
     perovskite = np.array([[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
     return {
-        "Si": Structure(5.43 * face_centred, ["Si", "Si"], [[0, 0, 0], [0.25, 0.25, 0.25]]),
-        "MgO": Structure(4.25 * face_centred, ["Mg", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]]),
+        "Si": Structure(5.43 * face_centred, ["Si", "Si"], np.array([[0, 0, 0], [0.25, 0.25, 0.25]])),
+        "MgO": Structure(4.25 * face_centred, ["Mg", "O"], np.array([[0, 0, 0], [0.5, 0.5, 0.5]])),
         "SrTiO3": Structure(3.92 * np.eye(3), ["Sr", "Ti", "O", "O", "O"], perovskite),
         "Fe": Structure(2.84 * body_centred, ["Fe"], [[0, 0, 0]]),
     }

@@ -126,6 +126,7 @@ def ground_states(frame: pd.DataFrame) -> pd.DataFrame:
 class BuildConfig:
     """How a table is built."""
 
+    splits: tuple[str, ...] | None = None  # values of a `split` column to take; None: all
     held_out: tuple[str, ...] = ("test",)  # values of a `split` column whose formulas benchmarks leave out
     chunk: int = 1024  # crystals between two files on disk: what a kill may cost
     one_per_formula: bool = True  # evaluate the published ground state only, not every polymorph
@@ -258,6 +259,8 @@ def _read_sources(sources: Sequence[str | Path], config: BuildConfig) -> tuple[p
     for source in map(Path, sources):
         frame, ids = read_frame(source)
         frame["material_id"] = ids
+        if "split" in frame and config.splits is not None:
+            frame = frame[frame["split"].isin(config.splits)].copy()
         frame["held_out"] = frame["split"].isin(config.held_out).astype(int) if "split" in frame else 0
         if "pretty_formula" not in frame:
             frame["pretty_formula"] = [_formula(cif) for cif in frame["cif"]]

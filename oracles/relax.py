@@ -38,7 +38,7 @@ class RelaxConfig:
     smax: float = 0.5  # GPa, largest component of the stress at convergence; costs some 1e-4 eV/atom
     max_steps: int = 200
     time_limit: float = 60.0  # s of computing for one crystal
-    optimizer: str = "LBFGS"  # FIRE, LBFGS or BFGS
+    optimizer: str = "BFGS"  # FIRE, LBFGS or BFGS; see the module for why
     relax_cell: bool = True
     keep_symmetry: bool = True  # stay within the space group it has to 1e-4 A; several times as fast with CHGNet
     batch_size: int = 16  # crystals that take their steps together

@@ -1,0 +1,185 @@
+"""Relaxation against ASE, and every way it can end."""
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.filters import FrechetCellFilter
+from ase.optimize import BFGS
+from pymatgen.core import Lattice, Structure
+
+from loop.errors import ConfigError
+from loop.values import EnergyType
+from oracles.ase_potential import to_structure
+from oracles.guards import Limits
+from oracles.potentials import About, Potential, SinglePoint, load_potential
+from oracles.relax import RelaxConfig, relax
+from oracles.symmetry import space_group
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def emt():
+    return load_potential("ase.calculators.emt:EMT")
+
+
+@pytest.fixture(scope="module")
+def chgnet():
+    return load_potential("chgnet", device="cpu")
+
+
+def alloy(seed=0) -> Structure:
+    """A shaken and strained cell of Cu3Al."""
+    structure = to_structure(bulk("Cu", cubic=True))
+    structure.replace(0, "Al")
+    structure.perturb(0.1, seed=seed)
+    structure.apply_strain([0.03, -0.02, 0.01])
+    return structure
+
+
+class Pushing(Potential):
+    """A potential whose stress never changes: a crystal under it grows or shrinks for ever."""
+
+    def __init__(self, stress: float) -> None:
+        about = About("pushing", EnergyType("push", "", "none"), frozenset({"Cu"}), "", "")
+        super().__init__(about, Limits())
+        self.stress = stress
+
+    def compute(self, structures, groups, *, gradients):
+        forces = [np.zeros((len(s), 3)) for s in structures]
+        return [SinglePoint(energy=-1.0, forces=f, stress=np.eye(3) * self.stress) for f in forces]
+
+    def calculator(self):
+        raise NotImplementedError
+
+
+def test_it_finds_the_minimum_that_ase_finds(emt):
+    atoms = alloy().to_ase_atoms()
+    atoms.calc = EMT()
+    BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=1e-4, steps=500)
+    found = relax([alloy()], emt, RelaxConfig(fmax=1e-3, smax=0.01))[0]
+    assert found.ok
+    assert found.energy == pytest.approx(atoms.get_potential_energy() / len(atoms), abs=1e-5)
+    assert found.structure.volume == pytest.approx(atoms.get_volume(), rel=2e-3)
+    point = emt.single_points([found.structure])[0]
+    assert found.max_force == pytest.approx(np.linalg.norm(point.forces, axis=1).max(), abs=1e-9)
+    assert found.max_stress == pytest.approx(np.abs(point.stress).max() * 160.21766, rel=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", ["FIRE", "LBFGS", "BFGS"])
+def test_optimizers_agree(emt, optimizer):
+    found = relax([alloy(1)], emt, RelaxConfig(optimizer=optimizer, fmax=0.01, smax=0.1))[0]
+    best = relax([alloy(1)], emt, RelaxConfig(fmax=1e-3, smax=0.01))[0]
+    assert found.ok
+    assert found.energy == pytest.approx(best.energy, abs=1e-3)
+
+
+def test_together_is_as_one_by_one_and_in_order(chgnet):
+    crystals = [
+        Structure(Lattice.cubic(4.0), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.45]]),
+        to_structure(bulk("MgO", "rocksalt", a=4.5)),
+        Structure(Lattice.cubic(4), ["Rn"], [[0, 0, 0]]),
+        to_structure(bulk("Si", cubic=True)),
+    ]
+    together = relax(crystals, chgnet, RelaxConfig(batch_size=3))
+    assert [r.status for r in together][2] == "failed:unsupported-element"
+    for one, structure in zip(together, crystals, strict=True):
+        alone = relax([structure], chgnet)[0]
+        assert (one.status, one.steps) == (alone.status, alone.steps)
+        if alone.ok:
+            assert one.energy == pytest.approx(alone.energy, abs=1e-4)
+            assert one.structure.composition.reduced_formula == structure.composition.reduced_formula
+
+
+def test_chgnet_relaxes_as_its_own_optimizer_does(chgnet):
+    from chgnet.model.dynamics import StructOptimizer
+
+    structure = Structure(
+        Lattice.tetragonal(4.5, 3.1), ["Ti", "Ti", "O", "O", "O", "O"],
+        [[0, 0, 0], [0.5, 0.5, 0.5], [0.3, 0.3, 0], [0.7, 0.7, 0], [0.8, 0.2, 0.5], [0.2, 0.8, 0.5]],
+    )  # fmt: skip
+    expected = StructOptimizer(use_device="cpu").relax(structure, fmax=0.02, verbose=False)
+    found = relax([structure], chgnet, RelaxConfig(fmax=0.02, smax=0.1))[0]
+    assert found.ok
+    energy = float(expected["trajectory"].energies[-1]) / len(structure)
+    assert found.energy == pytest.approx(energy, abs=2e-3)
+    assert found.structure.volume == pytest.approx(expected["final_structure"].volume, rel=0.01)
+
+
+def test_symmetry_is_kept_or_not_with_the_same_minimum(chgnet):
+    structure = Structure(Lattice.tetragonal(3.7, 4.3), ["Cu", "Au"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    kept = relax([structure], chgnet, RelaxConfig(keep_symmetry=True))[0]
+    free = relax([structure], chgnet, RelaxConfig(keep_symmetry=False))[0]
+    assert kept.ok
+    assert free.ok
+    assert space_group(kept.structure, 1e-5) in (123, 221)
+    assert kept.energy == pytest.approx(free.energy, abs=1e-3)
+
+
+def test_a_fixed_cell_stays(emt):
+    found = relax([alloy()], emt, RelaxConfig(relax_cell=False))[0]
+    assert found.ok
+    assert sorted(found.structure.lattice.abc) == pytest.approx(sorted(alloy().lattice.abc), abs=1e-8)
+
+
+def test_a_conventional_cell_is_relaxed_as_its_primitive_one(emt):
+    found = relax([to_structure(bulk("Cu", a=3.7, cubic=True)) * (2, 1, 1)], emt)[0]
+    assert found.ok
+    assert len(found.structure) == 1
+
+
+def test_too_few_steps_is_not_converged_with_a_structure(emt):
+    found = relax([alloy()], emt, RelaxConfig(max_steps=1))[0]
+    assert (found.status, found.steps) == ("not-converged", 1)
+    assert found.structure is not None
+    assert np.isfinite(found.energy)
+
+
+def test_the_time_limit_is_kept_inside_the_steps(emt):
+    found = relax([alloy()], emt, RelaxConfig(time_limit=1e-9, fmax=1e-9))[0]
+    assert found.status == "timeout"
+    assert found.steps == 0
+
+
+@pytest.mark.parametrize(("stress", "status"), [(-0.5, "failed:exploded"), (0.5, "failed:volume-collapse")])
+def test_a_crystal_that_runs_away_is_named(stress, status):
+    found = relax([to_structure(bulk("Cu"))], Pushing(stress), RelaxConfig(optimizer="FIRE"))[0]
+    assert found.status == status
+    assert found.structure is None
+    assert found.steps > 0
+    assert found.message
+
+
+@pytest.mark.parametrize(
+    ("structure", "status"),
+    [
+        (Structure(Lattice.cubic(3.6), ["Cu", "Cu"], [[0, 0, 0], [0.01, 0, 0]]), "failed:overlap"),
+        (Structure(Lattice.cubic(3.6), ["Cu"], [[np.nan, 0, 0]]), "failed:not-finite"),
+        (Structure(Lattice.cubic(3.6), ["U"], [[0, 0, 0]]), "failed:unsupported-element"),
+        (Structure(Lattice.cubic(0.9), ["Cu"], [[0, 0, 0]]), "failed:volume"),
+    ],
+)
+def test_what_is_no_crystal_has_a_status_and_others_go_on(emt, structure, status):
+    bad, good = relax([structure, alloy()], emt)
+    assert bad.status == status
+    assert bad.structure is None
+    assert good.ok
+
+
+def test_progress_and_input(emt):
+    seen = []
+    crystals = [alloy(0), alloy(1)]
+    before = [structure.copy() for structure in crystals]
+    relax(crystals, emt, RelaxConfig(), lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (2, 2)
+    assert crystals == before
+    assert relax([], emt) == []
+
+
+def test_settings_are_checked():
+    with pytest.raises(ConfigError, match="optimizer"):
+        RelaxConfig(optimizer="Newton")
+    with pytest.raises(ConfigError, match="fmax"):
+        RelaxConfig(fmax=0)

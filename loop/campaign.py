@@ -23,6 +23,7 @@ from loop.history import CAMPAIGN, CREATED, DONE, SETTINGS, STOPPED, History, Pi
 from loop.novelty import NoveltyIndex
 from loop.selection import choose, columns_of, row_of
 from loop.settings import STAGES, CampaignSettings
+from loop.stopping import stop_reason
 from loop.store import OracleKey, Store
 from loop.summary import round_report
 from loop.values import Candidate, Evaluation, RoundReport
@@ -118,19 +119,9 @@ class Campaign:
 
     def stop_reason(self) -> str:
         """Why no further round is begun, or an empty text; what it says is recorded."""
-        round, settings, reason = self.history.next_stage[0], self.settings, ""
-        if round > 0 and settings.max_calls is not None and self.history.paid >= settings.max_calls:
-            reason = f"{self.history.paid} oracle calls are paid, max_calls is {settings.max_calls}"
-        hours = self.history.seconds() / 3600
-        if round > 0 and settings.max_hours is not None and hours >= settings.max_hours:
-            reason = f"{hours:.2f} hours are worked, max_hours is {settings.max_hours}"
-        stale = self.history.rounds_without_progress()
-        if settings.patience is not None and stale >= settings.patience:
-            reason = (
-                f"{stale} rounds without a new stable crystal or a better objective, patience is {settings.patience}"
-            )
+        reason = stop_reason(self.history)
         if reason and reason != self.history.stopped:
-            self._record(round, CAMPAIGN, STOPPED, {"reason": reason})
+            self._record(self.history.next_stage[0], CAMPAIGN, STOPPED, {"reason": reason})
         return reason
 
     def run_round(self, round: int) -> RoundReport:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -156,16 +155,6 @@ class History:
     def seconds(self) -> float:
         """Working time recorded so far."""
         return float(sum(payload.get("seconds", 0.0) for payload in self.done.values()))
-
-    def rounds_without_progress(self) -> int:
-        """How many of the last rounds brought neither a new stable crystal nor a better objective."""
-        finds, best, stale = -1.0, -math.inf, 0
-        sign = 1 if self.settings.maximise else -1
-        for report in self.reports():
-            found, objective = report.metrics["stable_new_total"], sign * report.metrics["best_objective"]
-            stale = 0 if found > finds or objective > best else stale + 1
-            finds, best = max(finds, found), best if math.isnan(objective) else max(best, objective)
-        return stale
 
     def _newest_hull(self) -> dict[str, Any]:
         rounds = [number for (number, stage), payload in self.done.items() if stage == "report" and "hull" in payload]

@@ -23,6 +23,7 @@ from loop.crystals import read_frame
 from loop.errors import InputError
 from loop.fingerprint import N_GEOMETRY, SYMPRECS, Fingerprint, fingerprint
 
+MARGIN = 0.15  # beyond any tolerance of `loop.novelty`
 TRAIN, STABLE = 1, 2  # bits of `flags`: in the train split; at most 0.1 eV/atom above the published hull
 _ARRAYS = {
     "formula": np.uint64,  # sorted
@@ -82,9 +83,10 @@ class KnownCrystals:
         prints, ids = [prints[i] for i in order], [ids[i] for i in order]
         prefixes = sorted({identifier.rpartition("-")[0] for identifier in ids})
         geometry = np.array([found.geometry for found in prints]).reshape(len(prints), N_GEOMETRY)
-        # the rare extremes are clipped, in tables and queries alike, so that 255 steps resolve the rest
+        # the rare extremes are clipped, in tables and queries alike, so that 255 steps resolve the rest; the margin
+        # keeps queries outside the range of a small table apart
         low, high = np.quantile(geometry, [0.001, 0.999], axis=0) if prints else np.zeros((2, N_GEOMETRY))
-        high = np.maximum(high, low + 0.1)
+        low, high = low - MARGIN, high + MARGIN
         symmetries = np.array([found.symmetries for found in prints], dtype=np.int64).reshape(-1, len(SYMPRECS))
         tight = np.flatnonzero(symmetries[:, 0] != symmetries[:, 1])
         arrays = {

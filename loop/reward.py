@@ -284,7 +284,7 @@ def _scarcity(formula: str) -> float:
 
 
 def scarcity(structure: Structure) -> float:
-    """Herfindahl-Hirschman index of the elements' production or reserves, by mass, 0 to 10,000; above 2,500 a few countries hold most.
+    """Herfindahl-Hirschman index of the elements' production or reserves, by mass, 0 to 10,000; scarce above 2,500.
 
     Gaultois et al., Chem. Mater. 25, 2911 (2013). An element without a figure counts as 10,000.
     """

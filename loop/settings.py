@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from loop.errors import ConfigError
@@ -13,7 +13,7 @@ BASELINE, ENGINE, SHADOW = "baseline", "engine", "shadow"
 ARMS = (BASELINE, ENGINE, SHADOW)
 
 # what a resumed campaign may change: when to stop, and how work is cut into pieces. All else would make it another one
-CHANGEABLE = ("rounds", "max_calls", "max_hours", "patience", "chunk")
+CHANGEABLE = ("rounds", "max_calls", "max_hours", "patience", "stop_below", "stop_above", "chunk")
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,9 @@ class CampaignSettings:
     max_calls: int | None = None  # stop before this many oracle calls in all are exceeded
     max_hours: float | None = None  # stop before the round after this much working time
     patience: int | None = None  # stop after this many rounds without a new stable crystal or a better objective
+    # stop when a metric of a round's report, such as validity, uniqueness or replay, has passed its limit
+    stop_below: dict[str, float] = field(default_factory=lambda: {"validity": 0.05, "uniqueness": 0.05})
+    stop_above: dict[str, float] = field(default_factory=lambda: {"replay": 0.95})
 
     def __post_init__(self) -> None:
         """Check ranges."""

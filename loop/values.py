@@ -25,7 +25,7 @@ def failed(kind: str) -> str:
 
 
 def structure_id(structure: Structure) -> str:
-    """Content id: hash of lattice (1e-4 A), species and fractional coordinates (1e-4), in site order of the sorted cell.
+    """Content id: hash of lattice (1e-4 A), species and fractional coordinates (1e-4), sites sorted.
 
     The same stored crystal always gets the same id; equality up to symmetry is the business of `loop.novelty`.
     """

@@ -179,10 +179,24 @@ def test_it_stops_without_progress(tmp_path):
         def propose(self, n, *, seed, round):
             return super().propose(2 if round == 0 else 0, seed=seed, round=round)
 
-    history, _ = run(tmp_path, replace(SETTINGS, patience=2, rounds=9), generator=Sterile())
+    history, _ = run(tmp_path, replace(SETTINGS, patience=2, rounds=9, stop_below={}), generator=Sterile())
     assert len(history.reports()) == 3
     assert "patience is 2" in history.stopped
     assert [report.funnel["selected"] for report in history.reports()] == [2, 0, 0]
+
+
+def test_it_stops_when_the_policy_drifts(tmp_path):
+    class Collapsed(FakeGenerator):
+        def propose(self, n, *, seed, round):
+            made = super().propose(n, seed=seed, round=round)
+            return made if round == 0 else made[:1] * n
+
+    limits = {"stop_below": {"uniqueness": 0.2}, "rounds": 5}
+    history, _ = run(tmp_path, replace(SETTINGS, **limits), generator=Collapsed())
+    assert len(history.reports()) == 2
+    assert history.stopped == "drift: uniqueness is 0.0417, the limit is 0.2"
+    history, _ = run(tmp_path, replace(SETTINGS, stop_below={}, rounds=2), generator=Collapsed())  # gone on with
+    assert len(history.reports()) == 3
 
 
 def test_it_stops_after_its_hours(tmp_path):

@@ -181,6 +181,11 @@ def test_the_table_survives_its_file(known, tmp_path):
     assert kinds(NoveltyIndex(again), [rutile(), Structure(Lattice.cubic(4), ["W"], [[0, 0, 0]])]) == [KNOWN, NEW]
 
 
+def test_a_small_table_tells_others_apart():
+    one = NoveltyIndex(KnownCrystals.from_fingerprints(["mp-1"], [fingerprint(half_heusler("Li"))]))
+    assert kinds(one, [half_heusler("Li"), half_heusler("Mg"), half_heusler("P")]) == [KNOWN, NEW, NEW]
+
+
 def test_an_empty_table_knows_nothing():
     empty = KnownCrystals.from_fingerprints([], [])
     assert kinds(NoveltyIndex(empty), [rutile()]) == [NEW]

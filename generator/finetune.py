@@ -43,9 +43,11 @@ class FinetuneConfig:
 
     iterations: int = 30
     batch_size: int = 100
-    epochs: int = 4  # passes over the batch of an iteration
+    epochs: int = 2  # passes over the batch of an iteration
     minibatch_size: int = 50
-    learning_rate: float = 1e-4
+    learning_rate: float = 3e-4
+    learn_space_groups: bool = True  # p(g) is part of the policy; the paper keeps it fixed
+    space_group_learning_rate: float = 0.03  # of its 230 logits
     clip: float = 0.2  # of the ratio of new to old probability, arXiv 1707.06347
     kl_weight: float = 0.1
     kl_stop: float = 0.5  # nats; an iteration's updates end when the policy has moved this far from the sampling one
@@ -81,11 +83,16 @@ def ppo_objective(logp: Tensor, old: Tensor, advantage: Tensor, clip: float) -> 
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
 
 
-def total_log_prob(model: CrystalFormer, crystals: Crystals, sampling: Sampling, groups: int = 4) -> Tensor:
-    """Log-probabilities (n,) given the space group, crystals of alike length together: most of one batch is padding."""
+def policy_log_prob(model: CrystalFormer, crystals: Crystals, config: FinetuneConfig, groups: int = 4) -> Tensor:
+    """Log-probabilities (n,) of what the policy chose: the crystal, and its space group where p(g) learns too.
+
+    Crystals of alike length are scored together: most of one batch would be padding.
+    """
+    sampling = config.sampling.within(config.space_groups)
     order = torch.argsort((crystals.W > 0).sum(1), stable=True)
-    parts = [log_prob(model, crystals[rows], sampling).total for rows in order.chunk(groups)]
-    return torch.cat(parts)[torch.argsort(order)]
+    parts = [log_prob(model, crystals[rows], sampling) for rows in order.chunk(groups)]
+    chosen = [part.joint if config.learn_space_groups else part.total for part in parts]
+    return torch.cat(chosen)[torch.argsort(order)]
 
 
 def to_candidates(drawn: Sample, *, policy: str, round: int, source: str = "policy") -> list[Candidate | None]:
@@ -112,7 +119,12 @@ class Finetuner:
     ) -> None:
         self.policy, self.base, self.config, self.anchor = policy.eval(), base.eval(), config, anchor
         self.rng = np.random.default_rng(seed)
-        self.optimizer = torch.optim.Adam(policy.parameters(), lr=config.learning_rate)
+        groups = [{"params": list(policy.parameters()), "lr": config.learning_rate}]
+        if config.learn_space_groups:
+            # p(g) is a buffer: its maximum-likelihood estimate is a count, only rewards move it by gradients
+            policy.space_group_logits.requires_grad_(True)
+            groups.append({"params": [policy.space_group_logits], "lr": config.space_group_learning_rate})
+        self.optimizer = torch.optim.Adam(groups)
         self.iteration = 0
         self.average: float | None = None
         self.rows: list[dict[str, Any]] = []
@@ -130,6 +142,7 @@ class Finetuner:
                 self.save(folder / STATE)
             if progress is not None:
                 progress("finetune", self.iteration, self.config.iterations, row)
+        self.policy.space_group_logits.requires_grad_(False)
         return self.rows
 
     def iterate(self, reward: Reward, name: str, round: int) -> dict[str, Any]:
@@ -158,8 +171,8 @@ class Finetuner:
         config = self.config
         crystals = Crystals.from_batch(drawn.batch, self.policy.head.weight)
         with torch.no_grad():
-            old = total_log_prob(self.policy, crystals, config.sampling)
-            log_ratio = old - total_log_prob(self.base, crystals, config.sampling)
+            old = policy_log_prob(self.policy, crystals, config)
+            log_ratio = old - policy_log_prob(self.base, crystals, config)
         kl = log_ratio.double().cpu().numpy()
         # The KL term is part of the reward: compared with its own baseline, and without a gradient of its own.
         penalised = rewards - config.kl_weight * kl
@@ -187,7 +200,7 @@ class Finetuner:
             estimates = []
             for rows in np.array_split(self.rng.permutation(n), max(1, n // config.minibatch_size)):
                 at = torch.as_tensor(rows, device=old.device)
-                logp = total_log_prob(self.policy, crystals[at], config.sampling)
+                logp = policy_log_prob(self.policy, crystals[at], config)
                 loss = -ppo_objective(logp, old[at], advantage[at], config.clip)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -206,7 +219,7 @@ class Finetuner:
     def save(self, path: Path) -> None:
         """Write the whole state into one file, atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {f"policy.{k}": v.contiguous() for k, v in self.policy.state_dict().items()}
+        tensors = {f"policy.{k}": v.detach().contiguous() for k, v in self.policy.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
         text = {

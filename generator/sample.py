@@ -34,6 +34,7 @@ class Sample:
     logp: LogProb
 
 
+@torch.no_grad()
 def draw_space_groups(
     model: CrystalFormer,
     n: int,
@@ -116,15 +117,15 @@ class _Draw:
         """Letters (alive,) of this site, 0 where the crystal stops."""
         g = self.out.G[self.alive]
         everyone = torch.arange(len(self.alive), device=g.device)
-        allowed = None if self.prefixes is None else torch.as_tensor(self.prefixes.letters(), device=g.device)
+        further = None if self.prefixes is None else torch.as_tensor(self.prefixes.letters(), device=g.device)
         if self.hidden is None:
             raw = self.model.predict_first_letter(g)
-            distribution = first_letter_distribution(raw, g, self.sampling, allowed=allowed)
+            distribution = first_letter_distribution(raw, g, self.sampling, further=further)
         else:
             before = self.out.W[self.alive, site - 1]
             last = torch.full_like(g, site == self.config.slots - 1, dtype=torch.bool)
             raw = self.model.predict("letter", self.hidden)
-            distribution = letter_distribution(raw, g, before, last, self.sampling, allowed=allowed)
+            distribution = letter_distribution(raw, g, before, last, self.sampling, further=further)
         letter = self.choose("w", distribution)
         self.out.W[self.alive, site] = letter
         self.step(site, W, letter, torch.where(letter > 0, A, LATTICE), everyone)
@@ -162,11 +163,11 @@ class _Draw:
     def elements(self, site: int, letter: Tensor, present: Tensor) -> None:
         """Elements of this site."""
         assert self.hidden is not None
-        allowed = None
+        further = None
         if self.prefixes is not None:
-            allowed = torch.as_tensor(self.prefixes.elements(letter.cpu().numpy()), device=letter.device)
+            further = torch.as_tensor(self.prefixes.elements(letter.cpu().numpy()), device=letter.device)
         raw = self.model.predict("element", self.hidden)
-        element = self.choose("a", element_distribution(raw, self.sampling, allowed=allowed))
+        element = self.choose("a", element_distribution(raw, self.sampling, further=further))
         self.out.A[self.alive, site] = element
         if self.prefixes is not None:
             self.prefixes.place(letter.cpu().numpy(), element.cpu().numpy())

@@ -157,3 +157,20 @@ def test_generator_contract(base, tmp_path):
     stranger = Checkpoint(base.model, "f" * 64, {})
     with pytest.raises(CheckpointError, match="tuned from the base"):
         CrystalFormerGenerator(stranger).load(tmp_path / "policy")
+
+
+def test_space_groups_are_learned(base):
+    """A reward for one of two groups moves p(g) there, and leaves it alone where it is not to be learned."""
+
+    def cubic(candidates):
+        values = [float(c is not None and c.origin.space_group == 225) for c in candidates]
+        return np.array(values), [{} for _ in values]
+
+    learned, fixed = (
+        tuner_of(base, replace(CONFIG, iterations=10, learn_space_groups=learn, kl_weight=0.0))
+        for learn in (True, False)
+    )
+    rows = run(learned, reward=cubic)
+    assert np.mean([row["reward"] for row in rows[-3:]]) > np.mean([row["reward"] for row in rows[:3]]) + 0.1
+    run(fixed, reward=cubic)
+    assert torch.equal(fixed.policy.space_group_logits, base.model.space_group_logits)

@@ -19,6 +19,7 @@ from loop.errors import InputError
 
 FORMULA_ATOMS = 60  # largest primitive cell of a formula whose `max_atoms` is not given, if one unit is not larger
 N_ELEMENTS = 118
+URGENCY = 8.0  # nats; best or within 2 nats of it in KL to p(x | conditions), over nine conditions, see docs/LOG.md
 
 Elements = tuple[int | str, ...]
 
@@ -33,7 +34,9 @@ class Sampling:
 
     `temperature` divides the logits of letters, elements and mixture components and kappa, and multiplies the variance
     of the cell; `top_p` keeps the smallest set of choices whose untempered probability reaches it (arXiv 1904.09751).
-    Both leave p(g) alone. Where both are given, conditions come first, then bias, then top-p, then temperature.
+    `urgency` steers towards what the conditions still lack (`generator.likelihood`); 0 masks and renormalises only.
+    Logits get bias and urgency, then what is forbidden is masked, then come top-p and temperature. None of it touches
+    p(g) but that groups in which the conditions cannot be met are left out.
 
     Raises:
         ConditionError: a value is out of range, or two of them contradict each other.
@@ -51,12 +54,15 @@ class Sampling:
     n_atoms: int | None = None  # in the primitive cell, exactly
     sites: tuple[str, ...] = ()  # Wyckoff positions that occur, as "c" or "c:Ti"; twice for two sites
     bias: dict[int | str, float] = field(default_factory=dict, hash=False)  # added to the logits of elements
+    urgency: float = URGENCY  # nats by which a choice is preferred for each further site that it spares
     space_groups: tuple[int, ...] = ()  # allowed; empty: all of p(g) in which the conditions can be met
 
     def __post_init__(self) -> None:
         """Check ranges, bring elements to symbols, and refuse contradictions."""
         if not self.temperature > 0:
             raise ConditionError(f"temperature must be positive, got {self.temperature}")
+        if not 0 <= self.urgency < math.inf:
+            raise ConditionError(f"urgency must be 0 or more, got {self.urgency}")
         if not 0 < self.top_p <= 1:
             raise ConditionError(f"top_p must be in (0, 1], got {self.top_p}")
         for name in ("max_elements", "max_atoms", "n_atoms"):

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from generator.budgets import FULL
 from generator.conditions import Sampling, numbers
 from generator.distributions import Categorical, LatticeMixture, VonMisesMixture
 from generator.model import CrystalFormer
@@ -103,8 +104,18 @@ def _elements(allowed: frozenset[int], size: int, device: torch.device) -> Tenso
     return mask.to(device)
 
 
+def _conditioned(raw: Tensor, further: Tensor, sampling: Sampling) -> Categorical:
+    """Choices from logits (m, k) where each needs `further` (m, k) sites to fulfil the conditions (FULL: forbidden).
+
+    The network knows nothing of the conditions. It would end a crystal where it cannot end yet, and, forbidden to, add
+    site after site until the slots run out. Urgency stands for what it does not know: the probability exp(-urgency),
+    for each site that is still needed, that it would come by itself.
+    """
+    return Categorical.of(raw - sampling.urgency * further, further < FULL, sampling)
+
+
 def letter_distribution(
-    raw: Tensor, g: Tensor, before: Tensor, last: Tensor, sampling: Sampling, *, allowed: Tensor | None = None
+    raw: Tensor, g: Tensor, before: Tensor, last: Tensor, sampling: Sampling, *, further: Tensor | None = None
 ) -> Categorical:
     """Of the next letter.
 
@@ -114,39 +125,40 @@ def letter_distribution(
         before: letters before (m,).
         last: bool (m,), slots where only the stop letter is left.
         sampling: temperature and top-p.
-        allowed: bool (m, 28), of `generator.reach` where there are conditions; else what symmetry allows.
+        further: sites (m, 28) of `generator.reach` where there are conditions, which imply what symmetry allows.
     """
-    if allowed is None:
-        allowed = masks(raw.device, raw.dtype).next_letter[g, before]
+    if further is not None:
+        return _conditioned(raw, further, sampling)
+    allowed = masks(raw.device, raw.dtype).next_letter[g, before]
     stop = torch.zeros_like(allowed)
     stop[:, 0] = True
     return Categorical.of(raw, torch.where(last[:, None], stop, allowed), sampling)
 
 
 def first_letter_distribution(
-    raw: Tensor, g: Tensor, sampling: Sampling, *, allowed: Tensor | None = None
+    raw: Tensor, g: Tensor, sampling: Sampling, *, further: Tensor | None = None
 ) -> Categorical:
-    """Of the first letter; the stop letter is not among the choices."""
-    if allowed is None:
-        allowed = masks(raw.device, raw.dtype).first_letter[g]
-    return Categorical.of(raw, allowed, sampling)
+    """Of the first letter; the stop letter is not among the choices. `further` as in `letter_distribution`."""
+    if further is not None:
+        return _conditioned(raw, further, sampling)
+    return Categorical.of(raw, masks(raw.device, raw.dtype).first_letter[g], sampling)
 
 
-def element_distribution(raw: Tensor, sampling: Sampling, *, allowed: Tensor | None = None) -> Categorical:
+def element_distribution(raw: Tensor, sampling: Sampling, *, further: Tensor | None = None) -> Categorical:
     """Of the element of a site.
 
     Args:
         raw: logits (m, 119).
         sampling: allowed elements, bias, temperature and top-p.
-        allowed: bool (m, 119), of `generator.reach` where there are conditions; else the allowed elements.
+        further: sites (m, 119) of `generator.reach` where there are conditions, which imply the allowed elements.
     """
-    if allowed is None:
-        allowed = _elements(sampling.allowed, raw.shape[-1], raw.device).expand_as(raw)
     if sampling.bias:
         bias = torch.zeros(raw.shape[-1], dtype=raw.dtype)
         bias[list(numbers(sampling.bias))] = torch.tensor(list(sampling.bias.values()), dtype=raw.dtype)
         raw = raw + bias.to(raw.device)
-    return Categorical.of(raw, allowed, sampling)
+    if further is not None:
+        return _conditioned(raw, further, sampling)
+    return Categorical.of(raw, _elements(sampling.allowed, raw.shape[-1], raw.device).expand_as(raw), sampling)
 
 
 def space_group_logp(model: CrystalFormer, sampling: Sampling) -> Tensor:
@@ -167,9 +179,9 @@ def space_group_logp(model: CrystalFormer, sampling: Sampling) -> Tensor:
 
 
 def teacher_forced(conditions: Reach, crystals: Crystals) -> tuple[Tensor, Tensor]:
-    """What the conditions allow at each site of given crystals: letters bool (n, S, 28), elements bool (n, S, 119)."""
+    """Further sites at each site of given crystals: by letter (n, S, 28) and by element (n, S, 119), uint8."""
     G, W, A = (t.cpu().numpy() for t in (crystals.G, crystals.W, crystals.A))
-    letters, elements = np.ones((*W.shape, 28), bool), np.ones((*W.shape, 119), bool)
+    letters, elements = np.zeros((*W.shape, 28), np.uint8), np.zeros((*W.shape, 119), np.uint8)
     prefixes, rows = Prefixes(conditions, G), np.arange(len(G))
     for site in range(W.shape[1]):
         letters[rows, site] = prefixes.letters()
@@ -200,12 +212,13 @@ def log_prob(
     before = torch.cat([torch.zeros_like(hidden[:, :1]), hidden[:, :-1]], 1)  # state that predicts each token
     mask = masks(model.device, model.dtype)
     conditions = reach(sampling, config.slots)
-    may = None if conditions is None else teacher_forced(conditions, crystals)
+    forced = None if conditions is None else teacher_forced(conditions, crystals)
 
-    letters = _letters(model, crystals, sequence, before, sampling, None if may is None else may[0], last=exact)
+    further = None if forced is None else forced[0]
+    logp_w = _letters(model, crystals, sequence, before, sampling, further, last=exact)
     at = sequence.present & (sequence.kind == A)
-    allowed = None if may is None else may[1][at.nonzero()[:, 0], sequence.site[at]]
-    elements = element_distribution(model.predict("element", before[at]), sampling, allowed=allowed)
+    further = None if forced is None else forced[1][at.nonzero()[:, 0], sequence.site[at]]
+    elements = element_distribution(model.predict("element", before[at]), sampling, further=further)
     logp_a = _sum(at, elements.log_prob(sequence.index[at]))
     logp_xyz = _coordinates(model, crystals, sequence, before, sampling, mask.free if exact else mask.active)
 
@@ -214,7 +227,7 @@ def log_prob(
     density = cell.log_prob if exact else cell.log_prob_published
     logp_l = density(crystals.L, mask.lattice[crystals.G])
     logp_g = space_group_logp(model, sampling)[crystals.G - 1]
-    return LogProb(logp_g, letters, logp_a, logp_xyz, logp_l)
+    return LogProb(logp_g, logp_w, logp_a, logp_xyz, logp_l)
 
 
 def _sum(at: Tensor, logp: Tensor) -> Tensor:
@@ -228,21 +241,21 @@ def _letters(
     sequence: TokenSequence,
     before: Tensor,
     sampling: Sampling,
-    allowed: Tensor | None,
+    further: Tensor | None,
     *,
     last: bool,
 ) -> Tensor:
     """Log-probability (n,) of the letters, the stop included; `last`: nothing but a stop in the last slot."""
     g = crystals.G
     first = first_letter_distribution(
-        model.predict_first_letter(g), g, sampling, allowed=None if allowed is None else allowed[:, 0]
+        model.predict_first_letter(g), g, sampling, further=None if further is None else further[:, 0]
     )
     at = sequence.present & (sequence.kind == W) & (sequence.site > 0)
     row, site = at.nonzero()[:, 0], sequence.site[at]
     final = (site == model.config.slots - 1) & last
     raw, previous = model.predict("letter", before[at]), crystals.W[row, site - 1]
-    allowed = None if allowed is None else allowed[row, site]
-    later = letter_distribution(raw, g[row], previous, final, sampling, allowed=allowed)
+    further = None if further is None else further[row, site]
+    later = letter_distribution(raw, g[row], previous, final, sampling, further=further)
     return first.log_prob(crystals.W[:, 0]) + _sum(at, later.log_prob(sequence.index[at]))
 
 

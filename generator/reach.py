@@ -1,5 +1,7 @@
 """Which letters and elements may follow a prefix, so that every prefix can be completed and no condition is broken.
 
+More than that: after how many further sites at least the crystal can be complete (`FULL`: never, so it is forbidden).
+
 The sampler and the likelihood ask the same `Prefixes`. Letters never go back and positions without freedom are used
 once (`generator.likelihood.masks`), so the positions that are left depend on the last letter alone, and whether they
 suffice is looked up in a table for each letter (`generator.budgets`). The tables are exact in both directions: all
@@ -15,7 +17,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from generator.budgets import ATOM_TYPES, Budget, CountBudget, Counts, FormulaBudget
+from generator.budgets import ATOM_TYPES, FULL, Budget, CountBudget, Counts, FormulaBudget
 from generator.conditions import ConditionError, Sampling
 from generator.wyckoff import N_GROUPS, WYCK_TYPES, tables
 
@@ -116,7 +118,7 @@ class GroupReach:
     @cached_property
     def possible(self) -> bool:
         """Whether any crystal fulfils the conditions."""
-        return bool(self.later) and bool(self._letters_after(self.start).any())
+        return bool(self.later) and bool((self._letters_after(self.start) < FULL).any())
 
     def sites(self, state: State) -> int:
         """Fewest sites that complete a prefix."""
@@ -132,7 +134,7 @@ class GroupReach:
         return State(letter, state.left - 1, one_less(need, element), counts, present)
 
     def elements(self, state: State, letter: int) -> np.ndarray:
-        """Elements, bool (119,), that a next site on this letter may have."""
+        """Fewest further sites (119,) after a next site on this letter with each element; FULL: not allowed."""
         key = (state, letter)
         if key not in self._elements:
             _make_room(self._elements)
@@ -140,27 +142,31 @@ class GroupReach:
         return self._elements[key]
 
     def _elements_after(self, state: State, letter: int) -> np.ndarray:
-        mask = np.zeros(ATOM_TYPES, bool)
+        further = np.full(ATOM_TYPES, FULL, np.uint8)
         for alike, element in self.budget.choices(state.present):
             placed = self.place(state, letter, element)
             served = not (placed.need and self.once[letter])
-            if served and self.sites(placed) <= placed.left:
-                mask |= alike
-        return mask
+            if served and (sites := self.sites(placed)) <= placed.left:
+                further[alike] = sites
+        return further
 
     def letters(self, state: State) -> np.ndarray:
-        """Letters, bool (28,), that may follow; 0 is the stop, which is all that an impossible group has."""
+        """Fewest further sites (28,) after each letter with the best element; FULL: not allowed.
+
+        0 is the stop, which is all that an impossible group has.
+        """
         if state not in self._letters:
             _make_room(self._letters)
-            self._letters[state] = self._letters_after(state) if self.possible else np.arange(WYCK_TYPES) == 0
+            self._letters[state] = self._letters_after(state) if self.possible else _only_stop()
         return self._letters[state]
 
     def _letters_after(self, state: State) -> np.ndarray:
-        mask = np.zeros(WYCK_TYPES, bool)
-        mask[0] = state.letter > 0 and self.sites(state) == 0
+        further = np.full(WYCK_TYPES, FULL, np.uint8)
+        if state.letter and self.sites(state) == 0:
+            further[0] = 0
         for letter in self._next(state) if state.left else ():
-            mask[letter] = self.elements(state, letter).any()
-        return mask
+            further[letter] = self.elements(state, letter).min()
+        return further
 
     def _next(self, state: State) -> list[int]:
         """Letters that symmetry allows and that leave no forced site behind."""
@@ -169,6 +175,12 @@ class GroupReach:
             return again
         last = min((letter for letter in self.forced if letter > state.letter), default=self.n)
         return [*again, *range(state.letter + 1, last + 1)]
+
+
+def _only_stop() -> np.ndarray:
+    further = np.full(WYCK_TYPES, FULL, np.uint8)
+    further[0] = 0
+    return further
 
 
 def _make_room(cache: dict[Any, np.ndarray]) -> None:
@@ -242,21 +254,21 @@ class Prefixes:
         self.states: list[State | None] = [group.start for group in self.groups]
 
     def letters(self) -> np.ndarray:
-        """Letters that may follow, bool (n, 28). All for a prefix that broke the conditions: its probability is 0."""
-        everything = np.ones(WYCK_TYPES, bool)
+        """`GroupReach.letters` of each, (n, 28). All are allowed once conditions are broken: that has probability 0."""
+        broken = np.zeros(WYCK_TYPES, np.uint8)
         return np.stack(
             [
-                everything if state is None else group.letters(state)
+                broken if state is None else group.letters(state)
                 for group, state in zip(self.groups, self.states, strict=True)
             ]
         )
 
     def elements(self, letters: np.ndarray) -> np.ndarray:
-        """Elements that sites on these letters (n,) may have, bool (n, 119)."""
-        everything = np.ones(ATOM_TYPES, bool)
+        """`GroupReach.elements` of next sites on these letters (n,), (n, 119)."""
+        broken = np.zeros(ATOM_TYPES, np.uint8)
         return np.stack(
             [
-                everything if state is None or not group.letters(state)[w] else group.elements(state, w)
+                broken if state is None or group.letters(state)[w] == FULL else group.elements(state, w)
                 for group, state, w in zip(self.groups, self.states, letters.tolist(), strict=True)
             ]
         )
@@ -266,7 +278,7 @@ class Prefixes:
         for i, (w, a) in enumerate(zip(letters.tolist(), elements.tolist(), strict=True)):
             group, state = self.groups[i], self.states[i]
             if state is not None:
-                legal = group.letters(state)[w] and group.elements(state, w)[a]
+                legal = group.letters(state)[w] < FULL and group.elements(state, w)[a] < FULL
                 self.states[i] = group.place(state, w, a) if legal else None
 
     def keep(self, rows: np.ndarray) -> Self:

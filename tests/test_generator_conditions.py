@@ -12,10 +12,11 @@ import torch
 from pymatgen.core import Composition, Structure
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
+from generator.budgets import FULL
 from generator.conditions import ConditionError, Sampling, numbers
 from generator.draw import draw
 from generator.guard import Guard
-from generator.likelihood import log_prob, space_group_logp
+from generator.likelihood import element_distribution, log_prob, space_group_logp
 from generator.model import CrystalFormer, ModelConfig
 from generator.reach import Prefixes, Reach, centring, reach
 from generator.sample import draw_space_groups, sample
@@ -180,10 +181,10 @@ def test_masks_allow_exactly_what_can_be_completed(g, most, sampling):
         state = group.start
         for letter, element in prefix:
             state = group.place(state, letter, element)
-        letters = set(np.flatnonzero(group.letters(state)).tolist())
+        letters = set(np.flatnonzero(group.letters(state) < FULL).tolist())
         assert letters == {letter for letter, _ in steps}, prefix
         for letter in letters - {0}:
-            assert set(np.flatnonzero(group.elements(state, letter)).tolist()) == {
+            assert set(np.flatnonzero(group.elements(state, letter) < FULL).tolist()) == {
                 element for at, element in steps if at == letter
             }
 
@@ -257,6 +258,24 @@ def test_bias_shifts_frequencies_as_the_formula_says():
     assert odds[1] / odds[0] == pytest.approx(np.e, rel=0.15)
 
 
+def test_urgency_weighs_choices_by_the_sites_they_need():
+    """Two elements missing, element by element: odds move by exp(urgency) towards those that are missing."""
+    model = random_model("free")
+    g, rng = np.full(300, 1), np.random.default_rng(2)
+    sites = []
+    for urgency in (0.0, 4.0):
+        sampling = Sampling(elements=("O", "Ti", "Sr", "Li"), require=("O", "Ti"), urgency=urgency)
+        drawn = sample(model, g, rng, sampling)
+        sites.append(drawn.batch.num_sites.mean())
+        state = reach(sampling, model.config.slots).group(1).start
+        further = torch.as_tensor(reach(sampling, model.config.slots).group(1).elements(state, 1))[None]
+        raw = torch.zeros(1, 119, dtype=torch.float64)
+        logp = element_distribution(raw, sampling, further=further).logp[0]
+        assert (logp[8] - logp[3]).item() == pytest.approx(urgency)
+        assert logp[[3, 8, 22, 38]].exp().sum().item() == pytest.approx(1)
+    assert sites[1] < sites[0] - 1
+
+
 def test_broken_conditions_have_probability_zero():
     model = random_model("free")
     drawn = sample(model, np.full(50, 99), np.random.default_rng(0), Sampling(formula="SrTiO3", max_atoms=20))
@@ -322,6 +341,7 @@ def test_centring_is_that_of_the_symbol():
         ({"bias": {"O": float("inf")}}, "finite"),
         ({"max_atoms": 0}, "at least 1"),
         ({"temperature": 0.0}, "temperature"),
+        ({"urgency": -1.0}, "urgency"),
     ],
 )
 def test_conditions_without_sense_are_refused(settings, message):

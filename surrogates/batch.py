@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from botorch.acquisition.logei import qLogExpectedImprovement
-from botorch.acquisition.multi_objective.logei import qLogNoisyExpectedHypervolumeImprovement
+from botorch.acquisition.multi_objective import logei as hypervolume_logei
 from botorch.acquisition.multi_objective.objective import GenericMCMultiOutputObjective
 from botorch.acquisition.objective import GenericMCObjective
 from botorch.models.model import Model
@@ -24,6 +24,10 @@ from torch import Tensor
 
 from surrogates.gp import JointPrediction
 from surrogates.utility import Wish
+
+# BoTorch would compile a C++ kernel on first use: minutes on a busy machine, and a process killed meanwhile leaves a
+# lock on which all later ones wait. Its Python fallback gives the same values.
+hypervolume_logei._load_attempted = True
 
 CHUNK = 256  # candidates whose batches are sampled at a time: bounds memory at CHUNK x samples x batch^2
 _LABEL_VARIANCE = 1e-8  # of a label, relative to the pool's mean variance: known, yet with a Cholesky factor
@@ -125,7 +129,7 @@ def qlognehvi(joint: JointPrediction, wish: Wish, reached: np.ndarray, k: int, s
     model, baseline = _with_labels(joint, front)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of jitter on the rows of known labels
-        acquisition = qLogNoisyExpectedHypervolumeImprovement(
+        acquisition = hypervolume_logei.qLogNoisyExpectedHypervolumeImprovement(
             model,
             ref_point=reference,
             X_baseline=baseline,

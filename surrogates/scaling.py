@@ -41,9 +41,11 @@ class InputScaler:
         weight, size, columns, group = np.zeros(d), np.ones(d), [], []
         for g, (name, members) in enumerate(groups.items()):
             live = members[std[members] > 0]
+            if not len(live):
+                continue
             weight[live] = 1 / (np.sqrt((std[live] ** 2).sum()) if name in UNIFORM_GROUPS else std[live])
             size[live] = 1.0 if name in UNIFORM_GROUPS else 1 / np.sqrt(len(live))
-            flagged = bool(np.isnan(X[:, members]).any()) and len(live) > 0
+            flagged = bool(np.isnan(X[:, members]).any())
             columns += [*live, *([-1 - g] if flagged else [])]
             group += [g] * (len(live) + flagged)
         return cls(mean, weight, size, np.array(columns, dtype=int), np.array(group, dtype=int), tuple(groups))

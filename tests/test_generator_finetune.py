@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pymatgen.symmetry.groups import sg_symbol_from_int_number
 
 from generator.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from generator.finetune import FinetuneConfig, Finetuner, baselines, ppo_objective
@@ -24,6 +25,11 @@ def light_elements(candidates):
     """Toy reward: minus the share of heavy elements among the sites' species."""
     values = [-1.0 if c is None else -np.mean([e.Z > 40 for e in c.structure.composition]) for c in candidates]
     return np.array(values), [{"heavy": -v} for v in values]
+
+
+def centring(group: int) -> int:
+    """Lattice points in the conventional cell, by the first letter of the symbol."""
+    return {"P": 1, "A": 2, "C": 2, "I": 2, "F": 4, "R": 3}[sg_symbol_from_int_number(group)[0]]
 
 
 @pytest.fixture
@@ -143,7 +149,7 @@ def test_generator_contract(base, tmp_path):
     assert {c.origin.source for c in proposed} == {"base"}
     assert proposed[0].origin.logp < 0
     small = CrystalFormerGenerator(base, PolicyConfig(max_atoms=12), CONFIG)
-    assert all(len(c.structure.get_primitive_structure()) <= 12 for c in small.propose(60, seed=1, round=0))
+    assert all(len(c.structure) / centring(c.origin.space_group) <= 12 for c in small.propose(60, seed=1, round=0))
 
     generator = CrystalFormerGenerator(base, PolicyConfig(), replace(CONFIG, iterations=2))
     rows = generator.learn(light_elements, seed=0, round=1, checkpoint=tmp_path / "learn")

@@ -6,6 +6,7 @@ orbit is stored, the one that the first operator of its Wyckoff position maps to
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -220,6 +221,7 @@ def _representatives(g: int, letters: np.ndarray, x: np.ndarray) -> tuple[np.nda
 def _standard_setting() -> Any:
     from moyopy import Setting
 
+    logging.getLogger("moyo").setLevel(logging.ERROR)  # it warns of every supercell
     return Setting.standard()
 
 

@@ -62,6 +62,8 @@ def _row(rank: int, label: Label, history: History) -> dict[str, Any]:
         "arm": label.pick.arm,
         "cost_seconds": evaluation.cost.seconds,
         f"{stability}_unrelaxed": label.pick.screen,
+        f"{stability}_at_label": label.first.value(stability),  # on the reference hull alone: negative is below it
+        "competing_phases": label.first.decomposition,
         "space_group_asked": label.candidate.origin.space_group,
         "space_group_proposed": evaluation.space_group,
         "decomposition": evaluation.decomposition,

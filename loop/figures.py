@@ -286,6 +286,7 @@ def pareto(history: History) -> Figure:
     front = points[pareto_front(points * [-1, 1 if settings.maximise else -1])]
     front = front[np.argsort(front[:, 0])]
     axes.step(front[:, 0], front[:, 1], where="post", color=INK, lw=1.2, label="Pareto front")
+    axes.scatter(front[:, 0], front[:, 1], s=52, facecolors="none", edgecolors=INK, linewidths=1.2)
     axes.axvline(settings.threshold, color=GOOD, ls="--", lw=1.4)
     axes.set(xlabel=axis_label(settings.stability), ylabel=axis_label(settings.objective))
     axes.set_xlim(right=float(np.clip(points[:, 0].max() * 1.05, 0.3, 2.0)))

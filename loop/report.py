@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from loop.export import file_stem, ranked_rows
 from loop.files import write_text
-from loop.history import History
+from loop.history import History, Label
 from loop.ranking import ranked
 
 if TYPE_CHECKING:
@@ -98,6 +98,14 @@ def number(value: float | None, digits: int = 3, unit: str = "") -> str:
 def ratio(value: float) -> str:
     """A ratio for people: beyond 100 a few labels tell no more than that it is large."""
     return "more than 100" if value > 100 else number(value, 2)
+
+
+def energy(value: float | None, std: float | None = None) -> str:
+    """An energy in eV/atom for people, to 1 meV, or to 10 meV with its standard deviation."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    # adding zero turns a negative zero into a plain one
+    return f"{round(value, 3) + 0.0:.3f}" if std is None else f"{round(value, 2) + 0.0:.2f} ± {std:.2f}"
 
 
 def percent(value: float) -> str:
@@ -256,49 +264,55 @@ def _panel(
 
 
 def _table(history: History) -> tuple[list[dict[str, Any]], list[list[Cell]]]:
-    settings = history.settings
-    stability, objective = settings.stability, settings.objective
-    heads = ["rank", "formula", "space group", "atoms", "E hull (eV/atom)", "predicted", objective.replace("_", " ")]
-    heads += ["stable", "novelty", "decomposes into", "round", "arm", "status", "cost (s)"]
-    numbers = {
-        "rank",
-        "space group",
-        "atoms",
-        "E hull (eV/atom)",
-        "predicted",
-        objective.replace("_", " "),
-        "round",
-        "cost (s)",
+    labels = ranked(history.labels(), history.settings)[:MAX_ROWS]
+    rows = [_cells(row, label, history) for row, label in zip(ranked_rows(history), labels, strict=False)]
+    heads = [{"title": head, "number": cell.number} for head, cell in rows[0].items()] if rows else []
+    return heads, [list(row.values()) for row in rows]
+
+
+def _cells(row: dict[str, Any], label: Label, history: History) -> dict[str, Cell]:
+    stability, objective = history.settings.stability, history.settings.objective
+    novelty, stable = row["novelty_relaxed"] or row["novelty"], "yes" if row["stable"] else "no"
+
+    def numeric(text: Any, key: float | None = None) -> Cell:
+        return Cell("–" if text is None else str(text), number=True, key=key)
+
+    return {
+        "rank": numeric(row["rank"]),
+        "formula": Cell(row["formula"], link=f"cifs/{file_stem(row['rank'], label)}.cif"),
+        "space group": numeric(row["space_group"]),
+        "atoms": numeric(row["n_atoms"]),
+        "E hull (eV/atom)": numeric(energy(row[stability]), row[stability]),
+        "when found": numeric(energy(row[f"{stability}_at_label"]), row[f"{stability}_at_label"]),
+        "predicted": numeric(energy(row.get(f"{stability}_predicted"), row.get(f"{stability}_sigma"))),
+        objective.replace("_", " "): numeric(number(row[objective]), row[objective]),
+        "stable": Cell(stable, tag=stable),
+        "novelty": Cell(novelty, tag="yes" if novelty == "new" else "no"),
+        "round": numeric(row["round"]),
+        "arm": Cell(row["arm"], tag=row["arm"]),
+        "status": Cell(row["status"]),
+        "cost (s)": numeric(number(row["cost_seconds"], 2)),
+        "competing phases": Cell(_mixture(row)),
     }
-    labels = ranked(history.labels(), settings)[:MAX_ROWS]
-    rows = []
-    for row, label in zip(ranked_rows(history)[:MAX_ROWS], labels, strict=True):
-        novelty = row["novelty_relaxed"] or row["novelty"]
-        sigma = row.get(f"{stability}_sigma")
-        predicted = number(row.get(f"{stability}_predicted")) + (f" ± {number(sigma, 2)}" if sigma is not None else "")
-        texts = [row["rank"], row["formula"], row["space_group"], row["n_atoms"], number(row[stability]), predicted]
-        texts += [number(row[objective]), "yes" if row["stable"] else "no", novelty, _mixture(row["decomposition"])]
-        texts += [row["round"], row["arm"], row["status"], number(row["cost_seconds"])]
-        cells = [
-            Cell("–" if text is None else str(text), head in numbers) for head, text in zip(heads, texts, strict=True)
-        ]
-        cells[1] = Cell(row["formula"], link=f"cifs/{html.escape(file_stem(row['rank'], label))}.cif")
-        cells[4] = Cell(cells[4].text, number=True, key=row[stability])
-        cells[6] = Cell(cells[6].text, number=True, key=row[objective])
-        cells[7] = Cell(cells[7].text, tag=cells[7].text)
-        cells[8] = Cell(novelty, tag="yes" if novelty == "new" else "no")
-        cells[11] = Cell(row["arm"], tag=row["arm"])
-        rows.append(cells)
-    return [{"title": head, "number": head in numbers} for head in heads], rows
 
 
-def _mixture(decomposition: dict[str, float]) -> str:
-    parts = sorted(decomposition.items(), key=lambda item: -item[1])
+def _mixture(row: dict[str, Any]) -> str:
+    """Competing phases; of a crystal that lies on the newest hull itself, those it had before it was found."""
+    itself = list(row["decomposition"]) == [row["formula"]]
+    parts = sorted((row["competing_phases"] if itself else row["decomposition"]).items(), key=lambda item: -item[1])
     return " + ".join(f"{fraction:.2f} {name}" for name, fraction in parts[:4]) or "–"
 
 
+def _turned_away(history: History) -> str:
+    counts: Counter[str] = Counter()
+    for (_, stage), payload in history.done.items():
+        if stage == "propose":
+            counts.update(payload["invalid"])
+    return ", ".join(f"{reason} {count}" for reason, count in counts.most_common()) or "none"
+
+
 def _rounds(history: History) -> tuple[list[str], list[list[str]]]:
-    titles = ["round", "sampled", "valid", "unique", "new", "believed stable", "labelled", "stable", "stable new"]
+    titles = ["round", "sampled", "valid", "unique", "new", "believed", "labelled", "stable", "stable new"]
     titles += ["hit rate", "reward", "KL", "MAE (eV/atom)", "coverage 90 %", "minutes"]
     keys = ("sampled", "valid", "unique", "new", "predicted_stable", "labelled", "stable", "stable_new")
     stability, rows = history.settings.stability, []
@@ -325,6 +339,11 @@ def _protocol(history: History) -> list[tuple[str, str]]:
             "campaign's newest hull, which holds its own finds",
         ),
         ("energy type", "; ".join(types) or "–"),
+        (
+            "when found",
+            f"{settings.stability} (eV/atom) at the time of the label, on the reference phases alone: below 0 it lies "
+            "under the known hull",
+        ),
         ("hit rate", "stable labels / all paid labels; a failed or unconverged evaluation was paid for and is no hit"),
         (
             "engine, shadow, baseline",
@@ -335,7 +354,7 @@ def _protocol(history: History) -> list[tuple[str, str]]:
             "engine against shadow",
             "ratio of hit rates of all rounds; interval: Bayesian bootstrap with Jeffreys' half counts (Rubin 1981)",
         ),
-        ("valid", "passes the named validity rules; what each rule turned away is in the ledger"),
+        ("valid", f"passes the named validity rules; turned away: {_turned_away(history)}"),
         (
             "unique, new",
             "no copy within its batch; neither in the reference of known crystals nor labelled before. Fingerprint "

@@ -11,7 +11,7 @@ from loop.campaign import Campaign
 from loop.export import ranked_rows, write_cifs
 from loop.figures import to_svg
 from loop.history import CAMPAIGN, CREATED, History
-from loop.report import _verdict, context, number, percent, ratio, write_report
+from loop.report import _verdict, context, energy, number, percent, ratio, write_report
 from loop.settings import CampaignSettings
 from loop.store import Store
 from tests.fakes import FakeGenerator, FakeOracle, fake_parts
@@ -132,5 +132,7 @@ def test_figures_are_the_same_twice(reported):
 
 
 def test_numbers_for_people():
+    assert [energy(x) for x in (None, np.nan, -8e-16, 0.0996, -0.05)] == ["–", "–", "0.000", "0.100", "-0.050"]
+    assert energy(-0.001, 0.1) == "0.00 ± 0.10"
     assert [number(x) for x in (None, np.nan, 0.01234, 123456.7)] == ["–", "–", "0.0123", "123,457"]
     assert [number(2.0, 3, "GPa"), percent(0.5), percent(np.nan), ratio(1e4)] == ["2 GPa", "50%", "–", "more than 100"]

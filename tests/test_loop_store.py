@@ -58,6 +58,8 @@ def test_a_label_is_claimed_once_and_never_again_when_finished(store, tmp_path):
     assert other.claim(["b"], OracleKey("oracle@1", "other settings")) == ["b"]
     found = other.evaluations(["a", "b", "c"], KEY)
     assert found == {"a": label("a"), "b": label("b", failed("exploded"))}
+    assert other.evaluations(["a", "b"], OracleKey("oracle@1", "other settings")) == {}
+    assert other.evaluations(["a", "b"], OracleKey("oracle@2", "settings")) == {}
     assert other.paid("one") == 2
 
 

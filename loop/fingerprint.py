@@ -103,7 +103,8 @@ def _chemical_weights(structure: Structure) -> np.ndarray:
     kinds, inverse = np.unique(numbers, return_inverse=True)
     if len(kinds) == 1:
         return np.zeros(len(numbers))
-    order = np.argsort([Element.from_Z(int(z)).mendeleev_no for z in kinds], kind="stable")
+    # the heaviest elements have no Mendeleev number: they come last, by atomic number
+    order = np.argsort([Element.from_Z(int(z)).mendeleev_no or 1000 + z for z in kinds], kind="stable")
     ranks = np.argsort(order)[inverse].astype(float)
     return (ranks - ranks.mean()) / ranks.std()
 

@@ -1,0 +1,187 @@
+"""Tables of reference phases: which crystals, resumed builds, refusals, and the table that ships."""
+
+import json
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from ase.build import bulk
+from pymatgen.core import Composition, Lattice, Structure
+
+from loop.cif import to_cif
+from loop.errors import InputError
+from oracles.ase_potential import to_structure
+from oracles.potentials import load_potential
+from oracles.references import BuildConfig, build_references, ground_states, load_references
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def emt():
+    return load_potential("ase.calculators.emt:EMT")
+
+
+def source(folder) -> pd.DataFrame:
+    """Two elements, an alloy in two forms, one in the test split, one that EMT does not know, one unreadable."""
+    copper, aluminium = to_structure(bulk("Cu", cubic=True)), to_structure(bulk("Al", cubic=True))
+    alloy = copper.copy()
+    alloy.replace(0, "Al")
+    layered = Structure(Lattice.tetragonal(2.6, 3.7), ["Cu", "Al"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    rows = [
+        ("a", "Cu", copper, 0.0, "train"),
+        ("b", "Al", aluminium, 0.0, "train"),
+        ("c", "AlCu3", alloy, 0.02, "val"),
+        ("d", "AlCu3", alloy.copy().apply_strain(0.05), 0.0, "val"),
+        ("e", "AlCu", layered, 0.1, "test"),
+        ("f", "MgO", to_structure(bulk("MgO", "rocksalt", a=4.2)), 0.0, "train"),
+    ]
+    frame = pd.DataFrame(
+        [(i, f, len(s), e, split, to_cif(s)) for i, f, s, e, split in rows],
+        columns=["material_id", "pretty_formula", "n_atoms", "e_above_hull", "split", "cif"],
+    )
+    frame.loc[len(frame)] = ["g", "CuAl9", 10, 0.0, "train", "not a cif"]
+    frame.to_csv(folder / "crystals.csv", index=False)
+    return frame
+
+
+def test_the_published_ground_state_of_each_formula_is_taken(tmp_path):
+    chosen = ground_states(source(tmp_path)).set_index("pretty_formula")["material_id"]
+    assert chosen["AlCu3"] == "d"
+    assert list(chosen.index[:2]) == ["Cu", "Al"]
+
+
+def test_formation_energy_decides_where_distances_are_not_all_known():
+    frame = pd.DataFrame(
+        {
+            "material_id": ["a", "b"],
+            "pretty_formula": ["X", "X"],
+            "e_above_hull": [0.0, np.nan],
+            "formation_energy_per_atom": [-1.0, -2.0],
+        }
+    )
+    assert list(ground_states(frame)["material_id"]) == ["b"]
+
+
+def test_a_table_holds_the_potentials_energies(tmp_path, emt):
+    frame = source(tmp_path)
+    built = build_references([tmp_path / "crystals.csv"], tmp_path / "table.csv.gz", emt)
+    table = dict(zip(built.formulas, built.energies, strict=True))
+    copper = Structure.from_str(frame["cif"][0], fmt="cif")
+    assert table["Cu"] == pytest.approx(emt.energies([copper])[0], abs=2e-5)
+    assert {"Cu", "Al", "AlCu3", "AlCu"} <= set(table)
+    assert "MgO" not in table
+    assert built.energy_type == emt.energy_type
+    assert dict(zip(built.formulas, built.ids, strict=True))["Ni"] == "ase:Ni"  # an element that the source lacks
+    assert [f for f, out in zip(built.formulas, built.held_out, strict=True) if out] == ["AlCu"]
+    assert built.provenance["not_computed"] == 2
+    loaded = load_references(tmp_path / "table.csv.gz")
+    assert loaded.checksum == built.checksum
+    assert loaded.hull().e_above_hull("AlCu", 0.0, emt.energy_type).n_entries == 4
+    assert loaded.hull(with_held_out=False).e_above_hull("AlCu", 0.0, emt.energy_type).n_entries == 3
+
+
+def test_a_killed_build_goes_on_and_gives_the_same_table(tmp_path, emt):
+    source(tmp_path)
+    config = BuildConfig(chunk=2)
+    whole = build_references([tmp_path / "crystals.csv"], tmp_path / "whole.csv", emt, config)
+
+    def kill(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_references([tmp_path / "crystals.csv"], tmp_path / "cut.csv", emt, config, kill)
+    assert len(list((tmp_path / "cut.csv.parts").glob("chunk_*.csv"))) == 1
+    seen = []
+    cut = build_references([tmp_path / "crystals.csv"], tmp_path / "cut.csv", emt, config, lambda d, t: seen.append(d))
+    assert seen[0] == 4
+    assert cut.checksum == whole.checksum
+
+
+def test_parts_of_another_build_are_refused(tmp_path, emt):
+    source(tmp_path)
+    build_references([tmp_path / "crystals.csv"], tmp_path / "table.csv", emt)
+    frame = pd.read_csv(tmp_path / "crystals.csv")
+    frame.iloc[:3].to_csv(tmp_path / "crystals.csv", index=False)
+    with pytest.raises(InputError, match="another build"):
+        build_references([tmp_path / "crystals.csv"], tmp_path / "table.csv", emt)
+
+
+def test_splits_can_be_chosen(tmp_path, emt):
+    source(tmp_path)
+    built = build_references([tmp_path / "crystals.csv"], tmp_path / "t.csv", emt, BuildConfig(splits=("train",)))
+    assert "AlCu3" not in built.formulas
+
+
+@pytest.mark.parametrize("damage", ["missing", "no json", "bad json", "no column", "nan"])
+def test_a_damaged_table_is_refused(tmp_path, damage):
+    path, meta = tmp_path / "t.csv", tmp_path / "t.json"
+    kind = {"method": "m", "functional": "f", "corrections": "c", "checksum": "s"}
+    if damage != "missing":
+        energy = "nan" if damage == "nan" else "-1.0"
+        path.write_text(
+            "formula,energy,id\nCu,-1,a\n" if damage == "no column" else f"formula,energy_per_atom,id\nCu,{energy},a\n"
+        )
+    if damage != "no json":
+        meta.write_text("{" if damage == "bad json" else json.dumps({"energy_type": kind}))
+    with pytest.raises(InputError, match="expected"):
+        load_references(path)
+
+
+def test_no_crystals_is_an_error(tmp_path, emt):
+    source(tmp_path).iloc[:0].to_csv(tmp_path / "none.csv", index=False)
+    with pytest.raises(InputError, match="found none"):
+        build_references([tmp_path / "none.csv"], tmp_path / "t.csv", emt)
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_references()
+
+
+def test_the_shipped_table_belongs_to_the_shipped_potential(shipped):
+    potential = load_potential("chgnet", device="cpu")
+    assert shipped.energy_type == potential.energy_type
+    assert shipped.hull().elements == potential.elements
+    assert len(shipped) > 70000
+    assert "Materials Project" in shipped.provenance["attribution"]
+
+
+def test_stable_phases_of_the_shipped_table_are_at_zero(shipped):
+    hull = shipped.hull()
+    table = dict(zip(shipped.formulas, shipped.energies, strict=True))
+    for formula in ["Cu", "NaCl", "MgO", "Al2O3", "SiC", "TiN", "LiF", "GaAs", "NaN", "Pm", "Xe"]:
+        found = hull.e_above_hull(formula, table[Composition(formula).reduced_formula], shipped.energy_type)
+        assert found.status == "ok"
+        assert found.e_above_hull >= -1e-9
+        if found.e_above_hull < 1e-9:
+            assert set(found.decomposition) == {Composition(formula).reduced_formula}
+    for formula in ["NaCl", "MgO", "LiF", "Cu"]:
+        assert hull.e_above_hull(formula, table[formula], shipped.energy_type).e_above_hull == pytest.approx(
+            0, abs=1e-9
+        )
+
+
+def test_formation_energies_of_the_shipped_table_are_those_of_experiment(shipped):
+    """At 298 K (CRC Handbook, kJ/mol): the corrected energies of the Materials Project are fitted to such values."""
+    table = dict(zip(shipped.formulas, shipped.energies, strict=True))
+    for formula, measured in {"MgO": -601.6, "NaCl": -411.2, "Al2O3": -1675.7, "TiO2": -944.0, "ZnS": -206.0}.items():
+        composition = Composition(formula)
+        elements = {e.symbol: Composition(e.symbol).reduced_formula for e in composition}
+        energy = table[formula] * composition.num_atoms - sum(
+            table[elements[e.symbol]] * n for e, n in composition.items()
+        )
+        assert energy == pytest.approx(measured / 96.485, rel=0.1), formula
+
+
+def test_ten_thousand_distances_take_less_than_a_minute(shipped):
+    """Mixed chemistries, warm, one core; a tenth of them, with room for a busy machine."""
+    hull = shipped.hull()
+    compositions = [Composition(formula) for formula in shipped.formulas[::75]][:1000]
+    energies = np.full(len(compositions), -4.0)
+    hull.batch(compositions, energies, shipped.energy_type)
+    began = time.process_time()
+    hull.batch(compositions, energies, shipped.energy_type)
+    assert time.process_time() - began < 6

@@ -208,19 +208,20 @@ class Store:
         """
         now = time.time()
         mine = {"worker": self.worker, "campaign": campaign, "claimed": now, "status": _CLAIMED}
-        got = []
+        got = set()
         with self._write() as connection:
-            for structure_id in dict.fromkeys(ids):
+            for structure_id in sorted(set(ids)):  # all in one order: two workers cannot wait for each other
                 row = {"structure_id": structure_id, "oracle": key.oracle, "settings": key.settings, **mine}
-                if connection.execute(self._insert_new(_EVALUATIONS), row).rowcount == 1:
-                    got.append(structure_id)
+                insert = self._insert_new(_EVALUATIONS).returning(_EVALUATIONS.c.structure_id)
+                if connection.execute(insert, row).first() is not None:
+                    got.add(structure_id)
                     continue
                 where = _where(structure_id, key)
                 held = connection.execute(sa.select(_EVALUATIONS).where(where).with_for_update()).mappings().one()
                 if held["status"] == _CLAIMED and _is_stale(held["worker"], held["claimed"], now):
                     connection.execute(_EVALUATIONS.update().where(where).values(**mine))
-                    got.append(structure_id)
-        return got
+                    got.add(structure_id)
+        return [structure_id for structure_id in dict.fromkeys(ids) if structure_id in got]
 
     def finish(self, evaluations: Sequence[Evaluation]) -> None:
         """Write results of claimed evaluations, all or none.

@@ -83,9 +83,11 @@ def test_killed_while_labelling_it_ends_as_if_it_had_not(tmp_path, whole, label)
 
 @pytest.mark.parametrize("iteration", [0, 3])
 def test_killed_while_learning_it_ends_as_if_it_had_not(tmp_path, whole, iteration):
+    cut, later = FakeGenerator(fail_at=iteration), FakeGenerator()
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, generator=FakeGenerator(fail_at=iteration))
-    history, oracle = run(tmp_path)
+        run(tmp_path, generator=cut)
+    history, oracle = run(tmp_path, generator=later)
+    assert cut.calls + later.calls == 4  # no iteration is run again
     assert (tmp_path / "ranked.csv").read_text() == whole[0]
     assert history.learning_rows() == whole[1].learning_rows()
     assert len(set(oracle.evaluated)) == len(oracle.evaluated)

@@ -207,22 +207,25 @@ class Campaign:
     def _finetune(self, round: int) -> dict[str, Any]:
         """Round 0 keeps the untuned generator: its labels are the baseline that reinforcement has to beat."""
         rows: list[dict[str, Any]] = []
+        guards: dict[str, int] = {}
         if round > 0:
             self._hold_policy(round - 1)
             self._hold_fit(round - 1)
             checkpoint = self.directory / "generator" / f"finetune_{round:03d}"
             self._policy = None  # neither the old nor the new one, should this be interrupted
+            reward = self.parts.reward_for(round)
             rows = self.parts.generator.learn(
-                self.parts.reward_for(round),
+                reward,
                 seed=self.settings.seed_for(round, "finetune"),
                 round=round,
                 progress=self.progress,
                 checkpoint=checkpoint,
             )
+            guards = dict(getattr(reward, "counts", {}))  # how often each bit, in this process
         write_folder(self._policy_path(round), self.parts.generator.save)
         self._policy = round
         shutil.rmtree(self.directory / "generator" / f"finetune_{round:03d}", ignore_errors=True)
-        return {"rows": rows}
+        return {"rows": rows, "guards": guards}
 
     def _propose(self, round: int) -> dict[str, Any]:
         """Sample a pool; drop invalid, duplicate and known crystals, and count them."""

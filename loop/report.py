@@ -303,11 +303,12 @@ def _mixture(row: dict[str, Any]) -> str:
     return " + ".join(f"{fraction:.2f} {name}" for name, fraction in parts[:4]) or "–"
 
 
-def _turned_away(history: History) -> str:
+def _total(history: History, stage: str, key: str) -> str:
+    """Counts of all rounds that a stage recorded under a key, the most frequent first."""
     counts: Counter[str] = Counter()
-    for (_, stage), payload in history.done.items():
-        if stage == "propose":
-            counts.update(payload["invalid"])
+    for (_, done), payload in history.done.items():
+        if done == stage:
+            counts.update(payload.get(key, {}))
     return ", ".join(f"{reason} {count}" for reason, count in counts.most_common()) or "none"
 
 
@@ -354,7 +355,8 @@ def _protocol(history: History) -> list[tuple[str, str]]:
             "engine against shadow",
             "ratio of hit rates of all rounds; interval: Bayesian bootstrap with Jeffreys' half counts (Rubin 1981)",
         ),
-        ("valid", f"passes the named validity rules; turned away: {_turned_away(history)}"),
+        ("guards that bit", f"while learning: {_total(history, 'finetune', 'guards')}"),
+        ("valid", f"passes the named validity rules; turned away: {_total(history, 'propose', 'invalid')}"),
         (
             "unique, new",
             "no copy within its batch; neither in the reference of known crystals nor labelled before. Fingerprint "

@@ -185,10 +185,16 @@ class FakeOracle:
         )
 
 
-def fake_reward(candidates: Sequence[Candidate | None]) -> tuple[np.ndarray, list[dict[str, float]]]:
-    """Minus the energy above the hull; -1 for no crystal."""
-    rewards = np.array([-1.0 if c is None else -e_above_hull(c.structure) for c in candidates])
-    return rewards, [{"stability": float(value)} for value in rewards]
+class FakeReward:
+    """Minus the energy above the hull; -1 for no crystal. Counts what lies far above it."""
+
+    def __init__(self) -> None:
+        self.counts = {"far-above": 0}
+
+    def __call__(self, candidates: Sequence[Candidate | None]) -> tuple[np.ndarray, list[dict[str, float]]]:
+        rewards = np.array([-1.0 if c is None else -e_above_hull(c.structure) for c in candidates])
+        self.counts["far-above"] += int((rewards < -0.5).sum())
+        return rewards, [{"stability": float(value)} for value in rewards]
 
 
 def fake_parts(generator: FakeGenerator | None = None, oracle: FakeOracle | None = None) -> Parts:
@@ -198,7 +204,7 @@ def fake_parts(generator: FakeGenerator | None = None, oracle: FakeOracle | None
         surrogate=FakeSurrogate(),
         acquisition=FakeAcquisition(),
         oracle=oracle or FakeOracle(),
-        reward_for=lambda _: fake_reward,
+        reward_for=lambda _: FakeReward(),
         novelty=NoveltyIndex(),
         validity=lambda structures: ["too-big" if s.volume > 1000 else None for s in structures],
         screen=lambda candidates: np.array([e_above_hull(c.structure) for c in candidates]),

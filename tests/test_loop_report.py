@@ -78,6 +78,7 @@ def test_names_and_protocol_are_text_and_not_markup(reported):
     texts = " ".join(reported[2].texts)
     assert "<b>reported</b>" in texts
     assert "fake & analytic" in texts
+    assert "while learning: far-above" in texts
 
 
 def test_the_table_says_what_the_ranked_list_says(reported):

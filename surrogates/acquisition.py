@@ -30,7 +30,7 @@ class AcquisitionConfig:
             strategies except qlognehvi, which seeks their Pareto front.
         constraints: bounds that a candidate must keep.
         beta: of ucb, the square of the number of standard deviations that count as a bonus.
-        screen: candidates, best by analytic score, on which joint strategies work.
+        screen: candidates, best by analytic score, on which joint strategies work (at least as many as are chosen).
         samples: quasi-Monte Carlo samples of joint strategies.
         feasible: greedy and ucb rank candidates whose probability of keeping the constraints is below this behind
             all others.
@@ -40,8 +40,8 @@ class AcquisitionConfig:
     objectives: tuple[Objective, ...] = (Objective("bulk_modulus"),)
     constraints: tuple[Constraint, ...] = (Constraint("e_above_hull", at_most=0.1),)
     beta: float = 2.0
-    screen: int = 1000
-    samples: int = 128
+    screen: int = 512
+    samples: int = 64
     feasible: float = 0.5
 
 

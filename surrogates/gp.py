@@ -66,7 +66,7 @@ class GPSurrogate:
         self._blocks = np.empty(0, dtype=str)  # formulas: left out together when calibrating
         self._hyperparameters: dict[str, dict[str, np.ndarray]] = {}
         self._fitted: dict[str, _Fitted] = {}
-        self._input = InputScaler.fit(self._X, self.extractor.groups)
+        self._input = InputScaler.fit(self._X, extractor.groups)
         self._condition(refit=True)
 
     @property
@@ -84,7 +84,7 @@ class GPSurrogate:
 
         Worth it below some 50 labels, where many columns are constant or ill-scaled among the labelled.
         """
-        self._scaler = InputScaler.fit(self.extractor(candidates), self.extractor.groups)
+        self._scaler = InputScaler.fit(self._on_scale(self.extractor(candidates)), self.extractor.groups)
         self._condition(refit=True)
 
     def fit(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]) -> dict[str, float]:
@@ -121,7 +121,7 @@ class GPSurrogate:
     def joint(self, candidates: Sequence[Candidate]) -> JointPrediction:
         """Joint belief in at most a few thousand candidates (memory: m n^2 numbers)."""
         X = self.extractor(candidates)
-        Z = self._input(X, self.extractor.groups)
+        Z = self._standardised(X)
         parts = [self._fitted[prop.name].gp.joint(Z, self._offset(prop, X)) for prop in self.properties]
         factors = [self._fitted[prop.name].factor for prop in self.properties]
         covariance = np.stack([part[1] * factor**2 for part, factor in zip(parts, factors, strict=True)])
@@ -133,13 +133,14 @@ class GPSurrogate:
         Euclidean distance of standardised features to the nearest labelled crystal, over the 95 % quantile of the same
         among the labelled (to the nearest other one). Infinite below three labels.
         """
-        from scipy.spatial import KDTree
+        from sklearn.neighbors import NearestNeighbors
 
         if len(self._X) < 3:
             return np.full(len(candidates), np.inf)
-        tree = KDTree(self._input(self._X, self.extractor.groups))
-        usual = np.quantile(tree.query(tree.data, k=2)[0][:, 1], 0.95)
-        near = tree.query(self._input(self.extractor(candidates), self.extractor.groups))[0]
+        labelled = self._standardised(self._X)
+        nearest = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(labelled)
+        usual = np.quantile(nearest.kneighbors(labelled)[0][:, 1], 0.95)
+        near = nearest.kneighbors(self._standardised(self.extractor(candidates)), 1)[0][:, 0]
         return near / max(float(usual), 1e-12)
 
     def evaluate(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]) -> dict[str, float]:
@@ -198,9 +199,8 @@ class GPSurrogate:
 
     def _condition(self, *, refit: bool) -> dict[str, float]:
         """Rebuild every process from the labels; with `refit`, find hyperparameters and recalibrate."""
-        groups = self.extractor.groups
-        self._input = self._scaler or InputScaler.fit(self._X, groups)
-        Z = self._input(self._X, groups)
+        self._input = self._scaler or InputScaler.fit(self._on_scale(self._X), self.extractor.groups)
+        Z = self._standardised(self._X)
         metrics: dict[str, float] = {}
         for j, prop in enumerate(self.properties):
             metrics |= _named(prop, "", self._condition_one(prop, j, Z, refit=refit))
@@ -238,8 +238,21 @@ class GPSurrogate:
 
     def _scaled(self, prop: Property, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         fitted = self._fitted[prop.name]
-        mean, std = fitted.gp.predict(self._input(X, self.extractor.groups), self._offset(prop, X))
+        mean, std = fitted.gp.predict(self._standardised(X), self._offset(prop, X))
         return mean, std * fitted.factor
+
+    def _standardised(self, X: np.ndarray) -> np.ndarray:
+        """Inputs of the kernels, shape (n, D)."""
+        return self._input(self._on_scale(X), self.extractor.groups)
+
+    def _on_scale(self, X: np.ndarray) -> np.ndarray:
+        """Features with the offset columns on the model scales, on which distances between them mean most."""
+        X = X.copy()
+        for prop in self.properties:
+            if prop.offset in self.extractor.names:
+                column = self.extractor.names.index(prop.offset)
+                X[:, column] = prop.to_scale(X[:, column])
+        return X
 
     def _offset(self, prop: Property, X: np.ndarray) -> np.ndarray:
         """The known part of a property on its model scale; the labelled crystals' mean where it is missing."""

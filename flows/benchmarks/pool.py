@@ -21,7 +21,7 @@ from flows.benchmarks.pool_tasks import TASKS, Pool, load_pool
 from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.files import make_folder, sha256, write_text
-from surrogates.acquisition import ACQUISITIONS
+from surrogates.acquisition import ACQUISITIONS, AcquisitionConfig
 from surrogates.features import FeatureExtractor
 from surrogates.properties import GPConfig
 
@@ -177,12 +177,7 @@ def _one(campaign: Campaign) -> Outcome:
 def _key(pool: Pool, extractor: FeatureExtractor, campaign: Campaign, gp: GPConfig) -> str:
     """Name of a campaign's file: readable, and a hash of everything that changes its outcome."""
     ids = "".join(candidate.id for candidate in pool.candidates)
-    parts = [
-        pool.task,
-        ids,
-        extractor.key,
-        repr(campaign),
-        repr(gp) if campaign.strategy not in (RANDOM, FOREST) else "",
-    ]
+    ours = "" if campaign.strategy in (RANDOM, FOREST) else f"{gp} {AcquisitionConfig()}"
+    parts = [pool.task, ids, extractor.key, repr(campaign), ours]
     digest = hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
     return f"{pool.task}-{campaign.strategy}-{campaign.seed}-{digest}"

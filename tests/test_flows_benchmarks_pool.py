@@ -1,0 +1,85 @@
+"""The pool benchmark on a world whose best crystals are known."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flows.benchmarks.pool import PoolConfig, run
+from flows.benchmarks.pool_simulation import Campaign, Outcome
+from flows.benchmarks.pool_summary import summarise
+from flows.benchmarks.pool_tasks import load_pool
+from loop.cif import to_cif
+from loop.errors import ConfigError, InputError
+from tests.fakes import ANIONS, CATIONS, bulk_modulus, rocksalt
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    crystals = [
+        rocksalt(str(rng.choice(CATIONS)), str(rng.choice(ANIONS)), float(rng.uniform(4, 7))) for _ in range(220)
+    ]
+    frame = pd.DataFrame({"material_id": [f"c-{i}" for i in range(220)], "cif": [to_cif(c) for c in crystals]})
+    modulus = np.array([bulk_modulus(c) * 300 / c.volume for c in crystals])
+    frame["log10_k_vrh"] = np.log10(modulus)
+    frame.loc[3, "cif"] = "no crystal"
+    frame.loc[4, "log10_k_vrh"] = np.nan
+    path = tmp_path_factory.mktemp("data") / "table.csv.gz"
+    frame.to_csv(path, index=False)
+    return path, modulus
+
+
+def test_pool_hides_the_best_of_the_readable_labelled_rows(table):
+    path, modulus = table
+    pool = load_pool(path, "bulk_modulus", None, 0)
+    assert len(pool.candidates) == 218
+    assert len(pool.top) == 2
+    best = np.sort(np.delete(modulus, [3, 4]))[-2:]
+    np.testing.assert_allclose(np.sort(pool.labels[list(pool.top)]), best)
+    assert len(load_pool(path, "bulk_modulus", 210, 1).candidates) in (209, 210)
+
+
+def test_benchmark_finds_the_best_sooner_than_chance_and_records_it(table, tmp_path):
+    path, _ = table
+    seen = []
+    config = PoolConfig(("bulk_modulus",), ("random", "greedy"), 2, None, initial=10, batch=15, budget=55)
+    record = run(path, tmp_path, config, lambda *args: seen.append(args))
+    rows = {row["strategy"]: row for row in record["summary"]}
+    assert rows["greedy"]["recall_50"] > 0.9
+    assert rows["greedy"]["area"] > rows["random"]["area"]
+    assert rows["greedy"]["reached"] == 1
+    assert seen[-1][:3] == ("pool bulk_modulus", 4, 4)
+    stored = json.loads((tmp_path / "record.json").read_text())
+    assert stored["pools"] == {"bulk_modulus": {"pool": 218, "top": 2}}
+    assert {"summary.csv", "curves.csv", "calibration.csv", "recall.png", "coverage.png"} <= set(stored["files"])
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.glob("campaigns/*.json")}
+    assert run(path, tmp_path, config)["summary"] == record["summary"]
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("campaigns/*.json")} == files
+
+
+def test_acceleration_and_enhancement_against_the_expectation_of_chance():
+    """10 top crystals of 1000: chance has half after 500 labels, this strategy after 50."""
+    found = np.minimum(np.arange(1, 101) / 100, 1).tolist()
+    outcome = Outcome(Campaign("greedy", 0), found, found, [], 1.0)
+    (row,) = summarise({"bulk_modulus": [outcome]}, {"bulk_modulus": {"pool": 1000, "top": 10}})
+    assert row["af"] == pytest.approx(10)
+    assert row["ef_50"] == pytest.approx(10)
+    assert row["recall_100"] == 1.0
+    late = Outcome(Campaign("greedy", 0), [0.0] * 100, [0.0] * 100, [], 1.0)
+    (row,) = summarise({"bulk_modulus": [late]}, {"bulk_modulus": {"pool": 1000, "top": 10}})
+    assert row["af"] == 0
+    assert row["reached"] == 0
+
+
+def test_bad_requests_are_named(table):
+    path, _ = table
+    with pytest.raises(ConfigError, match="no task 'colour'"):
+        load_pool(path, "colour", None, 0)
+    with pytest.raises(InputError, match="eps_electronic, band_gap"):
+        load_pool(path, "dielectric", None, 0)
+    with pytest.raises(ConfigError, match="unknown: best"):
+        PoolConfig(strategies=("best",))
+    with pytest.raises(ConfigError, match="budget"):
+        PoolConfig(budget=10)

@@ -45,8 +45,8 @@ lint: $(VENV)/.installed-test  ## style, types and the layers between the packag
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(VENV)/.installed  ## run the quick benchmarks; writes results/benchmarks
-	@$(BIN)/discovery-loop benchmark all --output results/benchmarks
+bench: $(VENV)/.installed  ## how fast the parts are on this machine; writes results/benchmarks/speed
+	@$(BIN)/discovery-loop benchmark speed --output results/benchmarks/speed
 
 ui: $(VENV)/.installed  ## Prefect server, work pool, deployments and worker on this machine; prints the address of the UI
 	@$(BIN)/discovery-loop up

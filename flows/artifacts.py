@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from flows.console import described
+from flows.console import described, short
 from flows.narrative import told
 
 if TYPE_CHECKING:
@@ -53,9 +53,9 @@ class Watcher:
             rows = ranked_rows(campaign)
             self._try(lambda: self._show_ranked(rows))
 
-    def finished(self, directory: Path, summary: Mapping[str, Any]) -> None:
+    def finished(self, campaign: Campaign, summary: Mapping[str, Any]) -> None:
         """The report, and where it lies."""
-        self._try(lambda: self._show_report(directory, summary))
+        self._try(lambda: self._show_report(campaign.directory, summary, round_rows(campaign)))
 
     def _try(self, show: Callable[[], None]) -> None:
         try:
@@ -80,24 +80,52 @@ class Watcher:
         description = f"Ranked candidates of campaign {self._name} (the best {SHOWN}; all are in ranked.csv)"
         create_table_artifact(table=rows, key=f"{slug(self._name)}-ranked", description=description)
 
-    def _show_report(self, directory: Path, summary: Mapping[str, Any]) -> None:
+    def _show_report(self, directory: Path, summary: Mapping[str, Any], rounds: list[dict[str, Any]]) -> None:
         from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-        lines = [
-            f"| {name} | {value:.4g} |" if isinstance(value, float) else f"| {name} | {value} |"
-            for name, value in summary.items()
-        ]
-        text = "\n".join([f"# Campaign {self._name}", "", f"Results: `{directory}`", "", "| | |", "|---|---|", *lines])
-        create_markdown_artifact(text, key=f"{slug(self._name)}-report", description=f"Report of campaign {self._name}")
-        report = (directory / "report.html").resolve()
+        counts = [{"": name, "value": value} for name, value in summary.items() if name != "top" and value != ""]
+        where = directory.resolve()
+        parts = [f"# Campaign {self._name}", f"Results: `{where}`", "## Best candidates", markdown(summary["top"])]
+        parts += ["## Rounds", markdown(rounds), "## Counts", markdown(counts)]
+        description = f"Report of campaign {self._name}"
+        create_markdown_artifact("\n\n".join(parts), key=f"{slug(self._name)}-report", description=description)
+        report = where / "report.html"
         create_link_artifact(report.as_uri(), link_text="report.html", key=f"{slug(self._name)}-report-html")
 
 
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table."""
+    if not rows:
+        return "none"
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    lines += ["| " + " | ".join(short(value) for value in row.values()) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def round_rows(campaign: Campaign) -> list[dict[str, Any]]:
+    """What each round did, in a few numbers."""
+    return [
+        {
+            "round": report.round,
+            **{name: report.funnel[name] for name in ("sampled", "valid", "new", "labelled", "stable", "stable_new")},
+            "hit_rate": report.metrics["hit_rate"],
+            "reward": report.metrics.get("reward_last", float("nan")),
+            "KL": report.metrics.get("kl", float("nan")),
+            "minutes": sum(report.seconds.values()) / 60,
+        }
+        for report in campaign.history.reports()
+    ]
+
+
+COLUMNS = ["rank", "formula", "space_group", "n_atoms", "bulk_modulus", "e_above_hull", "e_above_hull_sigma", "stable"]
+COLUMNS += ["novelty", "novelty_relaxed", "status", "arm", "round", "candidate_id"]
+
+
 def ranked_rows(campaign: Campaign) -> list[dict[str, Any]]:
-    """The best rows of the ranked list, short enough to read."""
+    """The best rows of the ranked list, with the columns that a person reads."""
     from loop.export import ranked_rows as all_rows
 
-    return [
-        {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
-        for row in all_rows(campaign.history)[:SHOWN]
-    ]
+    settings = campaign.settings
+    columns = [{"bulk_modulus": settings.objective, "e_above_hull": settings.stability}.get(c, c) for c in COLUMNS]
+    rows = [{name: row.get(name) for name in columns} for row in all_rows(campaign.history)[:SHOWN]]
+    return [{key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()} for row in rows]

@@ -153,6 +153,53 @@ def pretrain(
     emit({**summary, "output": str(output)}, json)
 
 
+def finetune(
+    config: Annotated[str, typer.Argument(help="YAML file of a campaign, or the name of a preset.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tuned checkpoint and its curve.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="Change a setting, as generator.finetune.iterations=50.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    json: Json = False,
+) -> None:
+    """Tune the generator towards a campaign's reward, without a campaign: no oracle is called.
+
+    Of the reward, the terms of a surrogate are left out: there are no labels to fit one to.
+    """
+    from flows import configfile, generation
+    from flows.config import read_config
+    from flows.outputs import check_folder
+
+    check_folder(output)
+    checked = read_config(config, configfile.parse_settings(settings or []))
+    with progress() as report:
+        summary = generation.finetune(checked, output, resume=resume, progress=report)
+    emit({**summary, "output": str(output)}, json)
+
+
+def evaluate_generator(
+    input: Annotated[Path, typer.Option("--input", "-i", help="Generated crystals.")],
+    reference: Annotated[Path, typer.Option(help="Known crystals: CSV with a cif column, extxyz, CIFs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for record, table and figure.")],
+    energies: Annotated[bool, typer.Option(help="Unrelaxed energies above the hull by the default potential.")] = True,
+    json: Json = False,
+) -> None:
+    """Validity, uniqueness, novelty, stability and distributions of generated crystals."""
+    from flows.build import Builder
+    from flows.config import CampaignConfig
+    from flows.evaluation import evaluate
+    from flows.outputs import check_folder
+    from loop.crystals import read_crystals
+
+    check_folder(output)
+    with progress() as report:
+        judge = Builder(CampaignConfig()) if energies else None
+        record = evaluate(read_crystals(input), read_crystals(reference), output, judge, report)
+    results = record["results"]
+    flat = {name: value["share"] if isinstance(value, dict) else value for name, value in results.items()}
+    emit(results if json else {**flat, "record": f"{output}/record.json"}, json)
+
+
 def import_checkpoint(
     pkl: Annotated[Path, typer.Argument(help="Checkpoint of CrystalFormer v0.4, as epoch_005500.pkl.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint folder to write.")],
@@ -170,6 +217,7 @@ def import_checkpoint(
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     app.command(rich_help_panel="Generator", cls=PluralCommand)(generate)
-    for verb in (likelihood, pretrain):
+    for verb in (likelihood, pretrain, finetune):
         app.command(rich_help_panel="Generator")(verb)
+    app.command("evaluate-generator", rich_help_panel="Generator")(evaluate_generator)
     app.command("import-checkpoint", rich_help_panel="Generator")(import_checkpoint)

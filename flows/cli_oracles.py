@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.console import emit, progress
+from flows.console import emit, note, progress
 
 Input = Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, extxyz, CIF, folder.")]
 Potential = Annotated[str, typer.Option(help="chgnet, mace:NAME, mace:PATH, or an ASE calculator as module:Class.")]
@@ -118,7 +118,32 @@ def hull_build(
     emit({"phases": len(built), "energy_type": str(built.energy_type), "output": str(output)}, json)
 
 
+def predict(
+    input: Input,
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write.")],
+    campaign: Annotated[
+        Path | None, typer.Option(help="Results folder whose surrogates to use. Default: prior beliefs, no labels.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """What a campaign's surrogates believe of crystals: mean and standard deviation of each property."""
+    from flows.outputs import check_file
+    from flows.prediction import predict_table
+    from loop.crystals import read_crystals
+    from loop.files import write_text
+
+    check_file(output)
+    with progress() as report:
+        frame, labels = predict_table(read_crystals(input), campaign, report)
+    write_text(output, frame.to_csv(index=False, lineterminator="\n"))
+    if campaign is None:
+        note("no --campaign was given: these are prior beliefs, before any label")
+    statuses = dict(frame["status"].value_counts())
+    emit({"rows": len(frame), "statuses": {k: int(v) for k, v in statuses.items()}, "labels": labels}, json)
+
+
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    app.command(rich_help_panel="Oracles and surrogates")(relax)
+    for verb in (relax, predict):
+        app.command(rich_help_panel="Oracles and surrogates")(verb)
     app.add_typer(hull_app, name="hull", rich_help_panel="Oracles and surrogates")

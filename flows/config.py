@@ -153,9 +153,10 @@ def check_same(config: CampaignConfig, directory: Path) -> None:
         return
     ours, theirs = (flatten(c.model_dump(mode="json")) for c in (config, stored_config(directory)))
     free = {"results", "oracle.workers", *(f"campaign.{name}" for name in CHANGEABLE)}
-    changed = [key for key in ours if key not in free and ours[key] != theirs.get(key)]
+    keys = [key for key in {**theirs, **ours} if not any(key == name or key.startswith(f"{name}.") for name in free)]
+    changed = [key for key in keys if ours.get(key) != theirs.get(key)]
     if changed:
-        was = "; ".join(f"{key} was {theirs.get(key)!r}, now {ours[key]!r}" for key in changed)
+        was = "; ".join(f"{key} was {theirs.get(key)!r}, now {ours.get(key)!r}" for key in changed)
         raise ConfigError(
             f"{directory} holds a campaign with other settings: {was}. Go on with it by `discovery-loop resume`, or "
             f"choose another folder with --results. Free to change: {', '.join(sorted(free))}."

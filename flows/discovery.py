@@ -89,7 +89,7 @@ def run_watched(
             payload = label(campaign, round) if stage == "label" else TASKS[stage](campaign, round, stage)
             watcher.staged(campaign, round, stage, payload)
         summary = outcome.write_results(campaign.history, directory)
-    watcher.finished(directory, summary)
+        watcher.finished(campaign, summary)
     return summary
 
 

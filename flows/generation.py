@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from loop.errors import ConfigError
+from loop.reward import PropertyReward
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from flows.config import CampaignConfig
     from generator.checkpoint import Checkpoint
     from generator.conditions import Sampling
     from generator.guard import Guard
@@ -162,3 +164,33 @@ def pretrain(
     last = pretrain(config, sets[0].batch, sets[1].batch, output, resume=resume, report=report)
     failures = {name: one.failures_by_kind() for name, one in zip(("train", "val"), sets, strict=True)}
     return {**last, "crystals": {"train": len(sets[0].batch), "val": len(sets[1].batch)}, "failures": failures}
+
+
+def finetune(config: CampaignConfig, output: Path, *, resume: bool, progress: Progress | None = None) -> dict[str, Any]:
+    """Tune the policy towards the reward of a configuration; writes ``checkpoint/``, ``curve.csv`` and ``record.json``.
+
+    Raises:
+        ConfigError: the folder holds a run and `resume` is not asked for.
+    """
+    import json
+
+    from flows.build import Builder
+    from flows.provenance import provenance
+    from loop.export import to_csv
+    from loop.files import write_text
+
+    state = output / "state"
+    if not resume and (state.exists() or (output / "checkpoint").exists()):
+        raise ConfigError(f"{output} holds a fine-tuning: go on with --resume, or choose another folder")
+    builder = Builder(config)
+    reward = builder.reward_for(0)
+    seed = config.campaign.seed
+    rows = builder.generator.learn(reward, seed=seed, round=1, progress=progress, checkpoint=state)
+    builder.generator.save(output / "checkpoint")
+    write_text(output / "curve.csv", to_csv(rows))
+    guards = dict(reward.counts) if isinstance(reward, PropertyReward) else {}
+    summary = {"iterations": len(rows), "reward_first": rows[0]["reward"], "reward_last": rows[-1]["reward"]}
+    summary |= {"kl": rows[-1]["kl"], "checkpoint": str(output / "checkpoint")}
+    record = {"summary": summary, "guards": guards, "config": config.model_dump(mode="json"), "seed": seed}
+    write_text(output / "record.json", json.dumps({**record, "made_with": provenance()}, indent=1) + "\n")
+    return summary

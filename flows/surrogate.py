@@ -1,20 +1,18 @@
-"""The Gaussian processes as the campaign wants them: they load in place, and scale their inputs by typical crystals."""
+"""The Gaussian processes as a campaign wants them: their inputs scaled by typical crystals."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from loop.values import Candidate, Evaluation, Prediction
+from loop.values import Candidate, Evaluation
 from surrogates.features import FeatureExtractor
-from surrogates.gp import GPSurrogate, JointPrediction
-from surrogates.properties import GPConfig, Property
+from surrogates.gp import GPSurrogate
+from surrogates.properties import GPConfig
 
 
-class CampaignSurrogate:
-    """Implements `loop.contracts.Surrogate` and `surrogates.acquisition.JointSurrogate`.
+class CampaignSurrogate(GPSurrogate):
+    """Implements `loop.contracts.Surrogate`.
 
     Args:
         extractor: features of candidates.
@@ -26,47 +24,21 @@ class CampaignSurrogate:
     def __init__(
         self, extractor: FeatureExtractor, config: GPConfig, typical: Callable[[], Sequence[Candidate]] | None = None
     ) -> None:
-        self._extractor, self._typical = extractor, typical
-        self._gp = GPSurrogate(extractor, config)
+        super().__init__(extractor, config)
+        self._typical = typical
 
     def fit(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]) -> dict[str, float]:
         """Learn from all labels so far; returns metrics of the fit."""
         if self._typical is not None:
-            self._gp.adapt(self._typical())
+            self.adapt(self._typical())
             self._typical = None
-        return self._gp.fit(candidates, evaluations)
-
-    def predict(self, candidates: Sequence[Candidate]) -> Prediction:
-        """Mean and standard deviation per property, shape (n, m)."""
-        return self._gp.predict(candidates)
-
-    def save(self, path: Path) -> None:
-        """Write all that `load` needs."""
-        self._gp.save(path)
+        return super().fit(candidates, evaluations)
 
     def load(self, path: Path) -> None:
-        """Take over what `save` wrote.
+        """Take over what `save` wrote; the scaling comes along.
 
         Raises:
             CheckpointError: missing, damaged, or made with other features.
         """
-        self._gp.load(path)
-        self._typical = None  # the scaling came along
-
-    @property
-    def properties(self) -> tuple[Property, ...]:
-        """What is predicted."""
-        return self._gp.properties
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Labels so far, own units, shape (n, m)."""
-        return self._gp.labels
-
-    def marginal(self, candidates: Sequence[Candidate]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation on the model scales, shape (n, m) each."""
-        return self._gp.marginal(candidates)
-
-    def joint(self, candidates: Sequence[Candidate]) -> JointPrediction:
-        """Joint belief."""
-        return self._gp.joint(candidates)
+        super().load(path)
+        self._typical = None

@@ -1,0 +1,99 @@
+"""Verbs of ``discovery-loop benchmark``: each writes a record, tables and figures into a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.console import emit, note, progress
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the record, tables and figures.")]
+Data = Annotated[list[Path], typer.Option("--data", help="CSV with a cif column and labels. Repeatable.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
+Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
+
+app = typer.Typer(no_args_is_help=True, help="Measure this installation and its methods; records go to a folder.")
+
+
+@app.command()
+def speed(output: Output, seed: Seed = 0, json: Json = False) -> None:
+    """Throughput of sampling, likelihood, reward, hull and relaxation here; needs no data."""
+    from flows.benchmarks.speed import run
+
+    with progress() as report:
+        record = run(output, seed=seed, progress=report)
+    emit(record["results"], json)
+    note(f"wrote {output}/record.json")
+
+
+@app.command()
+def hull(
+    output: Output,
+    data: Data,
+    n: Annotated[int, typer.Option("--n", min=1, help="Crystals to relax.")] = 500,
+    unrelaxed: Annotated[bool, typer.Option("--unrelaxed", help="Single points only.")] = False,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Energies above the hull of held-out crystals against the published ones."""
+    from flows.benchmarks.references import run
+
+    with progress() as report:
+        record = run(output, n, data, not unrelaxed, seed=seed, progress=report)
+    _tell(record, output, json)
+
+
+@app.command()
+def pool(
+    output: Output,
+    data: Annotated[Path, typer.Option("--data", help="CSV with a cif column and labels.")],
+    seeds: Annotated[int | None, typer.Option(min=1, help="Campaigns for each strategy.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as budget=200.")] = None,
+    json: Json = False,
+) -> None:
+    """Simulated campaigns on a table with hidden labels: strategies against chance and a random forest."""
+    from flows import configfile
+    from flows.benchmarks.pool import PoolConfig, run
+    from flows.config import forbid_extra
+
+    chosen = configfile.parse_settings(settings or [])
+    if seeds is not None:
+        chosen["seeds"] = seeds
+    with progress() as report:
+        record = run(data, output, configfile.load(forbid_extra(PoolConfig), None, chosen), report)
+    _tell(record, output, json)
+
+
+@app.command()
+def novelty(
+    output: Output,
+    data: Annotated[Path, typer.Option("--data", help="CSV of the crystals behind the shipped fingerprints.")],
+    crystals: Annotated[int, typer.Option(min=1, help="Crystals to distort.")] = 1000,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of polymorphs.")] = 2000,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """How often distorted known crystals look new, and polymorphs look known."""
+    from flows.benchmarks.novelty import measure
+    from flows.outputs import check_folder
+    from loop.files import write_text
+
+    check_folder(output)
+    record = measure(data, crystals, pairs, seed)
+    import json as encoder
+
+    write_text(output / "record.json", encoder.dumps(record, indent=1) + "\n")
+    _tell(record, output, json)
+
+
+def _tell(record: dict[str, Any], output: Path, json: bool) -> None:
+    shown = {name: value for name, value in record.items() if name in ("results", "summary", "distorted", "pairs")}
+    emit(record if json else shown, json)
+    note(f"wrote {output}/record.json")
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the verbs."""
+    parent.add_typer(app, name="benchmark", rich_help_panel="Operate")

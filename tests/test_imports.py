@@ -22,7 +22,9 @@ def test_probe_sees_heavy_libraries():
 
 def test_loop_is_light():
     code = """import importlib, pkgutil, loop
-for module in pkgutil.iter_modules(loop.__path__): importlib.import_module("loop." + module.name)"""
+for module in pkgutil.iter_modules(loop.__path__):
+    if module.name != "figures":  # which exists to draw; the report imports it when it does
+        importlib.import_module("loop." + module.name)"""
     assert loaded(code) == []
 
 

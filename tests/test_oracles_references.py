@@ -1,7 +1,6 @@
 """Tables of reference phases: which crystals, resumed builds, refusals, and the table that ships."""
 
 import json
-import time
 
 import numpy as np
 import pandas as pd
@@ -174,14 +173,3 @@ def test_formation_energies_of_the_shipped_table_are_those_of_experiment(shipped
             table[elements[e.symbol]] * n for e, n in composition.items()
         )
         assert energy == pytest.approx(measured / 96.485, rel=0.1), formula
-
-
-def test_ten_thousand_distances_take_less_than_a_minute(shipped):
-    """Mixed chemistries, warm, one core; a tenth of them, with room for a busy machine."""
-    hull = shipped.hull()
-    compositions = [Composition(formula) for formula in shipped.formulas[::75]][:1000]
-    energies = np.full(len(compositions), -4.0)
-    hull.batch(compositions, energies, shipped.energy_type)
-    began = time.process_time()
-    hull.batch(compositions, energies, shipped.energy_type)
-    assert time.process_time() - began < 6

@@ -20,6 +20,7 @@ from loop.values import OK
 if TYPE_CHECKING:
     import pandas as pd
 
+    from loop.hull import Hull
     from oracles.potentials import Potential
     from oracles.references import References
 
@@ -76,14 +77,15 @@ def run(
     began = time.perf_counter()
     make_folder(output)
     loaded, references = load_potential(potential), load_references()
+    hulls = [references.hull(with_held_out=False), references.hull()]
     frame = _test_rows(data)
-    frame = frame.assign(**_unrelaxed(frame, loaded, references, progress))
+    frame = frame.assign(**_unrelaxed(frame, loaded, hulls, progress))
     results = {name: _compare(frame, name) for name in ("unrelaxed", "unrelaxed_full_hull")}
     results["unrelaxed_not_sparse"] = _compare(frame[~frame["sparse"].to_numpy(dtype=bool)], "unrelaxed")
     config = RelaxConfig()
     if relax:
         chosen = frame.sample(min(n, len(frame)), random_state=seed).index
-        columns = _relaxed(frame.loc[chosen], loaded, references, config, progress)
+        columns = _relaxed(frame.loc[chosen], loaded, hulls, config, progress)
         for name, values in columns.items():
             frame.loc[chosen, name] = values
         part = frame.loc[chosen]
@@ -164,11 +166,10 @@ def _structures(frame: pd.DataFrame) -> list[Any]:
     return made
 
 
-def _place(structures: Sequence[Any], energies: np.ndarray, references: References, name: str) -> dict[str, Any]:
+def _place(structures: Sequence[Any], energies: np.ndarray, hulls: Sequence[Hull], name: str) -> dict[str, Any]:
     """Distances from the hull without the test split's formulas, and from the hull of all."""
     compositions = [structure.composition for structure in structures]
-    without = references.hull(with_held_out=False).batch(compositions, energies, references.energy_type)
-    full = references.hull().batch(compositions, energies, references.energy_type)
+    without, full = (hull.batch(compositions, energies, hull.energy_type) for hull in hulls)
     return {
         name: [place.e_above_hull for place in without],
         f"{name}_full_hull": [place.e_above_hull for place in full],
@@ -177,7 +178,7 @@ def _place(structures: Sequence[Any], energies: np.ndarray, references: Referenc
 
 
 def _unrelaxed(
-    frame: pd.DataFrame, potential: Potential, references: References, progress: Progress | None
+    frame: pd.DataFrame, potential: Potential, hulls: Sequence[Hull], progress: Progress | None
 ) -> dict[str, Any]:
     structures = _structures(frame)
     energies = np.full(len(structures), np.nan)
@@ -185,11 +186,11 @@ def _unrelaxed(
         energies[start : start + 256] = potential.energies(structures[start : start + 256])
         if progress is not None:
             progress("single points", min(start + 256, len(structures)), len(structures), {})
-    return _place(structures, energies, references, "unrelaxed")
+    return _place(structures, energies, hulls, "unrelaxed")
 
 
 def _relaxed(
-    frame: pd.DataFrame, potential: Potential, references: References, config: Any, progress: Progress | None
+    frame: pd.DataFrame, potential: Potential, hulls: Sequence[Hull], config: Any, progress: Progress | None
 ) -> dict[str, Any]:
     from oracles.relax import relax
 
@@ -200,7 +201,7 @@ def _relaxed(
     structures = _structures(frame)
     outcomes = relax(structures, potential, config, tell)
     energies = np.array([outcome.energy if outcome.status == OK else np.nan for outcome in outcomes])
-    columns = _place(structures, energies, references, "relaxed")
+    columns = _place(structures, energies, hulls, "relaxed")
     columns.pop("sparse")  # as found before
     columns["status"] = [outcome.status for outcome in outcomes]
     columns["steps"] = [outcome.steps for outcome in outcomes]

@@ -1,0 +1,55 @@
+"""The hull benchmark: metrics against sklearn, and a small run."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from ase.build import bulk
+from sklearn.metrics import confusion_matrix, precision_score, recall_score
+
+from flows.benchmarks.references import Arrays, metrics, run
+from loop.cif import to_cif
+from loop.errors import InputError
+from oracles.ase_potential import to_structure
+
+
+def test_metrics_are_those_of_sklearn():
+    rng = np.random.default_rng(0)
+    published = np.abs(rng.normal(0, 0.15, 300))
+    found = published + rng.normal(0.01, 0.08, 300)
+    truly, said = published <= 0.1, found <= 0.1
+    result = metrics(Arrays(published, found))
+    tn, fp, fn, tp = confusion_matrix(truly, said).ravel()
+    assert [result[f"{a}_{b}"] for a in ("true", "false") for b in ("negatives", "positives")] == [tn, tp, fn, fp]
+    assert result["precision"] == pytest.approx(precision_score(truly, said))
+    assert result["recall"] == pytest.approx(recall_score(truly, said))
+    assert result["mae"] == pytest.approx(np.abs(found - published).mean())
+
+
+def test_what_was_not_found_counts_as_not_stable():
+    result = metrics(Arrays(np.array([0.0, 0.0, 0.5]), np.array([0.0, np.nan, np.nan])))
+    assert (result["recall"], result["precision"], result["found"]) == (0.5, 1.0, 1)
+    with pytest.raises(InputError):
+        metrics(Arrays(np.array([0.0]), np.array([np.nan])))
+
+
+def test_a_small_run_leaves_record_table_and_figure(tmp_path):
+    crystals = {"MgO": bulk("MgO", "rocksalt", a=4.21), "NaCl": bulk("NaCl", "rocksalt", a=5.64), "Cu": bulk("Cu")}
+    rows = [(f, f, len(a), 0.0, "test", to_cif(to_structure(a))) for f, a in crystals.items()]
+    names = ["material_id", "pretty_formula", "n_atoms", "e_above_hull", "split", "cif"]
+    pd.DataFrame(rows, columns=names).to_csv(tmp_path / "data.csv", index=False)
+    record = run(tmp_path / "out", 2, [tmp_path / "data.csv"])
+    assert record == json.loads((tmp_path / "out" / "record.json").read_text())
+    assert record["results"]["relaxed"]["statuses"] == {"ok": 2}
+    assert record["results"]["unrelaxed_full_hull"]["mae"] < 0.02
+    table = pd.read_csv(tmp_path / "out" / "table.csv")
+    assert len(table) == 3
+    assert "published" not in table
+    assert (tmp_path / "out" / "parity.png").stat().st_size > 1000
+
+
+def test_data_without_test_rows_is_refused(tmp_path):
+    (tmp_path / "x.csv").write_text("material_id,cif\n1,a\n")
+    with pytest.raises(InputError, match="split"):
+        run(tmp_path / "out", 1, [tmp_path / "x.csv"])

@@ -1,0 +1,130 @@
+"""Starting and ending the local Prefect; the whole of it in a test marked `server`."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from typer.testing import CliRunner
+
+from flows import server
+from flows.cli import app
+
+# leaves at the second signal only, as Prefect's worker does, and has a child that leaves at the first
+STUBBORN = """
+import signal, subprocess, sys, time
+seen = []
+def handler(*_):
+    seen.append(1)
+    if len(seen) > 1: sys.exit(0)
+signal.signal(signal.SIGTERM, handler)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(child.pid, flush=True)
+while True: time.sleep(0.05)
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("DISCOVERY_LOOP_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def entry_of(pid: int) -> dict[str, float]:
+    return {"pid": pid, "started": psutil.Process(pid).create_time()}
+
+
+def test_end_takes_the_whole_family():
+    process = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    assert server.end(entry_of(process.pid))
+    assert process.wait(5) == 0
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_end_leaves_a_stranger_with_the_same_id_alone():
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        entry = entry_of(process.pid) | {"started": time.time() - 5000}
+        assert not server.end(entry)
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+    assert not server.end(entry_of(os.getpid()) | {"pid": 2**22 + 1})
+
+
+def test_down_without_anything(home):
+    done = CliRunner().invoke(app, ["down"])
+    assert done.exit_code == 0
+    assert "nothing was running" in done.stdout
+
+
+def test_up_refuses_a_port_that_is_taken(home):
+    with socket.socket() as listener:
+        listener.bind((server.HOST, 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        done = CliRunner().invoke(app, ["up", "--port", str(port)])
+    assert done.exit_code == 1
+    assert f"port {port} of 127.0.0.1 is taken" in done.stderr
+
+
+def test_a_process_that_leaves_is_told_with_its_last_line(home, tmp_path):
+    log = tmp_path / "x.log"
+    log.write_text("first\nTypeError: no such thing\n\n")
+    process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"])
+    process.wait()
+    with pytest.raises(server.ServerError, match=r"the server ended with code 3: TypeError: no such thing"):
+        server.wait_for(lambda: False, process, log, "the server")
+
+
+def test_torn_state_is_no_state(home):
+    server.local().state.write_text('{"port": 42')
+    assert server.recorded() is None
+    server.local().state.write_text(json.dumps({"port": 4321}))
+    assert server.recorded() == server.local(4321)
+
+
+def test_deployments_name_the_flow_and_valid_presets():
+    import yaml
+
+    from flows.configfile import presets
+
+    deployments = yaml.safe_load(server.definition().read_text())["deployments"]
+    assert {item["entrypoint"] for item in deployments} == {"flows.discovery:discovery_loop"}
+    named = {item["name"]: item.get("parameters", {}).get("config") for item in deployments}
+    assert set(presets()) == {config for config in named.values() if config}
+    assert named["quickstart"] == "quickstart"
+
+
+@pytest.mark.server
+def test_up_runs_a_deployment_and_down_leaves_nothing(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as probe:
+        probe.bind((server.HOST, 0))
+        port = probe.getsockname()[1]
+    try:
+        up = CliRunner().invoke(app, ["up", "--port", str(port), "--json"])
+        assert up.exit_code == 0, up.stderr
+        again = CliRunner().invoke(app, ["up", "--json"])
+        assert json.loads(again.stdout)["url"] == json.loads(up.stdout)["url"]
+        tiny = {"campaign.rounds": 1, "campaign.pool": 12, "campaign.budget": 2, "campaign.baseline_budget": 2}
+        tiny |= {"generator.finetune.iterations": 1, "generator.finetune.batch_size": 8}
+        here = server.local(port)
+        options = ["-p", f"overrides={json.dumps(tiny)}", "--watch"]
+        server.prefect(here, "deployment", "run", "discovery-loop/smoke", *options)
+        assert (tmp_path / "results" / "smoke" / "ranked.csv").exists()
+        pids = [entry["pid"] for entry in server.read_state(here.state)["processes"].values()]
+    finally:
+        down = CliRunner().invoke(app, ["down"])
+    assert "Prefect is down" in down.stdout
+    assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+    assert not server.taken(port)

@@ -1,0 +1,102 @@
+"""predict, finetune, evaluate-generator, doctor: real rooms at the smallest size."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from pymatgen.core import Lattice, Structure
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.doctor import Check, attempt
+from loop.crystals import write_crystals
+from loop.errors import CheckpointError
+
+FCC = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def rocksalt(cation: str, anion: str, length: float) -> Structure:
+    return Structure(Lattice.cubic(length), [cation] * 4 + [anion] * 4, [*FCC, *(FCC + 0.5)])
+
+
+@pytest.fixture
+def salts(tmp_path):
+    """MgO, the same again, NaCl with atoms on top of each other, KBr, and a row that is no crystal."""
+    crowded = Structure(Lattice.cubic(5.6), ["Na", "Cl"], [[0, 0, 0], [0.05, 0, 0]])
+    crystals = [rocksalt("Mg", "O", 4.25), rocksalt("Mg", "O", 4.26), crowded, rocksalt("K", "Br", 6.6)]
+    write_crystals(tmp_path / "in.csv", ["mgo", "again", "crowded", "kbr"], crystals)
+    with (tmp_path / "in.csv").open("a") as file:
+        file.write("broken,nonsense\n")
+    return tmp_path / "in.csv"
+
+
+def test_evaluate_generator_counts(salts, tmp_path):
+    write_crystals(tmp_path / "known.csv", ["mp-1"], [rocksalt("K", "Br", 6.55)])
+    done = run("evaluate-generator", "--input", salts, "--reference", tmp_path / "known.csv", "--no-energies",
+               "--output", tmp_path / "e", "--json")  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    results = json.loads(done.stdout)
+    assert (results["samples"], results["readable"]) == (5, 4)
+    counts = {name: value["count"] for name, value in results.items() if isinstance(value, dict)}
+    assert counts["structure_valid"] == 3  # the crowded one is not
+    assert counts["composition_valid"] == 4
+    assert counts["unique"] == 3
+    assert counts["new_and_unique"] == 2  # MgO and the crowded one; KBr is known
+    assert results["valid"]["share"] == pytest.approx(0.6)
+    rows = pd.read_csv(tmp_path / "e" / "crystals.csv").set_index("id")
+    assert rows.loc["kbr", "verdict"] == "known"
+    assert rows.loc["again", "verdict"] == "duplicate"
+    assert (tmp_path / "e" / "distributions.png").stat().st_size > 1000
+    assert "0.5 A" in json.loads((tmp_path / "e" / "record.json").read_text())["protocol"]["structure_valid"]
+
+
+def test_predict_prior_beliefs(salts, tmp_path):
+    done = run("predict", "--input", salts, "--output", tmp_path / "p.csv", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert "prior beliefs" in done.stderr
+    assert json.loads(done.stdout)["labels"] == 0
+    frame = pd.read_csv(tmp_path / "p.csv").set_index("id")
+    assert frame.loc["broken", "status"] == "failed:unreadable"
+    for name in ("e_above_hull", "bulk_modulus"):
+        assert (frame.loc[["mgo", "kbr"], f"{name}_std"] > 0).all()
+    assert run("predict", "--input", salts, "--output", tmp_path / "p.csv", "--campaign", tmp_path).exit_code == 1
+
+
+def test_finetune_goes_on_where_it_stopped(tmp_path):
+    tiny = ["--set", "generator.finetune.batch_size=8", "--set", "generator.finetune.minibatch_size=4"]
+    tiny += ["--set", "generator.finetune.epochs=1", "--json"]
+    one = run("finetune", "smoke", "--output", tmp_path / "t", *tiny, "--set", "generator.finetune.iterations=1")
+    assert one.exit_code == 0, one.stderr
+    two = [*tiny, "--set", "generator.finetune.iterations=2"]
+    refused = run("finetune", "smoke", "--output", tmp_path / "t", *two)
+    assert refused.exit_code == 1
+    assert "go on with --resume" in refused.stderr
+    rest = run("finetune", "smoke", "--output", tmp_path / "t", *two, "--resume")
+    assert rest.exit_code == 0, rest.stderr
+    assert json.loads(rest.stdout)["reward_first"] == json.loads(one.stdout)["reward_first"]
+    assert len(pd.read_csv(tmp_path / "t" / "curve.csv")) == 2
+    made = ["--checkpoint", tmp_path / "t" / "checkpoint", "--output", tmp_path / "g.csv"]
+    assert run("generate", "--n", 3, *made).exit_code == 0
+
+
+def test_doctor_finds_everything_that_ships():
+    done = run("doctor", "--json")
+    checks = json.loads(done.stdout)
+    failed = {name: check["text"] for name, check in checks.items() if check["state"] == "failed"}
+    assert failed == {}
+    assert done.exit_code == 0
+    assert "canary energies right" in checks["potential"]["text"]
+
+
+def test_a_check_that_breaks_is_a_failed_check():
+    def potential() -> Check:
+        raise CheckpointError("gone")
+
+    assert attempt(potential) == Check("potential", "failed", "gone")

@@ -85,7 +85,7 @@ def test_each_crystal_has_its_file(history, tmp_path, format):
     files = sorted((tmp_path / "out").iterdir())
     labels = ranked(history.labels(), SETTINGS)
     assert len(files) == len(labels)
-    for number in (0, 5, 11):
+    for number in (0, 11):
         text = files[number].read_text()
         found = Structure.from_str(text, "cif") if format == "cif" else Poscar.from_str(text).structure
         assert StructureMatcher(scale=False).fit(found, final_structure(labels[number]))

@@ -182,8 +182,8 @@ def test_the_table_survives_its_file(known, tmp_path):
 
 
 def test_a_small_table_tells_others_apart():
-    one = NoveltyIndex(KnownCrystals.from_fingerprints(["mp-1"], [fingerprint(half_heusler("Li"))]))
-    assert kinds(one, [half_heusler("Li"), half_heusler("Mg"), half_heusler("P")]) == [KNOWN, NEW, NEW]
+    one = NoveltyIndex(KnownCrystals.from_fingerprints(["mp-1"], [fingerprint(ALL["half-heusler Li"])]))
+    assert kinds(one, [ALL[f"half-heusler {element}"] for element in ("Li", "Mg", "P")]) == [KNOWN, NEW, NEW]
 
 
 def test_an_empty_table_knows_nothing():

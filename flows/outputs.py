@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from loop.errors import InputError
-from loop.files import make_folder
+from loop.files import check_replaceable, make_folder
 
 CRYSTAL_FORMATS = (".csv", ".csv.gz", ".extxyz", ".xyz")
 
@@ -29,9 +29,10 @@ def check_crystals(path: Path) -> Path:
     """A file of one of the crystal formats, or a folder.
 
     Raises:
-        InputError: the format is unknown, or the place cannot be written.
+        InputError: the format is unknown, the place cannot be written, or other files there would be lost.
     """
     if not path.suffix:
+        check_replaceable(path, (".cif",))
         return make_folder(path)
     if not path.name.endswith(CRYSTAL_FORMATS):
         raise InputError(f"expected a name ending in {', '.join(CRYSTAL_FORMATS)}, or a folder, got {path}")

@@ -235,7 +235,7 @@ def write_crystals(
     elif suffix == "":
         names = _file_names([ids[row] for row, _ in present])
         texts = [to_cif(structure) for _, structure in present]
-        write_folder(path, lambda folder: _fill(folder, names, texts))
+        write_folder(path, lambda folder: _fill(folder, names, texts), (".cif",))
     else:
         raise InputError(f"expected a name ending in .csv, .csv.gz or .extxyz, or a folder, got {path}")
     return len(present)

@@ -180,7 +180,7 @@ def _to_folder(history: History, output: Path, ending: str, text: Callable[[Stru
         for rank, label in enumerate(_ranked(history), start=1):
             (folder / f"{file_stem(rank, label)}{ending}").write_text(text(final_structure(label)), encoding="utf-8")
 
-    write_folder(output, fill)
+    write_folder(output, fill, (ending,))
 
 
 def _flat_rows(history: History) -> list[dict[str, Any]]:

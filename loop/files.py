@@ -53,14 +53,43 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Let `fill` write a folder, which appears under its name only when complete and replaces an older one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+def write_folder(path: Path, fill: Callable[[Path], None], endings: tuple[str, ...] | None = None) -> None:
+    """Let `fill` write a folder, which appears under its name only when complete and replaces an older one.
+
+    Args:
+        path: of the folder.
+        fill: writes into the folder that it is given.
+        endings: of the files that an older folder may hold; None where the folder is this program's own.
+
+    Raises:
+        InputError: the older folder holds something else, which would be lost.
+    """
+    path = path.resolve()
+    if endings is not None:
+        check_replaceable(path, endings)
+    temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    for leftover in (temporary, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     make_folder(temporary)
     fill(temporary)
-    shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        path.replace(old)
     temporary.replace(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def check_replaceable(path: Path, endings: tuple[str, ...]) -> None:
+    """Refuse to replace a folder that holds anything but files of these endings.
+
+    Raises:
+        InputError: names what would be lost.
+    """
+    foreign = [item.name for item in sorted(path.iterdir()) if not item.name.endswith(endings)] if path.is_dir() else []
+    if foreign:
+        raise InputError(
+            f"{path} holds other files than {', '.join(endings)} ({', '.join(foreign[:3])}), which would be lost: "
+            "give a new or empty folder"
+        )
 
 
 def sha256(path: Path) -> str:

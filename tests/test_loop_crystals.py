@@ -177,3 +177,15 @@ def test_oxidation_states_are_dropped():
     structure.add_oxidation_state_by_element({"Na": 1, "Cl": -1})
     _, numbers, _ = parse_cif(to_cif(structure))
     assert sorted(set(numbers.tolist())) == [11, 17]
+
+
+def test_a_folder_with_other_files_is_not_replaced(tmp_path):
+    """CIFs of an earlier run are replaced; a user's own files never are."""
+    folder = tmp_path / "work"
+    write_crystals(folder, ["a"], [crystals.nacl()])
+    write_crystals(folder, ["b"], [crystals.nacl()])
+    assert [path.name for path in folder.iterdir()] == ["b.cif"]
+    (folder / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match=r"thesis\.txt"):
+        write_crystals(folder, ["c"], [crystals.nacl()])
+    assert sorted(path.name for path in folder.iterdir()) == ["b.cif", "thesis.txt"]

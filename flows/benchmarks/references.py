@@ -75,10 +75,10 @@ def run(
     from oracles.relax import RelaxConfig
 
     began = time.perf_counter()
+    frame = _test_rows(data)
     make_folder(output)
     loaded, references = load_potential(potential), load_references()
     hulls = [references.hull(with_held_out=False), references.hull()]
-    frame = _test_rows(data)
     frame = frame.assign(**_unrelaxed(frame, loaded, hulls, progress))
     results = {name: _compare(frame, name) for name in ("unrelaxed", "unrelaxed_full_hull")}
     results["unrelaxed_not_sparse"] = _compare(frame[~frame["sparse"].to_numpy(dtype=bool)], "unrelaxed")

@@ -110,6 +110,7 @@ def likelihoods(
     from generator.likelihood import log_prob
     from generator.sequence import Crystals
     from generator.tokens import CrystalBatch, TokenError, tokenize
+    from loop.values import failed
 
     model = checkpoint.model.eval()
     if compat and model.config.free_layout:
@@ -124,7 +125,7 @@ def likelihoods(
                 tokens.append(read(structure, max_sites=model.config.slots - 1))
                 rows.append(row)
             except TokenError as error:
-                found[row] = nothing | {"status": error.kind, "message": str(error)}
+                found[row] = nothing | {"status": failed(error.kind), "message": str(error)}
         if progress is not None:
             progress("tokenise", row + 1, len(table), {})
     with torch.no_grad():

@@ -139,11 +139,11 @@ def test_likelihood_counts_unreadable_rows(checkpoint, tmp_path):
     logp = ["logp_w", "logp_a", "logp_xyz", "logp_l", "logp"]
     assert list(frame.columns) == ["id", "space_group", *logp, "status", "message"]
     assert frame.id.tolist() == ["nacl", "si", "broken"]
-    assert frame.status.tolist() == ["ok", "ok", "unreadable"]
+    assert frame.status.tolist() == ["ok", "ok", "failed:unreadable"]
     parts = frame[["logp_w", "logp_a", "logp_xyz", "logp_l"]].sum(axis=1, skipna=False)
     np.testing.assert_allclose(parts[:2], frame.logp[:2])
     assert np.isnan(frame.logp[2])
-    assert json.loads(done.stdout)["statuses"] == {"ok": 2, "unreadable": 1}
+    assert json.loads(done.stdout)["statuses"] == {"ok": 2, "failed:unreadable": 1}
 
 
 def test_compat_needs_a_published_network(checkpoint, tmp_path):

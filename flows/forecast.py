@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from itertools import pairwise
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from flows.config import CampaignConfig
 from flows.provenance import cores
 
-PROBE = 24  # crystals drawn and scored to estimate times
+PROBE = 32  # crystals drawn and scored to estimate times
 PROBE_LABELS = 2
 
 
@@ -30,32 +31,41 @@ def forecast(config: CampaignConfig) -> dict[str, Any]:
 def measured(config: CampaignConfig) -> dict[str, Any]:
     """Minutes that the stages would take on this machine, from a probe of each: a rough guess.
 
-    Relaxations differ by a factor of ten from crystal to crystal, and the probe labels two.
+    The probe draws, scores and learns from a few crystals, and labels two; relaxations differ by a factor of ten.
     """
     from flows import build
 
     builder = build.Builder(config)
-    parts, workers = builder.parts(), builder.workers
-    try:
-        clock = [time.monotonic()]
-        drawn = parts.generator.propose(PROBE, seed=0, round=0)
-        clock.append(time.monotonic())
-        if parts.screen is not None:
-            parts.screen(drawn)
-        clock.append(time.monotonic())
-        reasons = parts.validity([candidate.structure for candidate in drawn])
-        valid = [candidate for candidate, reason in zip(drawn, reasons, strict=True) if reason is None]
-        chosen = (valid or drawn)[:PROBE_LABELS]
-        builder.measuring.evaluate(chosen)
-        clock.append(time.monotonic())
-    finally:
-        builder.close()
-    draw, score, label = (later - sooner for sooner, later in pairwise(clock))
+    generator, reward = builder.generator, builder.reward_for(0)
+    generator.finetune = replace(generator.finetune, iterations=1, batch_size=PROBE, minibatch_size=PROBE // 2)
+    drawn = generator.propose(PROBE, seed=0, round=0)
+    valid = [c for c in drawn if builder.config.validity.reason(c.structure) is None][:PROBE_LABELS] or drawn[:1]
+    builder.measuring.evaluate(valid[:1])
+    work: dict[str, Callable[[], object]] = {
+        "learn": lambda: generator.learn(reward, seed=0, round=0),
+        "propose": lambda: generator.propose(PROBE, seed=1, round=0),
+        "screen": lambda: builder.screen(drawn),
+        "label": lambda: builder.measuring.evaluate(valid),
+    }
+    work["learn"]()
+    seconds = {name: timed(job) for name, job in work.items()}
     plan = forecast(config)
-    learn = plan["reward_evaluations"] * (draw + score) / PROBE
-    propose = plan["crystals_proposed"] * (draw + 2 * score) / PROBE
-    labels = plan["oracle_calls"] * label / max(1, len(chosen)) / min(workers, config.campaign.chunk)
-    minutes = {"finetune": learn / 60, "propose_and_select": propose / 60, "label": labels / 60}
-    total = sum(minutes.values())
-    shown = {name: round(value, 1) for name, value in {**minutes, "total": total}.items()}
-    return {"cores": cores(), "minutes_estimated": shown}
+    side_by_side = min(builder.workers, config.campaign.chunk)
+    minutes = {
+        "finetune": plan["reward_evaluations"] * seconds["learn"] / PROBE / 60,
+        "propose_and_select": plan["crystals_proposed"] * (seconds["propose"] + 2 * seconds["screen"]) / PROBE / 60,
+        "label": plan["oracle_calls"]
+        * seconds["label"]
+        / len(valid)
+        / min(builder.workers, config.campaign.chunk)
+        / 60,
+    }
+    minutes["total"] = sum(minutes.values())
+    return {"cores": cores(), "minutes_estimated": {name: round(value, 1) for name, value in minutes.items()}}
+
+
+def timed(job: Callable[[], object]) -> float:
+    """Seconds that a job takes."""
+    began = time.monotonic()
+    job()
+    return time.monotonic() - began

@@ -191,6 +191,18 @@ def test_quickstart_is_what_it_promises():
     assert settings.shadow_share > 0
 
 
+@pytest.mark.slow
+def test_dry_run_estimates_without_a_trace(tmp_path):
+    done = run("run", "smoke", "--results", tmp_path / "r", "--dry-run", "--json")
+    assert done.exit_code == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["oracle_calls"] == 14
+    minutes = plan["minutes_estimated"]
+    assert 0 < minutes["total"] < 60
+    assert minutes["total"] == pytest.approx(sum(v for k, v in minutes.items() if k != "total"), abs=0.25)
+    assert not (tmp_path / "r").exists()
+
+
 def test_schema_describes_the_configuration():
     schema = json.loads(run("schema").stdout)
     assert set(schema["properties"]) == set(CampaignConfig.model_fields)

@@ -45,7 +45,7 @@ def measured(config: CampaignConfig) -> dict[str, Any]:
         "learn": lambda: generator.learn(reward, seed=0, round=0),
         "propose": lambda: generator.propose(PROBE, seed=1, round=0),
         "screen": lambda: builder.screen(drawn),
-        "label": lambda: builder.measuring.evaluate(valid),
+        "label": plan["oracle_calls"] * seconds["label"] / len(valid) / side_by_side / 60,
     }
     work["learn"]()
     seconds = {name: timed(job) for name, job in work.items()}

@@ -45,7 +45,7 @@ def measured(config: CampaignConfig) -> dict[str, Any]:
         "learn": lambda: generator.learn(reward, seed=0, round=0),
         "propose": lambda: generator.propose(PROBE, seed=1, round=0),
         "screen": lambda: builder.screen(drawn),
-        "label": plan["oracle_calls"] * seconds["label"] / len(valid) / side_by_side / 60,
+        "label": lambda: builder.measuring.evaluate(valid),
     }
     work["learn"]()
     seconds = {name: timed(job) for name, job in work.items()}
@@ -54,11 +54,7 @@ def measured(config: CampaignConfig) -> dict[str, Any]:
     minutes = {
         "finetune": plan["reward_evaluations"] * seconds["learn"] / PROBE / 60,
         "propose_and_select": plan["crystals_proposed"] * (seconds["propose"] + 2 * seconds["screen"]) / PROBE / 60,
-        "label": plan["oracle_calls"]
-        * seconds["label"]
-        / len(valid)
-        / min(builder.workers, config.campaign.chunk)
-        / 60,
+        "label": plan["oracle_calls"] * seconds["label"] / len(valid) / side_by_side / 60,
     }
     minutes["total"] = sum(minutes.values())
     return {"cores": cores(), "minutes_estimated": {name: round(value, 1) for name, value in minutes.items()}}

@@ -29,6 +29,8 @@ class AcquisitionConfig:
         objectives: what to improve; several are scalarised (each divided by its spread among the labels) by all
             strategies except qlognehvi, which seeks their Pareto front.
         constraints: bounds that a candidate must keep.
+        incumbent: improvement is counted over the label of this rank: 1 seeks the one best crystal, more seek many good
+            ones.
         beta: of ucb, the square of the number of standard deviations that count as a bonus.
         screen: candidates, best by analytic score, on which joint strategies work (at least as many as are chosen).
         samples: quasi-Monte Carlo samples of joint strategies.
@@ -39,6 +41,7 @@ class AcquisitionConfig:
     strategy: str = "qlogei"
     objectives: tuple[Objective, ...] = (Objective("bulk_modulus"),)
     constraints: tuple[Constraint, ...] = (Constraint("e_above_hull", at_most=0.1),)
+    incumbent: int = 1
     beta: float = 2.0
     screen: int = 512
     samples: int = 64
@@ -98,6 +101,7 @@ class View:
     mean: np.ndarray  # (n, m), model scale
     std: np.ndarray  # (n, m)
     labels: np.ndarray  # (n labels with every property measured, m), model scale
+    incumbent: int
 
     @classmethod
     def of(cls, candidates: Sequence[Candidate], surrogate: Surrogate, config: AcquisitionConfig) -> View:
@@ -108,7 +112,8 @@ class View:
         labels = [prop.to_scale(joint.labels[:, j]) for j, prop in enumerate(joint.properties)]
         table = np.column_stack(labels)
         needed = sorted({item[0] for item in (*wish.objectives, *wish.constraints)})
-        return cls(joint, wish, mean, std, table[np.isfinite(table[:, needed]).all(axis=1)])
+        table = table[np.isfinite(table[:, needed]).all(axis=1)]
+        return cls(joint, wish, mean, std, table, config.incumbent)
 
     def log_feasible(self) -> np.ndarray:
         """Log-probability (n,) of keeping the constraints."""
@@ -129,10 +134,11 @@ class View:
         return utilities @ self._factor(None)
 
     def best(self, weights: np.ndarray | None = None) -> float:
-        """Highest scalar utility among labels that keep the constraints; below the pool where there is none."""
+        """Scalar utility of the incumbent among labels that keep the constraints; below the pool if there is none."""
         reached = self.reached()
         if len(reached):
-            return float((self.wish.values(reached) @ self._factor(weights)).max())
+            utilities = np.sort(self.wish.values(reached) @ self._factor(weights))
+            return float(utilities[-min(self.incumbent, len(utilities))])
         mean, std = self.scalar(weights)
         return float((mean - 3 * std).min())
 
@@ -229,7 +235,8 @@ def _batch(name: str) -> Strategy:
 
         rows = view.screened(max(config.screen, k))
         joint = view.surrogate.joint([candidates[i] for i in rows])
-        chosen = getattr(batch, name)(joint, view.wish, view.reached(), k, config.samples, seed)
+        request = batch.Request(joint, view.wish, view.reached(), view.incumbent, k, samples=config.samples, seed=seed)
+        chosen = getattr(batch, name)(request)
         return [int(rows[i]) for i in chosen]
 
     return strategy

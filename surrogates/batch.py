@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -77,17 +78,32 @@ class PoolModel(Model):
         return posterior_transform(posterior) if posterior_transform else posterior
 
 
-def qlogei(joint: JointPrediction, wish: Wish, reached: np.ndarray, k: int, samples: int, seed: int) -> list[int]:
-    """Batch log expected improvement with constraints (Ament et al., arXiv 2310.20708), greedily one by one.
+@dataclass(frozen=True)
+class Request:
+    """What to choose from.
 
-    Args:
+    Attributes:
         joint: belief in the candidates.
-        wish: objectives (standardised and summed where there are several) and constraints.
+        wish: objectives (standardised; summed by `qlogei`) and constraints.
         reached: labels (n, m) on the model scale that keep the constraints.
-        k: how many.
+        incumbent: rank of the label that counts as reached, for `qlogei`.
+        k: how many to choose.
         samples: of quasi-Monte Carlo.
         seed: of the samples.
     """
+
+    joint: JointPrediction
+    wish: Wish
+    reached: np.ndarray
+    incumbent: int
+    k: int
+    samples: int
+    seed: int
+
+
+def qlogei(request: Request) -> list[int]:
+    """Batch log expected improvement with constraints (Ament et al., arXiv 2310.20708), greedily one by one."""
+    joint, wish, reached = request.joint, request.wish, request.reached
     utilities = _utilities(wish)
     centre, spread = _standardisation(joint, wish)
 
@@ -95,25 +111,28 @@ def qlogei(joint: JointPrediction, wish: Wish, reached: np.ndarray, k: int, samp
         return ((utilities(Y) - centre) / spread).sum(-1)
 
     # Without a feasible label any feasible crystal is an improvement: three deviations below the pool's mean.
-    best = objective(torch.as_tensor(reached)).max().item() if len(reached) else -3.0 * len(wish.objectives)
+    best = -3.0 * len(wish.objectives)
+    if len(reached):
+        best = objective(torch.as_tensor(reached)).topk(min(request.incumbent, len(reached))).values[-1].item()
     acquisition = qLogExpectedImprovement(
         PoolModel(joint.mean, joint.covariance),
         best_f=best,
-        sampler=SobolQMCNormalSampler(torch.Size([samples]), seed=seed),
+        sampler=SobolQMCNormalSampler(torch.Size([request.samples]), seed=request.seed),
         objective=GenericMCObjective(objective),
         constraints=_constraints(wish, joint),
     )
-    return _optimise(acquisition, len(joint.mean), k)
+    return _optimise(acquisition, len(joint.mean), request.k)
 
 
-def qlognehvi(joint: JointPrediction, wish: Wish, reached: np.ndarray, k: int, samples: int, seed: int) -> list[int]:
+def qlognehvi(request: Request) -> list[int]:
     """Batch log expected hypervolume improvement over the labelled Pareto front, with constraints; see `qlogei`.
 
     Daulton et al., arXiv 2105.08195, in the logarithmic form of Ament et al. The reference point is BoTorch's: a tenth
     of the front's range below its worst values. One objective alone is `qlogei`'s.
     """
+    joint, wish, reached = request.joint, request.wish, request.reached
     if len(wish.objectives) == 1:
-        return qlogei(joint, wish, reached, k, samples, seed)
+        return qlogei(request)
     utilities = _utilities(wish)
     centre, spread = _standardisation(joint, wish)
 
@@ -133,13 +152,13 @@ def qlognehvi(joint: JointPrediction, wish: Wish, reached: np.ndarray, k: int, s
             model,
             ref_point=reference,
             X_baseline=baseline,
-            sampler=SobolQMCNormalSampler(torch.Size([samples]), seed=seed),
+            sampler=SobolQMCNormalSampler(torch.Size([request.samples]), seed=request.seed),
             objective=GenericMCMultiOutputObjective(objective),
             constraints=_constraints(wish, joint),
             prune_baseline=False,
             cache_root=False,
         )
-        return _optimise(acquisition, len(joint.mean), k)
+        return _optimise(acquisition, len(joint.mean), request.k)
 
 
 def _optimise(acquisition: Any, n: int, k: int) -> list[int]:

@@ -8,29 +8,53 @@ from scipy.stats import norm
 LEVEL = 0.9  # the interval that users are shown
 # A factor beyond these bounds says that the model is wrong, not its scale.
 BOUNDS = (0.5, 3.0)
-# From fewer residuals than this the 90 % quantile is one of the three largest: it may warn, but not promise.
-ENOUGH = 30
+# From fewer residuals than this the 90 % quantile is the largest or second largest: it may warn, but not promise.
+ENOUGH = 15
 
 
-def conformal_factor(y: np.ndarray, mean: np.ndarray, std: np.ndarray, level: float = LEVEL) -> float:
+def conformal_factor(
+    y: np.ndarray, mean: np.ndarray, std: np.ndarray, weights: np.ndarray | None = None, level: float = LEVEL
+) -> float:
     """Factor on standard deviations that makes the central interval of `level` cover that share of held-out labels.
 
-    Split-conformal quantile of normalised residuals with its finite-sample correction: the ceil((n + 1) level)-th
-    smallest of |y - mean| / std (Angelopoulos and Bates, arXiv 2107.07511, section 2), over the normal one.
+    Split-conformal quantile of normalised residuals |y - mean| / std, with its finite-sample correction (Angelopoulos
+    and Bates, arXiv 2107.07511, section 2), over the normal one. Weights make it a statement about other crystals than
+    the labelled, which a campaign did not choose at random (Tibshirani et al., arXiv 1904.06019): the number of
+    residuals becomes the effective one, (sum w)^2 / sum w^2.
 
     Args:
         y: held-out labels, shape (n,).
         mean: their predictions, shape (n,).
         std: stated standard deviations, shape (n,), positive.
+        weights: density of the crystals that matter over that of the labelled, up to a factor, shape (n,).
         level: probability of the interval.
 
     Returns:
-        Within `BOUNDS`; 1 for fewer than two labels, at least 1 for fewer than `ENOUGH`.
+        Within `BOUNDS`; 1 for fewer than two labels, at least 1 for effectively fewer than `ENOUGH`.
     """
-    n = len(y)
-    if n < 2:
+    if len(y) < 2:
         return 1.0
-    scores = np.sort(np.abs(y - mean) / std)
-    rank = min(n, int(np.ceil((n + 1) * level)))
-    low, high = BOUNDS if n >= ENOUGH else (1.0, BOUNDS[1])
-    return float(np.clip(scores[rank - 1] / norm.ppf(0.5 + level / 2), low, high))
+    weights = np.ones(len(y)) if weights is None else weights
+    order = np.argsort(np.abs(y - mean) / std)
+    scores, share = (np.abs(y - mean) / std)[order], np.cumsum(weights[order]) / weights.sum()
+    effective = weights.sum() ** 2 / (weights**2).sum()
+    wanted = min(1.0, level * (1 + 1 / effective))
+    score = scores[min(int(np.searchsorted(share, wanted - 1e-12)), len(scores) - 1)]
+    low = BOUNDS[0] if effective >= ENOUGH else 1.0
+    return float(np.clip(score / norm.ppf(0.5 + level / 2), low, BOUNDS[1]))
+
+
+def shift_weights(labelled: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Density of the reference over that of the labelled, at each labelled point, shape (n,).
+
+    The nearest-neighbour estimate: how many reference points are closest to it (Loog, MLSP 2012,
+    doi 10.1109/MLSP.2012.6349714).
+
+    Args:
+        labelled: shape (n, d), in a space where distance means unlikeness.
+        reference: shape (r, d), a sample of the crystals that predictions are for.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    nearest = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(labelled)
+    return np.bincount(nearest.kneighbors(reference)[1][:, 0], minlength=len(labelled)).astype(float)

@@ -148,6 +148,11 @@ class ExactGP:
         """What `load` takes."""
         return _arrays(self._parts)
 
+    def metric(self, Z: np.ndarray) -> np.ndarray:
+        """Inputs divided by their lengthscales, shape (n, D): unlikeness as the kernel sees it is distance here."""
+        lengths = np.exp(self.hyperparameters()["covariance.base_kernel.log_lengthscale"])
+        return Z / lengths[np.unique(self._group, return_inverse=True)[1]]
+
     def predict(self, Z: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of new labels (noise included), shape (n,) each."""
         x = self._inputs(Z, offset)

@@ -11,7 +11,7 @@ import numpy as np
 
 from loop.metrics import calibration
 from loop.values import Candidate, Evaluation, Prediction
-from surrogates.calibration import conformal_factor
+from surrogates.calibration import conformal_factor, shift_weights
 from surrogates.features import FeatureExtractor
 from surrogates.properties import GPConfig, Property
 from surrogates.scaling import InputScaler
@@ -19,6 +19,7 @@ from surrogates.scaling import InputScaler
 if TYPE_CHECKING:
     from surrogates.exact import ExactGP
 
+REFERENCE = 1000  # unlabelled crystals on which calibration is meant to hold; more are drawn down to this
 MIN_FIT = 8  # labels, about as many as there are hyperparameters
 
 
@@ -60,6 +61,7 @@ class GPSurrogate:
         self.extractor = extractor
         self.config = config or GPConfig()
         self._scaler: InputScaler | None = None  # of the crystals given to `adapt`
+        self._reference = np.empty((0, len(extractor.names)))  # some of them
         self._ids: list[str] = []
         self._X = np.empty((0, len(extractor.names)))
         self._Y = np.empty((0, len(self.config.properties)))  # own units, NaN where there is no label
@@ -80,11 +82,15 @@ class GPSurrogate:
         return self._Y
 
     def adapt(self, candidates: Sequence[Candidate]) -> None:
-        """Take the input scaling from unlabelled crystals, such as the first pool, rather than from the labelled few.
+        """Tell what predictions are for: unlabelled crystals, such as a pool.
 
-        Worth it below some 50 labels, where many columns are constant or ill-scaled among the labelled.
+        Inputs are scaled by them (among few labelled crystals many columns are constant or ill-scaled), and
+        uncertainties are calibrated for them, rather than for the labelled, whom a campaign did not choose at random.
         """
-        self._scaler = InputScaler.fit(self._on_scale(self.extractor(candidates)), self.extractor.groups)
+        X = self.extractor(candidates)
+        self._scaler = InputScaler.fit(self._on_scale(X), self.extractor.groups)
+        few = np.random.default_rng(self.config.seed).permutation(len(X))[:REFERENCE]
+        self._reference = X[np.sort(few)]
         self._condition(refit=True)
 
     def fit(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]) -> dict[str, float]:
@@ -230,11 +236,17 @@ class GPSurrogate:
         if len(rows) >= 3:
             mean, std = gp.leave_out(self._blocks[rows])
             if self.config.calibrate:
-                factor = conformal_factor(t[rows], mean, std)
+                factor = conformal_factor(t[rows], mean, std, self._weights(gp, Z[rows]))
             cross = _metrics(prop, self._Y[rows, j], mean, std * factor)
             metrics |= {f"cv_{name}": value for name, value in cross.items()}
         self._fitted[prop.name] = _Fitted(gp, factor)
         return metrics | {"factor": factor}
+
+    def _weights(self, gp: ExactGP, Z: np.ndarray) -> np.ndarray | None:
+        """How much the residual of each labelled crystal says about the crystals given to `adapt`."""
+        if not len(self._reference):
+            return None
+        return shift_weights(gp.metric(Z), gp.metric(self._standardised(self._reference)))
 
     def _scaled(self, prop: Property, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         fitted = self._fitted[prop.name]

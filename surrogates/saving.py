@@ -29,6 +29,7 @@ def save(surrogate: GPSurrogate, folder: Path) -> None:
     folder = Path(folder)
     make_folder(folder)
     arrays = {"X": surrogate._X, "Y": surrogate._Y, "ids": np.array(surrogate._ids, dtype=str)}
+    arrays |= {"reference": surrogate._reference}
     arrays |= {"blocks": surrogate._blocks}
     for name, state in surrogate._hyperparameters.items():
         arrays |= {f"gp/{name}/{key}": value for key, value in state.items()}
@@ -55,6 +56,7 @@ def load(surrogate: GPSurrogate, folder: Path) -> None:
         )
         features, factors = about["features"], about["factors"]
         X, Y, ids, blocks = (arrays[name] for name in ("X", "Y", "ids", "blocks"))
+        reference = arrays["reference"]
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise CheckpointError(
             f"expected a surrogate ({ABOUT}, {ARRAYS}) in {folder}, cannot read it: {error!r}; fit it again"
@@ -66,6 +68,7 @@ def load(surrogate: GPSurrogate, folder: Path) -> None:
         )
     surrogate.config = config
     surrogate._X, surrogate._Y, surrogate._ids, surrogate._blocks = X, Y, ids.tolist(), blocks
+    surrogate._reference = reference
     surrogate._scaler = None
     if "scaler/mean" in arrays:
         parts = {key: arrays[f"scaler/{key}"] for key in _SCALER}

@@ -78,10 +78,12 @@ class Wish:
         return ok
 
     def log_feasible(self, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-        """Log-probability (n,) that every constraint is kept, properties being independent."""
+        """Log-probability (n,) that every constraint is kept, properties being independent of each other."""
         total = np.zeros(len(mean))
-        for column, sign, bound in self.constraints:
-            total += norm.logcdf(sign * (bound - mean[:, column]) / std[:, column])
+        for column in sorted({item[0] for item in self.constraints}):
+            high = min((b for c, sign, b in self.constraints if c == column and sign > 0), default=np.inf)
+            low = max((b for c, sign, b in self.constraints if c == column and sign < 0), default=-np.inf)
+            total += _log_between((low - mean[:, column]) / std[:, column], (high - mean[:, column]) / std[:, column])
         return total
 
 
@@ -111,6 +113,15 @@ def bind(objectives: Sequence[Objective], constraints: Sequence[Constraint], pro
             for c in constraints
         ),
     )
+
+
+def _log_between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Log of Phi(high) - Phi(low), from the tail in which the difference does not cancel; -inf for an empty window."""
+    flip = low + high > 0
+    low, high = np.where(flip, -high, low), np.where(flip, -low, high)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.exp(np.minimum(norm.logcdf(low) - norm.logcdf(high), 0.0))
+        return np.where(low < high, norm.logcdf(high) + np.log1p(-ratio), -np.inf)
 
 
 def _folded(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

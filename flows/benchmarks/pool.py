@@ -15,15 +15,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from flows.benchmarks.pool_simulation import FOREST, RANDOM, Campaign, Outcome, simulate
+from flows.benchmarks.pool_simulation import FOREST, RANDOM, Campaign, Engine, Outcome, simulate
 from flows.benchmarks.pool_summary import summarise, tables
 from flows.benchmarks.pool_tasks import TASKS, Pool, load_pool
 from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.files import make_folder, sha256, write_text
-from surrogates.acquisition import ACQUISITIONS, AcquisitionConfig
+from surrogates.acquisition import ACQUISITIONS
 from surrogates.features import FeatureExtractor
-from surrogates.properties import GPConfig
 
 STRATEGIES = (RANDOM, FOREST, "greedy", "ucb", "thompson", "stability_improvement", "qlogei")
 
@@ -42,7 +41,7 @@ class PoolConfig:
         batch: labels a round.
         budget: labels of a campaign.
         workers: processes.
-        gp: settings of the surrogate (its properties are the task's).
+        engine: settings of surrogate and selection.
     """
 
     tasks: tuple[str, ...] = tuple(TASKS)
@@ -54,7 +53,7 @@ class PoolConfig:
     batch: int = 10
     budget: int = 500
     workers: int = 1
-    gp: GPConfig = field(default_factory=GPConfig)
+    engine: Engine = field(default_factory=Engine)
 
     def __post_init__(self) -> None:
         unknown = [task for task in self.tasks if task not in TASKS]
@@ -126,7 +125,7 @@ def _campaigns(
         for seed in range(config.seeds)
         for strategy in config.strategies
     ]
-    paths = {campaign: folder / f"{_key(pool, extractor, campaign, config.gp)}.json" for campaign in wanted}
+    paths = {campaign: folder / f"{_key(pool, extractor, campaign, config.engine)}.json" for campaign in wanted}
     done = {
         campaign: Outcome.from_dict(json.loads(path.read_text(encoding="utf-8")))
         for campaign, path in paths.items()
@@ -145,39 +144,39 @@ def _run(pool: Pool, extractor: FeatureExtractor, todo: Sequence[Campaign], conf
     """Yields (campaign, outcome) as they come."""
     if config.workers == 1 or len(todo) < 2:
         for campaign in todo:
-            yield campaign, simulate(pool, campaign, extractor, config.gp)
+            yield campaign, simulate(pool, campaign, extractor, config.engine)
         return
     # spawn: a forked torch may deadlock in its thread pool
     with ProcessPoolExecutor(
-        config.workers, get_context("spawn"), initializer=_start, initargs=(pool, extractor, config.gp)
+        config.workers, get_context("spawn"), initializer=_start, initargs=(pool, extractor, config.engine)
     ) as executor:
         futures = {executor.submit(_one, campaign): campaign for campaign in todo}
         for future in as_completed(futures):
             yield futures[future], future.result()
 
 
-_worker: tuple[Pool, FeatureExtractor, GPConfig] | None = None
+_worker: tuple[Pool, FeatureExtractor, Engine] | None = None
 
 
-def _start(pool: Pool, extractor: FeatureExtractor, gp: GPConfig) -> None:
+def _start(pool: Pool, extractor: FeatureExtractor, engine: Engine) -> None:
     global _worker
     import torch
 
     torch.set_num_threads(1)
-    _worker = (pool, extractor, gp)
+    _worker = (pool, extractor, engine)
 
 
 def _one(campaign: Campaign) -> Outcome:
     if _worker is None:
         raise RuntimeError("the worker was not started by the benchmark")
-    pool, extractor, gp = _worker
-    return simulate(pool, campaign, extractor, gp)
+    pool, extractor, engine = _worker
+    return simulate(pool, campaign, extractor, engine)
 
 
-def _key(pool: Pool, extractor: FeatureExtractor, campaign: Campaign, gp: GPConfig) -> str:
+def _key(pool: Pool, extractor: FeatureExtractor, campaign: Campaign, engine: Engine) -> str:
     """Name of a campaign's file: readable, and a hash of everything that changes its outcome."""
     ids = "".join(candidate.id for candidate in pool.candidates)
-    ours = "" if campaign.strategy in (RANDOM, FOREST) else f"{gp} {AcquisitionConfig()}"
+    ours = "" if campaign.strategy in (RANDOM, FOREST) else repr(engine)
     parts = [pool.task, ids, extractor.key, repr(campaign), ours]
     digest = hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
     return f"{pool.task}-{campaign.strategy}-{campaign.seed}-{digest}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -39,6 +39,14 @@ class Campaign:
     initial: int = 20
     batch: int = 10
     budget: int = 300
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Settings of surrogate and selection; properties, objectives and constraints are the task's."""
+
+    gp: GPConfig = field(default_factory=GPConfig)
+    acquisition: AcquisitionConfig = field(default_factory=AcquisitionConfig)
 
 
 @dataclass(frozen=True)
@@ -94,16 +102,18 @@ class ForestSurrogate:
         return Prediction(trees.mean(axis=0)[:, None], std[:, None], (self._prop.name,), (self._prop.unit,))
 
 
-def simulate(pool: Pool, campaign: Campaign, extractor: FeatureExtractor, gp: GPConfig | None = None) -> Outcome:
+def simulate(pool: Pool, campaign: Campaign, extractor: FeatureExtractor, engine: Engine | None = None) -> Outcome:
     """Run one campaign.
 
     Args:
         pool: crystals with hidden labels.
         campaign: settings.
         extractor: features.
-        gp: settings of the surrogate apart from its property, which is the task's.
+        engine: settings of what is tested.
     """
     import time
+
+    engine = engine or Engine()
 
     start = time.perf_counter()
     rng = np.random.default_rng(campaign.seed)
@@ -111,8 +121,9 @@ def simulate(pool: Pool, campaign: Campaign, extractor: FeatureExtractor, gp: GP
     if campaign.strategy == RANDOM:
         order = rng.permutation(n)[:budget].tolist()
         return _outcome(pool, campaign, order, [], time.perf_counter() - start)
-    surrogate = _surrogate(pool, campaign, extractor, gp)
-    config = AcquisitionConfig(objectives=(TASKS[pool.task].objective,), constraints=())
+    surrogate = _surrogate(pool, campaign, extractor, engine.gp)
+    task = TASKS[pool.task]
+    config = replace(engine.acquisition, objectives=(task.objective,), constraints=task.constraints)
     acquisition = ACQUISITIONS["greedy" if campaign.strategy == FOREST else campaign.strategy](config)
     order = rng.permutation(n)[: campaign.initial].tolist()
     rounds = []
@@ -130,13 +141,11 @@ def simulate(pool: Pool, campaign: Campaign, extractor: FeatureExtractor, gp: GP
 
 
 def _surrogate(
-    pool: Pool, campaign: Campaign, extractor: FeatureExtractor, gp: GPConfig | None
+    pool: Pool, campaign: Campaign, extractor: FeatureExtractor, gp: GPConfig
 ) -> GPSurrogate | ForestSurrogate:
     if campaign.strategy == FOREST:
         return ForestSurrogate(extractor, pool, campaign.seed)
-    from dataclasses import replace
-
-    surrogate = GPSurrogate(extractor, replace(gp or GPConfig(), properties=(TASKS[pool.task].prop,)))
+    surrogate = GPSurrogate(extractor, replace(gp, properties=(TASKS[pool.task].prop,)))
     surrogate.adapt(pool.candidates)
     return surrogate
 

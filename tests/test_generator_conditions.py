@@ -13,11 +13,14 @@ from pymatgen.core import Composition, Structure
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from generator.budgets import FULL
+from generator.checkpoint import Checkpoint
 from generator.conditions import ConditionError, Sampling, numbers
 from generator.draw import draw
+from generator.finetune import FinetuneConfig
 from generator.guard import Guard
 from generator.likelihood import element_distribution, log_prob, space_group_logp
 from generator.model import CrystalFormer, ModelConfig
+from generator.policy import CrystalFormerGenerator, PolicyConfig
 from generator.reach import Prefixes, Reach, centring, reach
 from generator.sample import draw_space_groups, sample
 from generator.sequence import Crystals
@@ -396,6 +399,15 @@ def test_guard_agrees_with_a_neighbour_search():
         assert 20 < passed.sum() < 380
 
 
+@pytest.mark.parametrize(("height", "apart"), [(0.35, False), (0.45, True)])
+def test_guard_finds_short_lattice_vectors_of_skewed_cells(height, apart):
+    """c - 3a = (0.3, 0, height) is shorter than any vector between neighbouring images of the cell as given."""
+    cell = [2.0, 5.0, np.hypot(6.3, height), np.pi / 2, np.arctan2(height, 6.3), np.pi / 2]
+    batch = CrystalBatch(np.array([1]), np.array([[1, 0]]), np.array([[8, 0]]), np.zeros((1, 2, 3)), np.array([cell]))
+    assert min(detokenize(batch).lattice.abc) >= 2
+    assert Guard().passes(batch).tolist() == [apart]
+
+
 def test_guard_redraws_and_tells_how_often():
     model = random_model("free")
     sampling = Sampling(formula="TiO", max_atoms=8, space_groups=(1, 99, 221))
@@ -427,3 +439,28 @@ def test_prefixes_do_not_depend_on_their_company():
     assert set(conditions._groups) == {2}
     alone = np.concatenate([Prefixes(conditions, groups[i : i + 1]).letters() for i in range(3)])
     np.testing.assert_array_equal(together, alone)
+
+
+def test_proposals_and_fine_tuning_keep_to_the_conditions():
+    seen = []
+
+    def reward(candidates):
+        seen.extend(candidates)
+        return np.arange(len(candidates), dtype=float), [{} for _ in candidates]
+
+    sampling = Sampling(formula="TiO2", max_atoms=20)
+    base = Checkpoint(random_model("free"), "a" * 64, {})
+    policy = PolicyConfig(max_atoms=12, space_groups=(99, 136, 227), sampling=sampling, guard=Guard(0.8))
+    assert policy.conditions == replace(sampling, max_atoms=12, space_groups=(99, 136, 227))
+    tuning = FinetuneConfig(iterations=1, batch_size=30, space_groups=(99, 227), sampling=sampling)
+    generator = CrystalFormerGenerator(base, policy, tuning)
+    proposed = generator.propose(40, seed=0, round=0)
+    assert len(proposed) == 40
+    assert generator.last_draw.tries >= 40
+    rows = generator.learn(reward, seed=0, round=0)
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-9)  # before the first step policy and base are the same
+    assert all(c.formula == "TiO2" for c in (*proposed, *seen) if c is not None)
+    assert {c.origin.space_group for c in proposed} <= {99, 136, 227}
+    assert all(len(c.structure) / lattice_points(c.origin.space_group) <= 12 for c in proposed)
+    with pytest.raises(ConditionError, match="space group 230"):
+        CrystalFormerGenerator(base, replace(policy, space_groups=(99, 230))).propose(4, seed=0, round=0)

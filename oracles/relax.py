@@ -37,9 +37,7 @@ class RelaxConfig:
     fmax: float = 0.05  # eV/A, largest force on an atom at convergence
     smax: float = 0.5  # GPa, largest component of the stress at convergence; costs some 1e-4 eV/atom
     max_steps: int = 200
-    time_limit: float = (
-        300.0  # s for one crystal; far above what 200 steps take: a busy machine must not change labels
-    )
+    time_limit: float = 300.0  # s for one crystal; far above what 200 steps take: a busy machine must not change labels
     optimizer: str = "BFGS"  # FIRE, LBFGS or BFGS
     relax_cell: bool = True
     keep_symmetry: bool = True  # stay within the space group it has to 1e-4 A; several times as fast with CHGNet

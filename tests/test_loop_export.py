@@ -129,6 +129,7 @@ def test_optimade_resources_have_what_the_specification_requires(history, tmp_pa
     assert entries[0]["type"] == "structures"
     assert entries[0]["id"] == label.candidate.id
     assert attributes["elements"] == sorted(str(element) for element in structure.composition)
+    assert all(entry["attributes"]["elements"] == sorted(entry["attributes"]["elements"]) for entry in entries)
     assert attributes["elements_ratios"] == [0.5, 0.5]
     assert attributes["chemical_formula_anonymous"] == "AB"
     assert attributes["chemical_formula_reduced"] == "".join(attributes["elements"])

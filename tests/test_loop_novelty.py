@@ -184,9 +184,13 @@ def test_the_table_survives_its_file(known, tmp_path):
     assert kinds(NoveltyIndex(again), [rutile(), Structure(Lattice.cubic(4), ["W"], [[0, 0, 0]])]) == [KNOWN, NEW]
 
 
-def test_a_small_table_tells_others_apart():
-    one = NoveltyIndex(KnownCrystals.from_fingerprints(["mp-1"], [fingerprint(ALL["half-heusler Li"])]))
-    assert kinds(one, [ALL[f"half-heusler {element}"] for element in ("Li", "Mg", "P")]) == [KNOWN, NEW, NEW]
+@pytest.mark.parametrize("shift", [-0.02, -0.01, 0.01, 0.02])
+def test_a_small_table_measures_distances_on_both_sides(shift):
+    one = KnownCrystals.from_fingerprints(["mp-1"], [fingerprint(rutile())])
+    other = fingerprint(rutile(u=0.305 + shift), with_symmetry=False)
+    true = np.abs(other.geometry - geometry(rutile())).max()
+    assert true > 0.01
+    assert one.distances(other, range(1))[0] == pytest.approx(true, abs=0.002)
 
 
 def test_an_empty_table_knows_nothing():

@@ -29,7 +29,7 @@ def speed(output: Output, seed: Seed = 0, json: Json = False) -> None:
 
 
 @app.command()
-def hull(
+def references(
     output: Output,
     data: Data,
     n: Annotated[int, typer.Option("--n", min=1, help="Crystals to relax.")] = 500,

@@ -17,8 +17,10 @@ from flows.parallel import ParallelOracle
 from flows.provenance import cores, provenance
 from flows.rehull import Rehuller
 from flows.surrogate import CampaignSurrogate
+from generator.conditions import Sampling, names, symbols
 from loop.campaign import Campaign, Parts
 from loop.contracts import Oracle, Progress, Reward
+from loop.errors import ConfigError
 from loop.files import make_folder
 from loop.known import KnownCrystals
 from loop.novelty import NoveltyIndex
@@ -106,6 +108,7 @@ class Builder:
 
         section = self.config.generator
         base = load_model(section.checkpoint, section.device, section.dtype)
+        self._check_elements(section.proposals.sampling)
         return CrystalFormerGenerator(base, section.proposals, section.finetune)
 
     @cached_property
@@ -147,6 +150,16 @@ class Builder:
         """The reward of a round; the surrogate has something to say from round 1 on."""
         surrogate = self.surrogate if round > 0 else None
         return PropertyReward(self.config.reward, Judges(self.config.validity, self.novelty, self.screen, surrogate))
+
+    def _check_elements(self, asked_for: Sampling) -> None:
+        """Elements that a user named; those that the generator draws by itself fail one by one, and are counted."""
+        potential = self.measuring.potential
+        unknown = sorted({*names(asked_for.required), *symbols(asked_for.elements)} - potential.elements)
+        if unknown:
+            raise ConfigError(
+                f"generator.proposals.sampling asks for {', '.join(unknown)}, which the potential "
+                f"{potential.energy_type.method} does not know; leave it out, or choose another oracle.mlip.potential"
+            )
 
     def close(self) -> None:
         """End the oracle's processes."""

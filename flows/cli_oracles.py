@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.console import emit, note, progress
+from loop.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Input = Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, extxyz, CIF, folder.")]
 Potential = Annotated[str, typer.Option(help="chgnet, mace:NAME, mace:PATH, or an ASE calculator as module:Class.")]
@@ -48,6 +52,14 @@ def relax(
     write_crystals(output, table.ids, structures, frame)
     statuses = screening.statuses_of(frame)
     emit({"rows": len(frame), "statuses": statuses, "potential": str(loaded.energy_type), "output": str(output)}, json)
+    _insist(frame)
+
+
+def _insist(frame: pd.DataFrame) -> None:
+    """Bad rows among good ones are counted; nothing but bad rows is an error."""
+    if len(frame) and frame["status"].str.startswith("failed").all():
+        reasons = frame["message"].dropna() if "message" in frame else frame["status"]
+        raise InputError(f"none of {len(frame)} crystals could be evaluated; the first: {reasons.iloc[0]}")
 
 
 hull_app = typer.Typer(invoke_without_command=True, no_args_is_help=True)
@@ -91,6 +103,7 @@ def hull(
     summary: dict[str, Any] = {"rows": len(frame), "statuses": screening.statuses_of(frame)}
     summary |= {"median_e_above_hull": float(values.median()), "below_0.1": int((values <= 0.1).sum())}
     emit({**summary, "reference": references.checksum[:16], "output": str(output)}, json)
+    _insist(frame)
 
 
 @hull_app.command("build")

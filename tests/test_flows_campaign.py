@@ -158,6 +158,13 @@ def test_missing_checkpoint_and_secret(tmp_path):
     assert "NOT_SET_PW, which is not set" in secret.stderr
 
 
+def test_an_element_that_the_potential_does_not_know_is_refused_before_any_work(tmp_path):
+    setting = "generator.proposals.sampling.elements=[Po,O]"  # CHGNet has no polonium
+    done = run("run", "smoke", "--set", setting, "--results", tmp_path / "r")
+    assert done.exit_code == 1
+    assert "asks for Po, which the potential CHGNet-0.3.0 does not know" in done.stderr
+
+
 def test_usage_errors_are_2():
     assert run("run").exit_code == 2
     assert run("nonsense").exit_code == 2

@@ -115,3 +115,11 @@ def test_an_input_without_one_crystal_is_an_error(tmp_path):
     done = run("relax", "--input", tmp_path / "bad.csv", "--output", tmp_path / "o.csv", "--potential", EMT)
     assert done.exit_code == 1
     assert "none of 1 entries can be read" in done.stderr
+
+
+def test_nothing_but_bad_rows_is_an_error_that_says_why(tmp_path):
+    write_crystals(tmp_path / "in.csv", ["xe"], [fcc("Xe", 6.0)])
+    done = run("relax", "--input", tmp_path / "in.csv", "--output", tmp_path / "out.csv", "--potential", EMT)
+    assert done.exit_code == 1
+    assert "none of 1 crystals could be evaluated; the first: the potential does not know Xe" in done.stderr
+    assert pd.read_csv(tmp_path / "out.csv")["status"].tolist() == ["failed:unsupported-element"]

@@ -1,9 +1,10 @@
 """The ledger: append-only events, candidates, and evaluations that are never paid for twice.
 
 SQLite in WAL mode by default, PostgreSQL (or anything SQLAlchemy knows) by URL. Several processes, campaigns and
-machines may share one ledger. An evaluation is keyed by (structure id, oracle, settings hash): it is *claimed* before
-it starts and *finished* with its result, in one transaction each, so a process that dies leaves a claim that others
-take over, and never a half label.
+machines may share one ledger. An evaluation is keyed by (crystal, oracle, settings hash): it is *claimed* before it
+starts and *finished* with its result, in one transaction each, so a process that dies leaves a claim that others take
+over, and never a half label. Candidates that describe one crystal (`loop.identity`) share its key: that of the first
+description that the ledger met. Callers keep to their own ids throughout.
 """
 
 from __future__ import annotations
@@ -15,60 +16,24 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from loop import database as db
 from loop.errors import StoreError
+from loop.identity import Identity, find
 from loop.values import Candidate, Evaluation
 
-SCHEMA_VERSION = 1
-BUSY_SECONDS = 60.0  # how long a writer waits for another one
-FOREIGN_CLAIM_SECONDS = (
-    24 * 3600.0
-)  # a claim from another machine, whose processes cannot be looked up, is given up then
+FOREIGN_CLAIM_SECONDS = 24 * 3600.0  # then a claim from another machine, whose processes nobody here sees, is given up
 _BATCH = 400  # rows per statement: below SQLite's oldest limit of 999 bound variables
-
-_TABLES = sa.MetaData()
-_META = sa.Table("loop_meta", _TABLES, sa.Column("key", sa.String(64), primary_key=True), sa.Column("value", sa.Text))
-_EVENTS = sa.Table(
-    "events",
-    _TABLES,
-    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("campaign", sa.String(128), nullable=False, index=True),
-    sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("stage", sa.String(32), nullable=False),
-    sa.Column("kind", sa.String(32), nullable=False),
-    sa.Column("payload", sa.Text, nullable=False),
-    sa.Column("time", sa.Float, nullable=False),
-)
-_CANDIDATES = sa.Table(
-    "candidates",
-    _TABLES,
-    sa.Column("campaign", sa.String(128), primary_key=True),
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("round", sa.Integer, nullable=False),
-    sa.Column("value", sa.Text, nullable=False),  # Candidate as JSON: structure, origin, round
-)
-_EVALUATIONS = sa.Table(
-    "evaluations",
-    _TABLES,
-    sa.Column("structure_id", sa.String(64), primary_key=True),
-    sa.Column("oracle", sa.String(128), primary_key=True),
-    sa.Column("settings", sa.String(64), primary_key=True),
-    sa.Column("status", sa.String(64), nullable=False),  # "claimed", then the status of the Evaluation
-    sa.Column("worker", sa.String(256), nullable=False),
-    sa.Column("campaign", sa.String(128), nullable=False),  # who pays
-    sa.Column("claimed", sa.Float, nullable=False),
-    sa.Column("finished", sa.Float),
-    sa.Column("value", sa.Text),  # Evaluation as JSON
-)
 _CLAIMED = "claimed"
+_IDENTITY_LOCK = 7140613  # any number: two processes must not both meet a crystal for the first time
 
 
 @dataclass(frozen=True)
@@ -89,6 +54,17 @@ class OracleKey:
 
     oracle: str  # name@version
     settings: str  # hash of everything that changes the result
+
+
+@dataclass(frozen=True)
+class RungCost:
+    """What a campaign paid to one oracle."""
+
+    oracle: str
+    labels: int
+    usable: int  # of them with status ok
+    seconds: float
+    core_hours: float
 
 
 def worker_id() -> str:
@@ -122,15 +98,15 @@ class Store:
     """
 
     def __init__(self, where: str | Path, *, create: bool = True) -> None:
-        self.url = _as_url(where)
+        self.url = db.as_url(where)
         self.worker = worker_id()
         path = Path(self.url.database) if self._is_sqlite and self.url.database else None
         if path is not None:
-            _check_file(path, create)
+            db.check_file(path, create)
         try:
-            self._engine = _engine(self.url)
+            self._engine = db.engine(self.url)
         except (SQLAlchemyError, ImportError) as error:
-            raise StoreError(f"The ledger {self.name} cannot be used: {_reason(error)}") from error
+            raise StoreError(f"The ledger {self.name} cannot be used: {db.reason(error)}") from error
         self._open_schema(create)
 
     @property
@@ -158,11 +134,11 @@ class Store:
         """Write one event; it is on disk when this returns."""
         row = {"campaign": campaign, "round": round, "stage": stage, "kind": kind}
         with self._write() as connection:
-            connection.execute(_EVENTS.insert(), {**row, "payload": json.dumps(payload), "time": time.time()})
+            connection.execute(db.EVENTS.insert(), {**row, "payload": json.dumps(payload), "time": time.time()})
 
     def events(self, campaign: str) -> list[Event]:
         """All events of a campaign, in the order of writing."""
-        query = sa.select(_EVENTS).where(_EVENTS.c.campaign == campaign).order_by(_EVENTS.c.id)
+        query = sa.select(db.EVENTS).where(db.EVENTS.c.campaign == campaign).order_by(db.EVENTS.c.id)
         with self._read() as connection:
             rows = connection.execute(query).mappings().all()
         return [
@@ -174,7 +150,7 @@ class Store:
         """Names of the campaigns in this ledger."""
         with self._read() as connection:
             return list(
-                connection.execute(sa.select(_EVENTS.c.campaign).distinct().order_by(_EVENTS.c.campaign)).scalars()
+                connection.execute(sa.select(db.EVENTS.c.campaign).distinct().order_by(db.EVENTS.c.campaign)).scalars()
             )
 
     # candidates -------------------------------------------------------------------------------------------------------
@@ -182,17 +158,18 @@ class Store:
     def add_candidates(self, campaign: str, candidates: Sequence[Candidate]) -> None:
         """Keep candidates; one that the campaign has already keeps its first origin and round."""
         unique = {candidate.id: candidate for candidate in candidates}
+        self._identify(unique)
         rows = [
             {"campaign": campaign, "id": key, "round": candidate.round, "value": json.dumps(candidate.to_dict())}
             for key, candidate in unique.items()
         ]
         with self._write() as connection:
             for chunk in _chunks(rows):
-                connection.execute(self._insert_new(_CANDIDATES), chunk)
+                connection.execute(self._insert_new(db.CANDIDATES), chunk)
 
     def candidates(self, campaign: str) -> dict[str, Candidate]:
         """All candidates that a campaign kept, by id."""
-        query = sa.select(_CANDIDATES.c.id, _CANDIDATES.c.value).where(_CANDIDATES.c.campaign == campaign)
+        query = sa.select(db.CANDIDATES.c.id, db.CANDIDATES.c.value).where(db.CANDIDATES.c.campaign == campaign)
         with self._read() as connection:
             rows = connection.execute(query).all()
         return {key: Candidate.from_dict(self._json(value)) for key, value in rows}
@@ -208,20 +185,22 @@ class Store:
         """
         now = time.time()
         mine = {"worker": self.worker, "campaign": campaign, "claimed": now, "status": _CLAIMED}
-        got = set()
+        keys, got = self.keys(ids), set()
         with self._write() as connection:
-            for structure_id in sorted(set(ids)):  # all in one order: two workers cannot wait for each other
+            for structure_id in sorted(set(keys.values())):  # all in one order: two workers cannot wait for each other
                 row = {"structure_id": structure_id, "oracle": key.oracle, "settings": key.settings, **mine}
-                insert = self._insert_new(_EVALUATIONS).returning(_EVALUATIONS.c.structure_id)
+                insert = self._insert_new(db.EVALUATIONS).returning(db.EVALUATIONS.c.structure_id)
                 if connection.execute(insert, row).first() is not None:
                     got.add(structure_id)
                     continue
                 where = _where(structure_id, key)
-                held = connection.execute(sa.select(_EVALUATIONS).where(where).with_for_update()).mappings().one()
+                held = connection.execute(sa.select(db.EVALUATIONS).where(where).with_for_update()).mappings().one()
                 if held["status"] == _CLAIMED and _is_stale(held["worker"], held["claimed"], now):
-                    connection.execute(_EVALUATIONS.update().where(where).values(**mine))
+                    connection.execute(db.EVALUATIONS.update().where(where).values(**mine))
                     got.add(structure_id)
-        return [structure_id for structure_id in dict.fromkeys(ids) if structure_id in got]
+        # of several descriptions of one crystal the first one asked for computes it
+        first = {key: name for name, key in reversed(keys.items())}
+        return [name for name, key in keys.items() if key in got and first[key] == name]
 
     def finish(self, evaluations: Sequence[Evaluation]) -> None:
         """Write results of claimed evaluations, all or none.
@@ -229,12 +208,13 @@ class Store:
         Raises:
             StoreError: one of them is not claimed by this store object (its claim was taken over, or never made).
         """
+        keys = self.keys([evaluation.candidate_id for evaluation in evaluations])
         with self._write() as connection:
             for evaluation in evaluations:
-                where = _where(evaluation.candidate_id, OracleKey(evaluation.oracle, evaluation.settings))
+                where = _where(keys[evaluation.candidate_id], OracleKey(evaluation.oracle, evaluation.settings))
                 done = {"status": evaluation.status, "finished": time.time(), "value": json.dumps(evaluation.to_dict())}
-                claimed = sa.and_(where, _EVALUATIONS.c.status == _CLAIMED, _EVALUATIONS.c.worker == self.worker)
-                if connection.execute(_EVALUATIONS.update().where(claimed).values(**done)).rowcount != 1:
+                claimed = sa.and_(where, db.EVALUATIONS.c.status == _CLAIMED, db.EVALUATIONS.c.worker == self.worker)
+                if connection.execute(db.EVALUATIONS.update().where(claimed).values(**done)).rowcount != 1:
                     raise StoreError(
                         f"The label of {evaluation.candidate_id} by {evaluation.oracle} was not claimed here, "
                         "or another one took the claim over; it is not written a second time."
@@ -242,17 +222,17 @@ class Store:
 
     def release(self, ids: Sequence[str], key: OracleKey) -> None:
         """Give claims back unfinished (what this store object does not hold is left alone)."""
-        held = sa.and_(_EVALUATIONS.c.status == _CLAIMED, _EVALUATIONS.c.worker == self.worker)
+        held = sa.and_(db.EVALUATIONS.c.status == _CLAIMED, db.EVALUATIONS.c.worker == self.worker)
         with self._write() as connection:
-            for structure_id in ids:
-                connection.execute(_EVALUATIONS.delete().where(sa.and_(_where(structure_id, key), held)))
+            for structure_id in self.keys(ids).values():
+                connection.execute(db.EVALUATIONS.delete().where(sa.and_(_where(structure_id, key), held)))
 
     def evaluations(self, ids: Sequence[str], key: OracleKey) -> dict[str, Evaluation]:
         """Finished evaluations of these structures, by structure id; the unfinished are absent."""
         found: dict[str, Evaluation] = {}
-        table = _EVALUATIONS.c
+        table, keys = db.EVALUATIONS.c, self.keys(ids)
         with self._read() as connection:
-            for chunk in _chunks(list(dict.fromkeys(ids))):
+            for chunk in _chunks(list(dict.fromkeys(keys.values()))):
                 query = sa.select(table.structure_id, table.value).where(
                     table.oracle == key.oracle,
                     table.settings == key.settings,
@@ -261,16 +241,72 @@ class Store:
                 )
                 for structure_id, value in connection.execute(query):
                     found[structure_id] = Evaluation.from_dict(self._json(value))
-        return found
+        return {name: replace(found[key], candidate_id=name) for name, key in keys.items() if key in found}
+
+    def keys(self, ids: Sequence[str]) -> dict[str, str]:
+        """Key of the crystal behind each id, in their order; an id never kept as a candidate is its own key."""
+        keys = {structure_id: structure_id for structure_id in ids}
+        with self._read() as connection:
+            for chunk in _chunks(list(keys)):
+                query = sa.select(db.STRUCTURES.c.id, db.STRUCTURES.c.key).where(db.STRUCTURES.c.id.in_(chunk))
+                keys |= {row.id: row.key for row in connection.execute(query)}
+        return keys
 
     def paid(self, campaign: str) -> int:
         """How many finished evaluations a campaign paid for itself (those it found in the ledger cost nothing)."""
-        table = _EVALUATIONS.c
+        table = db.EVALUATIONS.c
         query = sa.select(sa.func.count()).where(table.campaign == campaign, table.value.is_not(None))
         with self._read() as connection:
             return int(connection.execute(query).scalar_one())
 
+    def costs(self, campaign: str) -> list[RungCost]:
+        """What a campaign paid, oracle by oracle; an evaluation's seconds count on each of its cores."""
+        table = db.EVALUATIONS.c
+        query = sa.select(table.value).where(table.campaign == campaign, table.value.is_not(None))
+        with self._read() as connection:
+            paid = [Evaluation.from_dict(self._json(value)) for value in connection.execute(query).scalars()]
+        rungs: dict[str, list[Evaluation]] = {}
+        for evaluation in paid:
+            rungs.setdefault(evaluation.oracle, []).append(evaluation)
+        return [
+            RungCost(
+                oracle=oracle,
+                labels=len(labels),
+                usable=sum(label.ok for label in labels),
+                seconds=sum(label.cost.seconds for label in labels),
+                core_hours=sum(label.cost.seconds * label.cost.cores for label in labels) / 3600,
+            )
+            for oracle, labels in sorted(rungs.items())
+        ]
+
     # internals --------------------------------------------------------------------------------------------------------
+
+    def _identify(self, candidates: dict[str, Candidate]) -> None:
+        """Note which crystal each candidate is: one that the ledger has met, or a new one."""
+        known = self._identified(list(candidates))
+        identities = {name: Identity.of(c.structure) for name, c in candidates.items() if name not in known}
+        if not identities:
+            return
+        with self._write() as connection:
+            if not self._is_sqlite:  # SQLite's write transactions are alone anyway
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_IDENTITY_LOCK)))
+            for name, identity in identities.items():
+                key = None if identity is None else self._met(connection, identity)
+                row = {"id": name, "key": key or name, "family": "", "value": None}
+                if identity is not None and key is None:
+                    row |= {"family": identity.family, "value": identity.to_json()}
+                connection.execute(self._insert_new(db.STRUCTURES), row)
+
+    def _identified(self, ids: list[str]) -> set[str]:
+        with self._read() as connection:
+            queries = [sa.select(db.STRUCTURES.c.id).where(db.STRUCTURES.c.id.in_(chunk)) for chunk in _chunks(ids)]
+            return {name for query in queries for name in connection.execute(query).scalars()}
+
+    def _met(self, connection: Connection, identity: Identity) -> str | None:
+        """Key of an equal crystal in the ledger."""
+        query = sa.select(db.STRUCTURES.c.key, db.STRUCTURES.c.value).where(db.STRUCTURES.c.family == identity.family)
+        rows = connection.execute(query.order_by(db.STRUCTURES.c.key)).all()
+        return find(identity, ((key, Identity(**self._json(value))) for key, value in rows if value))
 
     def _insert_new(self, table: sa.Table) -> Any:
         """INSERT that leaves an existing row alone."""
@@ -286,7 +322,7 @@ class Store:
             with self._engine.connect() as connection:
                 yield connection
         except DBAPIError as error:
-            raise StoreError(f"The ledger {self.name} cannot be read: {_reason(error)}") from error
+            raise StoreError(f"The ledger {self.name} cannot be read: {db.reason(error)}") from error
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
@@ -294,7 +330,7 @@ class Store:
             with self._engine.connect().execution_options(loop_write=True) as connection, connection.begin():
                 yield connection
         except DBAPIError as error:
-            raise StoreError(f"The ledger {self.name} cannot be written: {_reason(error)}") from error
+            raise StoreError(f"The ledger {self.name} cannot be written: {db.reason(error)}") from error
 
     def _json(self, text: str) -> Any:
         try:
@@ -305,79 +341,49 @@ class Store:
     def _open_schema(self, create: bool) -> None:
         with self._read() as connection:
             names = set(sa.inspect(connection).get_table_names())
-        if _META.name not in names:
-            if names & set(_TABLES.tables) or not create:
-                raise StoreError(f"{self.name} is no ledger of discovery-loop: its table {_META.name!r} is missing.")
-            with self._write() as connection:  # two processes may do this at once: every statement is "if not exists"
-                for table in _TABLES.sorted_tables:
-                    connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
-                    for index in table.indexes:
-                        connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
-                version = {"key": "schema_version", "value": str(SCHEMA_VERSION)}
-                connection.execute(self._insert_new(_META), version)
-        with self._read() as connection:
-            found = connection.execute(sa.select(_META.c.value).where(_META.c.key == "schema_version")).scalar()
-        if found != str(SCHEMA_VERSION):
+        if db.META.name not in names:
+            if names & set(db.TABLES.tables) or not create:
+                raise StoreError(f"{self.name} is no ledger of discovery-loop: its table {db.META.name!r} is missing.")
+            with self._write() as connection:
+                self._make_tables(connection)
+                version = {"key": "schema_version", "value": str(db.SCHEMA_VERSION)}
+                connection.execute(self._insert_new(db.META), version)
+        if self._schema_version() == "1":
+            self._upgrade()
+        if (found := self._schema_version()) != str(db.SCHEMA_VERSION):
             raise StoreError(
-                f"The ledger {self.name} has schema version {found}, this program writes version {SCHEMA_VERSION}: "
+                f"The ledger {self.name} has schema version {found}, this program writes version {db.SCHEMA_VERSION}: "
                 "use the program version that made it, or a new ledger."
             )
 
+    def _make_tables(self, connection: Connection) -> None:
+        """Make what is absent; two processes may do this at once: every statement is "if not exists"."""
+        for table in db.TABLES.sorted_tables:
+            connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+            for index in table.indexes:
+                connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
-def _as_url(where: str | Path) -> URL:
-    text = str(where)
-    if "://" not in text:
-        return URL.create("sqlite", database=str(Path(text).expanduser()))
-    try:
-        return make_url(text)
-    except SQLAlchemyError:
-        # the text may hold a password: it is not repeated
-        raise StoreError(
-            "The ledger's URL cannot be read: expected sqlite:///path or postgresql+psycopg://user:password@host/name."
-        ) from None
+    def _schema_version(self) -> str | None:
+        with self._read() as connection:
+            return connection.execute(sa.select(db.META.c.value).where(db.META.c.key == "schema_version")).scalar()
 
-
-def _check_file(path: Path, create: bool) -> None:
-    if not path.exists() and not create:
-        raise StoreError(f"There is no ledger {path}: expected a campaign.db made by `discovery-loop run`.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"The folder {path.parent} cannot be made: {error.strerror or error}") from error
-    if path.is_dir():
-        raise StoreError(f"The ledger {path} is a folder, expected a file.")
-    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.R_OK | os.W_OK)):
-        raise StoreError(f"The ledger {path} cannot be written: SQLite needs write access to the file and its folder.")
-
-
-def _engine(url: URL) -> sa.Engine:
-    if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True)
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
-
-    @sa.event.listens_for(engine, "connect")
-    def _prepare(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")  # a label may have cost hours: it survives a power cut as well
-
-    @sa.event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        # a writer takes the lock at once: upgrading a read transaction would fail instead of waiting
-        write = connection.get_execution_options().get("loop_write")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-    return engine
-
-
-def _reason(error: BaseException) -> str:
-    """First line of the driver's message; drivers do not repeat passwords, but SQLAlchemy's own text may hold data."""
-    original = getattr(error, "orig", None) or error
-    return (str(original).strip().splitlines() or [type(original).__name__])[0]
+    def _upgrade(self) -> None:
+        """From version 1 to 2: what was kept stays under its own id, so that no label changes hands."""
+        with self._write() as connection:
+            self._make_tables(connection)
+            kept = sa.select(db.CANDIDATES.c.id, db.CANDIDATES.c.value).distinct()
+            for name, value in connection.execute(kept).all():
+                identity = Identity.of(Candidate.from_dict(self._json(value)).structure)
+                row = {"id": name, "key": name, "family": "", "value": None}
+                if identity is not None:
+                    row |= {"family": identity.family, "value": identity.to_json()}
+                connection.execute(self._insert_new(db.STRUCTURES), row)
+            newest = db.META.update().where(db.META.c.key == "schema_version").values(value=str(db.SCHEMA_VERSION))
+            connection.execute(newest)
 
 
 def _where(structure_id: str, key: OracleKey) -> sa.ColumnElement[bool]:
-    table = _EVALUATIONS.c
+    table = db.EVALUATIONS.c
     return sa.and_(table.structure_id == structure_id, table.oracle == key.oracle, table.settings == key.settings)
 
 

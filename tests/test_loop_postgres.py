@@ -16,7 +16,7 @@ import pytest
 from loop.errors import StoreError
 from loop.store import OracleKey, Store
 from loop.values import Evaluation
-from tests.test_loop_store import WORKER
+from tests.test_loop_store import WORKER, described_twice
 
 pytestmark = pytest.mark.server
 KEY = OracleKey("oracle@1", "settings")
@@ -85,6 +85,26 @@ def test_two_processes_and_a_kill_lose_and_repeat_nothing(url):
         assert len(torn) <= 1
         assert len(set(begun) & set(done)) <= 1
         assert set(store.claim(sorted(torn), KEY)) == torn
+
+
+def test_two_descriptions_of_a_crystal_share_one_label_whoever_comes_first(url):
+    """Two processes meet the same crystal for the first time at once: one key comes out, and one claim."""
+    script = (
+        "import sys\nfrom loop.store import OracleKey, Store\nfrom tests.test_loop_store import described_twice\n"
+        "store, mine = Store(sys.argv[1]), described_twice()[int(sys.argv[2])]\n"
+        "sys.stdin.readline()\nstore.add_candidates(f'twice{sys.argv[2]}', [mine])\n"
+        "print(len(store.claim([mine.id], OracleKey('twice@1', 'settings'))), flush=True)\nsys.stdin.readline()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": Path(__file__).parents[1]}
+    both = [subprocess.Popen([sys.executable, "-c", script, url, str(index)], **pipes) for index in (0, 1)]
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert sorted(process.stdout.readline().strip() for process in both) == ["0", "1"]  # both alive: no claim is stale
+    for process in both:
+        process.communicate("end\n", timeout=60)
+    with Store(url) as store:
+        assert len(set(store.keys([candidate.id for candidate in described_twice()]).values())) == 1
 
 
 def test_an_unreachable_server_is_one_clear_message(url):

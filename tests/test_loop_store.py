@@ -13,6 +13,7 @@ import pytest
 from loop.errors import StoreError
 from loop.store import OracleKey, Store, worker_id, worker_is_alive
 from loop.values import Candidate, Cost, Evaluation, Quantity, failed
+from tests.crystals import nacl, rutile
 from tests.fakes import FakeGenerator
 
 KEY = OracleKey("oracle@1", "settings")
@@ -95,6 +96,70 @@ def test_many_threads_and_connections_share_the_work_without_overlap(tmp_path):
     for thread in threads:
         thread.join()
     assert sorted(got) == sorted(ids)
+
+
+def described_twice() -> tuple[Candidate, Candidate]:
+    """One crystal as a primitive cell and as a moved supercell."""
+    moved = nacl().copy()
+    moved.translate_sites(list(range(len(moved))), [0.1, 0.2, 0.3])
+    return Candidate(nacl()), Candidate(moved * (1, 1, 2), round=1)
+
+
+def test_two_descriptions_of_a_crystal_share_one_label(store, tmp_path):
+    one, two = described_twice()
+    assert one.id != two.id
+    store.add_candidates("one", [one])
+    other = Store(tmp_path / "campaign.db")
+    other.add_candidates("two", [two, Candidate(rutile())])
+    assert other.keys([one.id, two.id]) == {one.id: one.id, two.id: one.id}
+    assert store.claim([two.id, one.id], KEY, campaign="one") == [two.id]  # either may compute it, only one does
+    assert other.claim([one.id], KEY) == []
+    store.finish([label(two.id)])
+    found = other.evaluations([one.id, two.id, Candidate(rutile()).id], KEY)
+    assert found == {one.id: label(one.id), two.id: label(two.id)}
+    assert other.claim([one.id, two.id], KEY) == []
+    assert other.paid("one") == 1
+    assert other.claim([one.id], OracleKey(KEY.oracle, "other settings")) == [one.id]
+    other.release([two.id], OracleKey(KEY.oracle, "other settings"))
+    assert store.claim([one.id], OracleKey(KEY.oracle, "other settings")) == [one.id]
+
+
+def test_a_failure_is_tried_again_only_under_other_settings(store):
+    one, two = described_twice()
+    store.add_candidates("one", [one, two])
+    store.claim([one.id], KEY)
+    store.finish([label(one.id, failed("exploded"))])
+    assert store.evaluations([two.id], KEY)[two.id].status == "failed:exploded"
+    assert store.claim([one.id, two.id], KEY) == []
+    assert store.claim([two.id], OracleKey(KEY.oracle, "longer")) == [two.id]
+
+
+def test_costs_are_told_by_oracle(store):
+    store.claim(["a", "b"], KEY, campaign="one")
+    store.claim(["c"], KEY, campaign="two")
+    store.finish([label("a"), label("b", failed("exploded")), label("c")])
+    (cost,) = store.costs("one")  # each label: 2 seconds on 4 cores
+    assert (cost.oracle, cost.labels, cost.usable, cost.seconds) == (KEY.oracle, 2, 1, 4.0)
+    assert cost.core_hours == pytest.approx(16 / 3600)
+    assert store.costs("none") == []
+
+
+def test_a_ledger_of_the_first_version_is_brought_up_to_date(tmp_path):
+    path = tmp_path / "campaign.db"
+    one, two = described_twice()
+    with Store(path) as old:
+        old.add_candidates("one", [one])
+        old.claim([one.id], KEY, campaign="one")
+        old.finish([label(one.id)])
+    with sqlite3.connect(path) as connection:  # version 1 had all but this
+        connection.execute("DROP TABLE structures")
+        connection.execute("UPDATE loop_meta SET value = '1'")
+    with Store(path, create=False) as store:
+        assert store.evaluations([one.id], KEY) == {one.id: label(one.id)}
+        store.add_candidates("two", [two])
+        assert store.evaluations([two.id], KEY) == {two.id: label(two.id)}
+    with Store(path) as again:
+        assert again.paid("one") == 1
 
 
 WORKER = """

@@ -75,11 +75,16 @@ class ModelConfig:
 
 @dataclass
 class Cache:
-    """Keys and values of the tokens so far, one pair a layer, (n, heads, capacity, head_size), and lengths (n,)."""
+    """What attention needs of the tokens so far; `length` (n,) counts them.
+
+    Each layer has its keys (n, heads, capacity, head_size), and either its values likewise or, where `outputs` are
+    given, what the values are made of: the layer's normalised input (n, capacity, width).
+    """
 
     keys: list[Tensor]
     values: list[Tensor]
     length: Tensor
+    outputs: list[tuple[Tensor, Tensor]] | None = None  # value and output layers as one: weight and bias
 
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens, at least doubling, so that short crystals stay cheap."""
@@ -90,9 +95,15 @@ class Cache:
             self.values = [F.pad(v, more) for v in self.values]
 
     def keep(self, rows: Tensor) -> None:
-        """Drop all sequences but `rows`."""
-        self.keys = [k[rows] for k in self.keys]
-        self.values = [v[rows] for v in self.values]
+        """Drop all sequences but `rows`, which come in that order; those that keep their place are not copied."""
+        n = len(rows)
+        to = (rows != torch.arange(n, device=rows.device)).nonzero()[:, 0]
+        source, most = rows[to], int(self.length.max())
+        for tensors in (self.keys, self.values):
+            for i, tensor in enumerate(tensors):
+                if len(to):
+                    tensor[to, ..., :most, :] = tensor[source, ..., :most, :]
+                tensors[i] = tensor[:n]
         self.length = self.length[rows]
 
 
@@ -107,14 +118,16 @@ def rotary_table(positions: int, head_size: int, dtype: torch.dtype) -> tuple[Te
     return angle.double().cos().float().to(dtype), angle.double().sin().float().to(dtype)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of queries or keys (n, heads, T, head_size); cos and sin are (n, 1, T, head_size)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Rotary embedding of queries or keys (..., head_size) whose halves are interleaved; `turn` (..., head_size / 2)."""
+    pairs = torch.view_as_complex(x.to(turn.real.dtype).unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 
 class Attention(nn.Module):
     """Causal self-attention whose inner width, heads * head_size, is free of the residual width."""
+
+    interleaved: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -124,18 +137,32 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.width, inner)
         self.value = nn.Linear(config.width, inner)
         self.out = nn.Linear(inner, config.width)
+        # Rotation turns the halves of a head against each other. Scores do not depend on the order of features: with
+        # the halves interleaved a rotation is one complex product.
+        order = torch.arange(inner).view(config.heads, 2, -1).transpose(1, 2).flatten()
+        self.register_buffer("interleaved", order, persistent=False)
 
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (n, heads, T, head_size) of x (n, T, width)."""
-        q, k, v = (
-            layer(x).unflatten(-1, (self.heads, self.head_size)).transpose(1, 2)
-            for layer in (self.query, self.key, self.value)
-        )
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
+    def turned(self, x: Tensor, turn: Tensor, *, values: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Rotated queries and keys, and values where wanted, (n, T, heads, head_size) of x (n, T, width)."""
+        layers = [(layer.weight[self.interleaved], layer.bias[self.interleaved]) for layer in (self.query, self.key)]
+        if values:
+            layers.append((self.value.weight, self.value.bias))
+        weight, bias = (torch.cat(parts) for parts in zip(*layers, strict=True))
+        made = F.linear(x, weight, bias).unflatten(-1, (-1, self.head_size))
+        turned = rotate(made[:, :, : 2 * self.heads], turn[:, :, None])
+        q, k = turned.chunk(2, 2)
+        return q, k, made[:, :, 2 * self.heads :] if values else None
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def merged_output(self) -> tuple[Tensor, Tensor]:
+        """Value and output layers as one: weight (width, heads * width) and bias (width,)."""
+        into = self.value.weight.unflatten(0, (self.heads, self.head_size))  # (h, d, width)
+        out = self.out.weight.unflatten(1, (self.heads, self.head_size))  # (width, h, d)
+        return torch.einsum("ohd,hdi->ohi", out, into).flatten(1), self.out(self.value.bias)
+
+    def forward(self, x: Tensor, turn: Tensor) -> Tensor:
         """Attend within whole sequences, (n, T, width)."""
-        q, k, v = self.project(x, cos, sin)
+        parts = self.turned(x, turn, values=True)
+        q, k, v = (part.transpose(1, 2) for part in parts if part is not None)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
@@ -156,9 +183,9 @@ class Block(nn.Module):
         """Widen, GELU (tanh form, as published), narrow."""
         return self.dropout(self.down(F.gelu(self.up(self.norm_mlp(x)), approximate="tanh")))
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, turn: Tensor) -> Tensor:
         """(n, T, width) to the same."""
-        x = x + self.dropout(self.attention(self.norm_attention(x), cos, sin))
+        x = x + self.dropout(self.attention(self.norm_attention(x), turn))
         return x + self.mlp(x)
 
 
@@ -274,10 +301,16 @@ class CrystalFormer(nn.Module):
     def forward(self, sequence: TokenSequence) -> Tensor:
         """Normalised hidden states (n, T, width); the one of a token predicts the token after it."""
         x = self.embed(sequence)
-        cos, sin = self.cos[sequence.position][:, None], self.sin[sequence.position][:, None]
+        turn = self.turn(sequence.position)
         for block in self.blocks:
-            x = block(x, cos, sin)
+            x = block(x, turn)
         return self.norm(x)
+
+    def turn(self, position: Tensor) -> Tensor:
+        """Rotations exp(i angle), (..., head_size / 2), at positions (...)."""
+        half = self.config.head_size // 2
+        kind = torch.float64 if self.dtype == torch.float64 else torch.float32  # there is no complex bfloat16
+        return torch.complex(self.cos[..., :half].to(kind), self.sin[..., :half].to(kind))[position]
 
     def predict(self, name: str, hidden: Tensor) -> Tensor:
         """Raw outputs of one kind: letter, element, coordinate or lattice; (m, width) to (m, outputs)."""
@@ -290,11 +323,16 @@ class CrystalFormer(nn.Module):
 
     def new_cache(self, n: int, capacity: int = 16) -> Cache:
         """An empty cache for n sequences."""
-        shape = (n, self.config.heads, capacity, self.config.head_size)
-        keys, values = (
-            [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.blocks] for _ in range(2)
-        )
-        return Cache(keys, values, torch.zeros(n, dtype=torch.long, device=self.device))
+        c, options = self.config, {"dtype": self.dtype, "device": self.device}
+        blocks = [block for block in self.blocks if isinstance(block, Block)]
+        shape = (n, c.heads, capacity, c.head_size)
+        keys = [torch.zeros(shape, **options) for _ in blocks]
+        # The published network is 16 heads of 64 on a width of 64: its inputs are a sixteenth of its values, and one
+        # product of matrices serves all heads.
+        small = c.heads * c.head_size >= 4 * c.width
+        values = [torch.zeros((n, capacity, c.width) if small else shape, **options) for _ in blocks]
+        outputs = [block.attention.merged_output() for block in blocks] if small else None
+        return Cache(keys, values, torch.zeros(n, dtype=torch.long, device=self.device), outputs)
 
     def step(self, token: Step, cache: Cache, rows: Tensor) -> Tensor:
         """Append one token to some sequences; the counterpart of `forward`, one token at a time.
@@ -316,25 +354,58 @@ class CrystalFormer(nn.Module):
         if self.next_kind is not None:
             x = x + self.next_kind(token.next_kind)
         x = x[:, None]
-        position = KINDS * token.site + token.kind
-        cos, sin = self.cos[position], self.sin[position]
-        at = cache.length[rows]
-        length = int(at.max()) + 1
-        cache.reserve(length)
-        seen = (torch.arange(length, device=at.device) <= at[:, None])[:, None, None]
-        everyone = len(rows) == len(cache.length)
-        for block, keys, values in zip(self.blocks, cache.keys, cache.values, strict=True):
+        position = torch.tensor([[KINDS * token.site + token.kind]], device=x.device)
+        turn, at = self.turn(position), cache.length[rows]
+        cache.reserve(int(at.max()) + 1)
+        for index, block in enumerate(self.blocks):
             assert isinstance(block, Block)
-            q, k, v = block.attention.project(block.norm_attention(x), cos, sin)
-            keys[rows, :, at], values[rows, :, at] = k[:, :, 0], v[:, :, 0]
-            k, v = keys[:, :, :length], values[:, :, :length]
-            if not everyone:
-                k, v = k[rows], v[rows]
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-            x = x + block.attention.out(mixed.transpose(1, 2).flatten(2))
+            x = x + _attend_one(block.attention, block.norm_attention(x), turn, Place(cache, index, rows, at))
             x = x + block.mlp(x)
         cache.length[rows] = at + 1
         return self.norm(x[:, 0])
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the tokens of one step belong in a cache: layer, rows (b,), and how many tokens each row has (b,)."""
+
+    cache: Cache
+    layer: int
+    rows: Tensor
+    at: Tensor
+
+    def seen(self, tensor: Tensor, new: Tensor) -> Tensor:
+        """Write the tokens' part (b, ..., size) of a tensor (n, ..., capacity, size); returns what each row has."""
+        rows, at = self.rows, self.at
+        first, length = int(at[0]), int(at.max()) + 1
+        everyone = len(rows) == len(tensor)
+        if everyone and bool((at == first).all()):
+            tensor[..., first, :] = new
+        elif new.ndim == 2:
+            tensor[rows, at] = new
+        else:
+            tensor[rows, :, at] = new
+        return tensor[..., :length, :] if everyone else tensor[rows, ..., :length, :]
+
+
+def _attend_one(attention: Attention, x: Tensor, turn: Tensor, place: Place) -> Tensor:
+    """Attention of one new token of each row, x (b, 1, width), to all tokens of the row; (b, 1, width).
+
+    Plain products of matrices: for a single query they are three times as fast as the fused kernel on a CPU.
+    """
+    cache, merged = place.cache, place.cache.outputs
+    q, k, v = attention.turned(x, turn, values=merged is None)
+    keys = place.seen(cache.keys[place.layer], k[:, 0])
+    scores = (q.transpose(1, 2) @ keys.transpose(-1, -2)) * attention.head_size**-0.5  # (b, heads, 1, length)
+    hidden = torch.arange(keys.shape[2], device=x.device) > place.at[:, None]
+    share = scores.masked_fill(hidden[:, None, None], -torch.inf).softmax(-1)
+    if merged is None:
+        assert v is not None
+        values = place.seen(cache.values[place.layer], v[:, 0])
+        return attention.out((share @ values).flatten(1))[:, None]
+    inputs = place.seen(cache.values[place.layer], x[:, 0])
+    mixed = (share[:, :, 0] @ inputs).flatten(1)  # (b, heads * width)
+    return F.linear(mixed, *merged[place.layer])[:, None]
 
 
 def _letter_features(table: WyckoffTables) -> Tensor:

@@ -87,7 +87,7 @@ class _Draw:
             self.finish(letter)
             if len(self.alive) == 0:
                 return
-            letter = letter[letter > 0]
+            letter = self.out.W[self.alive, site]
             present = self.tokens_of(letter)
             self.elements(site, letter, present)
             for axis in range(3):
@@ -134,7 +134,7 @@ class _Draw:
     def finish(self, letter: Tensor) -> None:
         """Draw the cells of crystals that stopped, and let them go."""
         assert self.hidden is not None
-        stopped, going = (letter == 0).nonzero()[:, 0], (letter > 0).nonzero()[:, 0]
+        stopped = (letter == 0).nonzero()[:, 0]
         if len(stopped) == 0:
             return
         rows = self.alive[stopped]
@@ -142,6 +142,7 @@ class _Draw:
         cell = mixture.sample(self.rng)
         self.out.L[rows] = cell
         self.note("l", stopped, mixture.log_prob(cell, self.mask.lattice[self.out.G[rows]]))
+        going = _closed_up(letter > 0)
         self.cache.keep(going)
         if self.prefixes is not None:
             self.prefixes.keep(going.cpu().numpy())
@@ -192,6 +193,14 @@ class _Draw:
         tokens = present[:, axis].nonzero()[:, 0]
         if len(tokens):
             self.step(site, X + axis, value[tokens], self.after(present, axis)[tokens], tokens)
+
+
+def _closed_up(going: Tensor) -> Tensor:
+    """Rows that go on, the last ones in the places of those that stopped, so that few of them have to move."""
+    rows, n = going.nonzero()[:, 0], int(going.sum())
+    order = torch.arange(n, device=going.device)
+    order[~going[:n]] = rows[rows >= n]
+    return order
 
 
 @torch.no_grad()

@@ -215,6 +215,7 @@ def test_rotary_embedding():
     np.testing.assert_allclose(sin[1, :2], [0.841471, 0.01], atol=1e-6)
     np.testing.assert_allclose(cos[1, :2], [0.540302, 0.99995], atol=1e-6)
     q = torch.tensor([[5.0, 6, 7, 8], [9, 10, 11, 12]], dtype=torch.float64)
-    turned = rotate(q, cos[1:], sin[1:])
+    interleaved = [0, 2, 1, 3]  # the order in which `rotate` takes the features of a head
+    turned = rotate(q[:, interleaved], torch.complex(cos, sin)[1:, :2])[:, interleaved]
     expected = [[-3.188786, 5.919702, 7.989470, 8.059599], [-13.747593, 9.758017, 3.606062, 12.197587]]
     np.testing.assert_allclose(turned, expected, atol=1e-6)

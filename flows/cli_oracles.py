@@ -13,6 +13,10 @@ from loop.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+if TYPE_CHECKING:
+    from flows.console import Reporter
+    from flows.journal import Journal
+
 Input = Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, extxyz, CIF, folder.")]
 Potential = Annotated[str, typer.Option(help="chgnet, mace:NAME, mace:PATH, or an ASE calculator as module:Class.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
@@ -36,8 +40,12 @@ def relax(
     trust: Trust = False,
     json: Json = False,
 ) -> None:
-    """Relax crystals with a potential: status, energy (eV/atom), steps, forces, stress, seconds for each."""
+    """Relax crystals with a potential: status, energy (eV/atom), steps, forces, stress, seconds for each.
+
+    Finished crystals are kept beside the output (OUTPUT.partial.jsonl): repeat the command, and a killed one goes on.
+    """
     from flows import screening
+    from flows.journal import Journal
     from flows.outputs import check_crystals
     from loop.crystals import read_crystals, write_crystals
     from oracles.potentials import load_potential
@@ -48,8 +56,10 @@ def relax(
     with progress() as report:
         table = read_crystals(input)
         loaded = load_potential(potential, device=device, trust=trust)
-        frame, structures = screening.relax_table(table, loaded, config, report)
-    write_crystals(output, table.ids, structures, frame)
+        with Journal(output, screening.relax_settings(loaded, config)) as journal:
+            _tell_resumed(journal, report)
+            frame, structures = screening.relax_table(table, loaded, config, report, journal)
+            write_crystals(output, table.ids, structures, frame)
     statuses = screening.statuses_of(frame)
     emit({"rows": len(frame), "statuses": statuses, "potential": str(loaded.energy_type), "output": str(output)}, json)
     _insist(frame)
@@ -60,6 +70,11 @@ def _insist(frame: pd.DataFrame) -> None:
     if len(frame) and frame["status"].str.startswith("failed").all():
         reasons = frame["message"].dropna() if "message" in frame else frame["status"]
         raise InputError(f"none of {len(frame)} crystals could be evaluated; the first: {reasons.iloc[0]}")
+
+
+def _tell_resumed(journal: Journal, report: Reporter) -> None:
+    if journal.found:
+        report.say(f"going on: {journal.found} crystals are done already in {journal.path.name}")
 
 
 hull_app = typer.Typer(invoke_without_command=True, no_args_is_help=True)
@@ -79,12 +94,16 @@ def hull(
     trust: Trust = False,
     json: Json = False,
 ) -> None:
-    """Energies above the hull (eV/atom) with their decomposition. `hull build` makes a table of reference phases."""
+    """Energies above the hull (eV/atom) with their decomposition. `hull build` makes a table of reference phases.
+
+    Finished crystals are kept beside the output (OUTPUT.partial.jsonl): repeat the command, and a killed one goes on.
+    """
     if context.invoked_subcommand is not None:
         return
     if input is None or output is None:
         raise typer.BadParameter("give --input and --output")
     from flows import screening
+    from flows.journal import Journal
     from flows.outputs import check_file
     from loop.crystals import read_crystals
     from loop.files import write_text
@@ -97,8 +116,12 @@ def hull(
         table = read_crystals(input)
         references = load_references(None if reference in (None, "shipped") else reference)
         loaded = load_potential(potential, device=device, trust=trust)
-        frame = screening.hull_table(table, loaded, references, RelaxConfig() if relax_first else None, report)
-    write_text(output, frame.to_csv(index=False, lineterminator="\n"))
+        config = RelaxConfig() if relax_first else None
+        settings = screening.hull_settings(loaded, config)
+        with Journal(output, settings) as journal:
+            _tell_resumed(journal, report)
+            frame = screening.hull_table(table, loaded, references, config, report, journal=journal)
+            write_text(output, frame.to_csv(index=False, lineterminator="\n"))
     values = frame["e_above_hull"].dropna() if "e_above_hull" in frame else frame["status"][:0].astype(float)
     summary: dict[str, Any] = {"rows": len(frame), "statuses": screening.statuses_of(frame)}
     summary |= {"median_e_above_hull": float(values.median()), "below_0.1": int((values <= 0.1).sum())}

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from loop.values import OK
+from loop.values import OK, structure_id
 
 if TYPE_CHECKING:
     import pandas as pd
     from pymatgen.core import Structure
 
+    from flows.journal import Journal
     from loop.contracts import Progress
     from loop.crystals import CrystalTable
     from oracles.potentials import Potential
@@ -45,18 +47,70 @@ def readable(table: CrystalTable) -> tuple[list[int], list[Structure]]:
 
 
 def relax_table(
-    table: CrystalTable, potential: Potential, config: RelaxConfig, progress: Progress | None = None
+    table: CrystalTable,
+    potential: Potential,
+    config: RelaxConfig,
+    progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> tuple[pd.DataFrame, list[Structure | None]]:
     """Relax crystals; returns one row each and the relaxed structures (None where there is none)."""
-    from oracles.relax import relax
-
     rows, structures = readable(table)
-    outcomes = relax(structures, potential, config, _counter("relax", progress))
+    outcomes = relax_all(structures, potential, config, progress, journal)
     results = {row: _relaxed_row(outcome, potential) for row, outcome in zip(rows, outcomes, strict=True)}
     relaxed: list[Structure | None] = [None] * len(table)
     for row, outcome in zip(rows, outcomes, strict=True):
         relaxed[row] = outcome.structure
     return rows_with(table, results), relaxed
+
+
+def relax_settings(potential: Potential, config: RelaxConfig) -> dict[str, Any]:
+    """What a journal of relaxations must have been made with."""
+    settings = asdict(config)
+    settings.pop("batch_size")
+    return {"relax": settings, "energy_type": asdict(potential.energy_type), "dtype": potential.about.dtype}
+
+
+def hull_settings(potential: Potential, config: RelaxConfig | None) -> dict[str, Any]:
+    """Likewise for `hull_table`: energies do not depend on the hull they are put to."""
+    if config is not None:
+        return relax_settings(potential, config)
+    return {"energy_type": asdict(potential.energy_type), "dtype": potential.about.dtype}
+
+
+def relax_all(
+    structures: Sequence[Structure],
+    potential: Potential,
+    config: RelaxConfig,
+    progress: Progress | None = None,
+    journal: Journal | None = None,
+) -> list[Relaxed]:
+    """Relax what the journal does not hold, and keep each outcome in it; the same crystal is relaxed once."""
+    from oracles.relax import Relaxed, relax
+
+    keys = [structure_id(structure) for structure in structures]
+    found = {} if journal is None else {key: _from_json(Relaxed, entry) for key, entry in journal.done.items()}
+    todo = {key: structure for key, structure in zip(keys, structures, strict=True) if key not in found}
+    names, before = list(todo), len(set(keys)) - len(todo)
+
+    def keep(index: int, outcome: Relaxed) -> None:
+        found[names[index]] = outcome
+        if journal is not None:
+            journal.write(names[index], _to_json(outcome))
+        if progress is not None:
+            progress("relax", before + sum(name in found for name in names), len(set(keys)), {})
+
+    relax(list(todo.values()), potential, config, finished=keep)
+    return [found[key] for key in keys]
+
+
+def _to_json(outcome: Relaxed) -> dict[str, Any]:
+    return {**vars(outcome), "structure": None if outcome.structure is None else outcome.structure.as_dict()}
+
+
+def _from_json(kind: type[Relaxed], entry: dict[str, Any]) -> Relaxed:
+    from pymatgen.core import Structure
+
+    return kind(**{**entry, "structure": entry["structure"] and Structure.from_dict(entry["structure"])})
 
 
 def _relaxed_row(outcome: Relaxed, potential: Potential) -> dict[str, Any]:
@@ -78,6 +132,8 @@ def hull_table(
     references: References,
     relaxation: RelaxConfig | None,
     progress: Progress | None = None,
+    *,
+    journal: Journal | None = None,
 ) -> pd.DataFrame:
     """Energies above the hull, of crystals as they are or relaxed first.
 
@@ -85,19 +141,17 @@ def hull_table(
         EnergyTypeError: potential and references do not belong together.
     """
     hull = references.hull()
+    hull.require(potential.energy_type)  # before hours go into energies
     rows, structures = readable(table)
-    if relaxation is None:
-        energies, statuses, messages = _single_points(structures, potential, progress)
-    else:
-        from oracles.relax import relax
-
-        outcomes = relax(structures, potential, relaxation, _counter("relax", progress))
-        energies = np.array([outcome.energy for outcome in outcomes])
-        statuses = [outcome.status for outcome in outcomes]
-        messages = [outcome.message for outcome in outcomes]
+    points = (
+        _single_points(structures, potential, progress, journal)
+        if relaxation is None
+        else [(o.energy, o.status, o.message) for o in relax_all(structures, potential, relaxation, progress, journal)]
+    )
+    energies = np.array([energy for energy, _, _ in points])
     places = hull.batch([structure.composition for structure in structures], energies, potential.energy_type)
     results = {}
-    for row, energy, status, message, place in zip(rows, energies, statuses, messages, places, strict=True):
+    for row, (energy, status, message), place in zip(rows, points, places, strict=True):
         results[row] = {
             "e_above_hull": place.e_above_hull,
             "decomposition": json.dumps({name: round(share, 6) for name, share in place.decomposition.items()}),
@@ -110,23 +164,26 @@ def hull_table(
     return rows_with(table, results)
 
 
+AT_ONCE = 64  # single points between two writes to the journal
+
+
 def _single_points(
-    structures: Sequence[Structure], potential: Potential, progress: Progress | None
-) -> tuple[np.ndarray, list[str], list[str]]:
-    energies, statuses, messages = [], [], []
-    step = 64
-    for start in range(0, len(structures), step):
-        points = potential.single_points(structures[start : start + step], gradients=False)
-        energies += [point.energy for point in points]
-        statuses += [point.status for point in points]
-        messages += [point.message for point in points]
+    structures: Sequence[Structure], potential: Potential, progress: Progress | None, journal: Journal | None
+) -> list[tuple[float, str, str]]:
+    keys = [structure_id(structure) for structure in structures]
+    found = {} if journal is None else dict(journal.done)
+    todo = {key: structure for key, structure in zip(keys, structures, strict=True) if key not in found}
+    names, before = list(todo), len(found)
+    for start in range(0, len(todo), AT_ONCE):
+        part = names[start : start + AT_ONCE]
+        points = potential.single_points([todo[name] for name in part], gradients=False)
+        for name, point in zip(part, points, strict=True):
+            found[name] = {"energy": point.energy, "status": point.status, "message": point.message}
+            if journal is not None:
+                journal.write(name, found[name])
         if progress is not None:
-            progress("energies", len(energies), len(structures), {})
-    return np.array(energies), statuses, messages
-
-
-def _counter(stage: str, progress: Progress | None) -> Any:
-    return None if progress is None else lambda done, total: progress(stage, done, total, {})
+            progress("energies", before + start + len(part), before + len(todo), {})
+    return [(found[key]["energy"], found[key]["status"], found[key]["message"]) for key in keys]
 
 
 def statuses_of(frame: pd.DataFrame) -> dict[str, int]:

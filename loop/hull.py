@@ -85,7 +85,7 @@ class Hull:
         Raises:
             EnergyTypeError: their energies are of another type.
         """
-        self._require(energy_type)
+        self.require(energy_type)
         hull = type(self)((), self.energy_type, min_compounds=self.min_compounds)
         hull._entries = dict(self._entries)
         changed = hull._add(entries)
@@ -109,7 +109,7 @@ class Hull:
             EnergyTypeError: the energy is of another type than the hull's.
             InputError: the composition is none.
         """
-        self._require(energy_type)
+        self.require(energy_type)
         amounts = _amounts(composition)
         if not np.isfinite(energy_per_atom):
             return HullResult(status=failed("no-energy"), message=f"expected an energy, got {energy_per_atom}")
@@ -145,7 +145,12 @@ class Hull:
         """Those of the symbols that have an elemental reference."""
         return {symbol for symbol in symbols if frozenset((symbol,)) in self._entries}
 
-    def _require(self, energy_type: EnergyType) -> None:
+    def require(self, energy_type: EnergyType) -> None:
+        """Refuse energies of another type.
+
+        Raises:
+            EnergyTypeError: names both types.
+        """
         if energy_type != self.energy_type:
             raise EnergyTypeError(
                 f"This hull holds energies of type {self.energy_type}, an energy of type {energy_type} was put to it: "

@@ -83,6 +83,7 @@ def relax(
     potential: Potential,
     config: RelaxConfig = RelaxConfig(),
     progress: Callable[[int, int], None] | None = None,
+    finished: Callable[[int, Relaxed], None] | None = None,
 ) -> list[Relaxed]:
     """Relax crystals.
 
@@ -91,6 +92,7 @@ def relax(
         potential: gives energies, forces and stress.
         config: convergence and limits.
         progress: called with the number of crystals done and their total.
+        finished: called with the index and outcome of each crystal, as soon as it is done.
 
     Returns:
         One outcome a crystal, in order.
@@ -104,7 +106,9 @@ def relax(
             running[index] = _Run(structures[index], config, potential)
         _step_together(running, potential)
         for index in [index for index, run in running.items() if run.result is not None]:
-            results[index] = running.pop(index).result
+            results[index] = outcome = running.pop(index).result
+            if finished is not None and outcome is not None:
+                finished(index, outcome)
             if progress is not None:
                 progress(sum(result is not None for result in results), len(structures))
     return [result for result in results if result is not None]

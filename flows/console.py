@@ -60,8 +60,10 @@ def finite(value: Any) -> Any:
 
 
 def short(value: Any) -> str:
-    """A number with four digits, anything else as it is."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """A number with four digits, a dash for one that is not known, anything else as it is."""
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.4g}"
+    return str(value)
 
 
 SHOWN = ("reward", "kl", "train", "nll", "failures", "drawn")  # metrics worth a place beside a progress bar

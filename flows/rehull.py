@@ -8,6 +8,8 @@ from dataclasses import replace
 from loop.hull import Hull, HullEntry
 from loop.values import OK, Candidate, Evaluation, Quantity
 
+ON_HULL = 1e-9  # eV/atom: rounding of the hull's solution
+
 
 class Rehuller:
     """Implements `loop.contracts.Rehull`.
@@ -41,7 +43,7 @@ class Rehuller:
                 candidates[index].structure.composition, evaluation.value("energy"), evaluation.energy_type
             )
             if place.status == OK:
-                above = Quantity(max(place.e_above_hull, 0.0), "eV/atom")
+                above = Quantity(place.e_above_hull if place.e_above_hull > ON_HULL else 0.0, "eV/atom")
                 judged[index] = replace(
                     evaluation.with_properties(e_above_hull=above), decomposition=place.decomposition
                 )

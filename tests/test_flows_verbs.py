@@ -11,6 +11,7 @@ from pymatgen.core import Lattice, Structure
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.console import short
 from flows.doctor import Check, attempt
 from loop.crystals import write_crystals
 from loop.errors import CheckpointError
@@ -100,3 +101,8 @@ def test_a_check_that_breaks_is_a_failed_check():
         raise CheckpointError("gone")
 
     assert attempt(potential) == Check("potential", "failed", "gone")
+
+
+@pytest.mark.parametrize(("value", "text"), [(1 / 3, "0.3333"), (float("nan"), "–"), (3, "3"), ("ok", "ok")])
+def test_what_is_not_known_is_a_dash(value, text):
+    assert short(value) == text

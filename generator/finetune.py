@@ -1,4 +1,4 @@
-"""Reinforcement fine-tuning: proximal policy optimisation with a KL term to the frozen base.
+"""Reinforcement fine-tuning with a KL term to the frozen base: draw, score, update, again.
 
 Objective of CrystalFormer-RL (arXiv 2504.02367): maximise E[r(x) - tau ln(p(x) / p_base(x))]. Differences from the
 released code, each for a reason given in its place: the KL term carries no gradient of its own inside the advantage,
@@ -8,91 +8,53 @@ and stop early when the policy has moved far, and everything needed to go on aft
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from generator.likelihood import log_prob
-from generator.model import CrystalFormer, Sampling
+from generator import finetune_state
+from generator.finetune_drift import SHARES_DECAY, drift, element_ratios, element_shares, keys, over_represented
+from generator.finetune_objectives import (
+    FinetuneConfig,
+    Scored,
+    adapted,
+    baselines,
+    objective_of,
+    ppo_objective,
+)
+from generator.finetune_replay import Memory
+from generator.likelihood import LogProb, log_prob, space_group_logp
+from generator.model import CrystalFormer
 from generator.sample import Sample, draw_space_groups, sample
 from generator.sequence import Crystals
 from generator.tokens import detokenize_all
 from loop.contracts import Progress, Reward
-from loop.errors import CheckpointError
 from loop.values import Candidate, Origin
 
-Baseline = Literal["leave-one-out", "space-group", "moving-average"]
-STATE = "finetune.safetensors"
-
-
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """Settings of the fine-tuning.
-
-    `kl_weight` (tau, nats^-1) 0.1, `clip` 0.2 and the moving average's decay 0.95 are the paper's.
-    """
-
-    iterations: int = 30
-    batch_size: int = 100
-    epochs: int = 2  # passes over the batch of an iteration
-    minibatch_size: int = 50
-    learning_rate: float = 3e-4
-    learn_space_groups: bool = True  # p(g) is part of the policy; the paper keeps it fixed
-    space_group_learning_rate: float = 0.03  # of its 230 logits
-    clip: float = 0.2  # of the ratio of new to old probability, arXiv 1707.06347
-    kl_weight: float = 0.1
-    kl_stop: float = 0.5  # nats; an iteration's updates end when the policy has moved this far from the sampling one
-    baseline: Baseline = "leave-one-out"
-    baseline_decay: float = 0.95
-    standardise: bool = True  # divide advantages by their standard deviation
-    max_grad_norm: float = 1.0
-    space_groups: tuple[int, ...] = ()  # allowed; empty: all of p(g)
-    sampling: Sampling = field(default_factory=Sampling)
-
-
-def baselines(rewards: np.ndarray, groups: np.ndarray, kind: Baseline, average: float) -> np.ndarray:
-    """What each reward (n,) is compared with, (n,).
-
-    leave-one-out: mean of the others in the batch, an unbiased baseline (Kool et al., ICLR DeepRLStructPred 2019).
-    space-group: mean of the others of the same space group, shrunk to leave-one-out of the batch with weight 1, since
-    rewards differ strongly between groups. moving-average: the paper's, one number for all.
-    """
-    n = len(rewards)
-    if kind == "moving-average":
-        return np.full(n, average)
-    others = (rewards.sum() - rewards) / max(1, n - 1)
-    if kind == "leave-one-out":
-        return others
-    _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    sums = np.bincount(inverse, weights=rewards)
-    return (sums[inverse] - rewards + others) / counts[inverse]
-
-
-def ppo_objective(logp: Tensor, old: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """Clipped surrogate (scalar, to be maximised) of arXiv 1707.06347, eq. 7, with the crystal as the action."""
-    ratio = (logp - old).exp()
-    return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean()
+__all__ = ["FinetuneConfig", "Finetuner", "baselines", "policy_log_prob", "ppo_objective", "to_candidates"]
+BASE_BATCHES = 4  # drawn from the base, for the element shares that the policy's are compared with
 
 
 def policy_log_prob(model: CrystalFormer, crystals: Crystals, config: FinetuneConfig, groups: int = 4) -> Tensor:
-    """Log-probabilities (n,) of what the policy chose: the crystal, and its space group where p(g) learns too.
+    """Log-probabilities (n, parts) of what the policy chose: letters, elements, coordinates, cell, and g if it learns.
 
     Crystals of alike length are scored together: most of one batch would be padding.
     """
-    sampling = config.sampling.within(config.space_groups)
     order = torch.argsort((crystals.W > 0).sum(1), stable=True)
-    parts = [log_prob(model, crystals[rows], sampling) for rows in order.chunk(groups)]
-    chosen = [part.joint if config.learn_space_groups else part.total for part in parts]
-    return torch.cat(chosen)[torch.argsort(order)]
+    parts = [_parts(log_prob(model, crystals[rows], config.conditions), config) for rows in order.chunk(groups)]
+    return torch.cat(parts)[torch.argsort(order)]
+
+
+def _parts(logp: LogProb, config: FinetuneConfig) -> Tensor:
+    chosen = [logp.w, logp.a, logp.xyz, logp.l]
+    return torch.stack([*chosen, logp.g] if config.learn_space_groups else chosen, dim=1)
 
 
 def to_candidates(drawn: Sample, *, policy: str, round: int, source: str = "policy") -> list[Candidate | None]:
@@ -103,6 +65,17 @@ def to_candidates(drawn: Sample, *, policy: str, round: int, source: str = "poli
         None if structure is None else Candidate(structure, Origin(source, g, policy, p), round)
         for structure, g, p in zip(detokenize_all(drawn.batch), groups, logp, strict=True)
     ]
+
+
+@dataclass
+class Progressing:
+    """Numbers that change as the fine-tuning goes on, apart from weights: all of them survive a kill."""
+
+    kl_weight: float
+    iteration: int = 0
+    average: float | None = None  # of rewards, for the moving-average baseline
+    shares: list[float] | None = None  # running share of the crystals that hold each element
+    stopped: str = ""  # the limit that ended the run
 
 
 class Finetuner:
@@ -125,89 +98,119 @@ class Finetuner:
             policy.space_group_logits.requires_grad_(True)
             groups.append({"params": [policy.space_group_logits], "lr": config.space_group_learning_rate})
         self.optimizer = torch.optim.Adam(groups)
-        self.iteration = 0
-        self.average: float | None = None
+        self.objective = objective_of(config)
+        self.now = Progressing(config.kl_weight)
+        self.memory = Memory(config.replay)
         self.rows: list[dict[str, Any]] = []
+        self.seed = seed
 
     def run(
         self, reward: Reward, *, name: str, round: int, progress: Progress | None, folder: Path | None
     ) -> list[dict[str, Any]]:
-        """Go on to the last iteration; returns the rows of all of them."""
-        if folder is not None and (folder / STATE).exists():
-            self.load(folder / STATE)
-        while self.iteration < self.config.iterations:
+        """Go on to the last iteration, or until a limit is passed; returns the rows of all of them.
+
+        Raises:
+            CheckpointError: the folder holds a damaged state, or that of another base or other settings.
+        """
+        path = None if folder is None else folder / finetune_state.STATE
+        if path is not None and path.exists():
+            finetune_state.load(self, path)
+        while self.now.iteration < self.config.iterations and not self.now.stopped:
             row = self.iterate(reward, name, round)
             self.rows.append(row)
-            if folder is not None:
-                self.save(folder / STATE)
+            stopped = self.config.limits.passed(self.rows)
+            if stopped:
+                self.now.stopped = row["stopped"] = stopped
+            if path is not None:
+                finetune_state.save(self, path)
             if progress is not None:
-                progress("finetune", self.iteration, self.config.iterations, row)
+                progress("finetune", self.now.iteration, self.config.iterations, row)
         self.policy.space_group_logits.requires_grad_(False)
         return self.rows
 
     def iterate(self, reward: Reward, name: str, round: int) -> dict[str, Any]:
         """Draw a batch, score it, update the policy; returns a row of metrics."""
-        config, clock = self.config, [time.monotonic()]
-        groups = draw_space_groups(self.policy, config.batch_size, self.rng, config.space_groups, config.sampling)
-        drawn = sample(self.policy, groups, self.rng, config.sampling)
+        clock = [time.monotonic()]
+        drawn, groups = self._draw(self.policy, self.rng, self.config.batch_size)
         clock.append(time.monotonic())
-        candidates = to_candidates(drawn, policy=f"{name}.{self.iteration}", round=round)
+        candidates = to_candidates(drawn, policy=f"{name}.{self.now.iteration}", round=round)
         rewards, components = reward(candidates)
         if rewards.shape != (len(candidates),) or not np.isfinite(rewards).all():
             raise ValueError(f"a reward must give {len(candidates)} finite numbers, got {rewards.shape=}")
         clock.append(time.monotonic())
-        row = {"iteration": self.iteration, "reward": float(rewards.mean()), "reward_std": float(rewards.std())}
-        row |= self.update(drawn, rewards, groups)
-        row |= _means(components)
+        row = {"iteration": self.now.iteration, "reward": float(rewards.mean()), "reward_std": float(rewards.std())}
+        earned, watched = self._shape(drawn, rewards)
+        row |= watched | self.update(drawn, earned, groups)
+        row |= _named(_means(components))
         row["crystals"] = sum(c is not None for c in candidates) / len(candidates)
         clock.append(time.monotonic())
         seconds = np.diff(clock)
         row |= dict(zip(("seconds_sample", "seconds_reward", "seconds_update"), seconds.round(3).tolist(), strict=True))
-        self.iteration += 1
+        self.now.iteration += 1
         return row
+
+    @cached_property
+    def base_shares(self) -> np.ndarray:
+        """Share of the base's crystals that hold each element, (119,)."""
+        n = BASE_BATCHES * self.config.batch_size
+        return element_shares(self._draw(self.base, np.random.default_rng(self.seed), n)[0].batch)
+
+    def _draw(self, model: CrystalFormer, rng: np.random.Generator, n: int) -> tuple[Sample, np.ndarray]:
+        conditions = self.config.conditions
+        groups = draw_space_groups(model, n, rng, sampling=conditions)
+        return sample(model, groups, rng, conditions), groups
+
+    def _shape(self, drawn: Sample, rewards: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+        """Rewards less what repeats and over-represented elements cost, and the numbers that limits watch."""
+        config, now, batch = self.config, self.now, drawn.batch
+        shares = element_shares(batch)
+        running = shares if now.shares is None else SHARES_DECAY * np.array(now.shares) + (1 - SHARES_DECAY) * shares
+        now.shares = running.tolist()
+        watches = config.element_limit is not None or config.limits.max_element_ratio is not None
+        ratios = element_ratios(running, self.base_shares) if watches else np.ones_like(running)
+        names = keys(batch)
+        earned = self.memory.discounted(rewards, names, config.repeat_discount)
+        self.memory.keep(batch, rewards, names)
+        if config.element_limit is not None:
+            factors = over_represented(batch, ratios, config.element_limit)
+            earned = np.where(earned > 0, earned * factors, earned)
+        p_groups = space_group_logp(self.policy, config.conditions).exp().detach().double().cpu().numpy()
+        return earned, drift(batch, ratios, p_groups) | {"reward_earned": float(earned.mean())}
 
     def update(self, drawn: Sample, rewards: np.ndarray, groups: np.ndarray) -> dict[str, float]:
         """Move the policy towards crystals that did better than their baseline."""
-        config = self.config
+        config, now = self.config, self.now
         crystals = Crystals.from_batch(drawn.batch, self.policy.head.weight)
         with torch.no_grad():
             old = policy_log_prob(self.policy, crystals, config)
-            log_ratio = old - policy_log_prob(self.base, crystals, config)
-        kl = log_ratio.double().cpu().numpy()
+            base = policy_log_prob(self.base, crystals, config).sum(1)
+        kl = (old.sum(1) - base).double().cpu().numpy()
         # The KL term is part of the reward: compared with its own baseline, and without a gradient of its own.
-        penalised = rewards - config.kl_weight * kl
-        mean = float(penalised.mean())
-        decay = config.baseline_decay
-        self.average = mean if self.average is None else decay * self.average + (1 - decay) * mean
-        advantage = penalised - baselines(penalised, groups, config.baseline, self.average)
+        penalised = rewards - now.kl_weight * kl
+        mean, decay = float(penalised.mean()), config.baseline_decay
+        now.average = mean if now.average is None else decay * now.average + (1 - decay) * mean
+        advantage = penalised - baselines(penalised, groups, config.baseline, now.average)
         if config.standardise:
             advantage = advantage / (advantage.std() + 1e-6)
-        target = torch.as_tensor(advantage, dtype=old.dtype, device=old.device)
-        moved, clipped, updates = self._epochs(crystals, old, target)
-        return {
-            "kl": float(kl.mean()),
-            "logp": float(old.mean()),
-            "kl_step": moved,
-            "clipped": clipped,
-            "updates": updates,
-        }
+        tensor = lambda values: torch.as_tensor(values, dtype=old.dtype, device=old.device)  # noqa: E731
+        moved, clipped, updates = self._epochs(crystals, Scored(old, base, tensor(penalised), tensor(advantage)))
+        logp, weight = float(old.sum(1).mean()), now.kl_weight
+        now.kl_weight = adapted(weight, float(kl.mean()), config.kl_target)
+        measured = {"kl": float(kl.mean()), "kl_weight": weight, "logp": logp, "entropy": -logp}
+        return measured | {"kl_step": moved, "clipped": clipped, "updates": updates}
 
-    def _epochs(self, crystals: Crystals, old: Tensor, advantage: Tensor) -> tuple[float, float, int]:
+    def _epochs(self, crystals: Crystals, scored: Scored) -> tuple[float, float, int]:
         """Minibatch updates; returns KL to the sampling policy, share of clipped ratios, number of updates."""
         config, n, updates = self.config, len(crystals), 0
         moved = clipped = 0.0
         for _ in range(config.epochs):
             estimates = []
             for rows in np.array_split(self.rng.permutation(n), max(1, n // config.minibatch_size)):
-                at = torch.as_tensor(rows, device=old.device)
+                at = torch.as_tensor(rows, device=scored.old.device)
                 logp = policy_log_prob(self.policy, crystals[at], config)
-                loss = -ppo_objective(logp, old[at], advantage[at], config.clip)
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm)
-                self.optimizer.step()
+                self._step(self.objective(logp, scored[at]) + self._extras())
                 updates += 1
-                change = (logp - old[at]).detach()
+                change = (logp - scored.old[at]).detach().sum(1)
                 # E[exp(d) - 1 - d] >= 0 is an estimate of the KL divergence of small variance
                 estimates.append((change.exp() - 1 - change).mean().item())
                 clipped = ((change.exp() - 1).abs() > config.clip).float().mean().item()
@@ -216,58 +219,38 @@ class Finetuner:
                 break
         return moved, clipped, updates
 
-    def save(self, path: Path) -> None:
-        """Write the whole state into one file, atomically."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {f"policy.{k}": v.detach().contiguous() for k, v in self.policy.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
-        text = {
-            "anchor": self.anchor,
-            "config": asdict(self.config),
-            "iteration": self.iteration,
-            "average": self.average,
-            "rows": self.rows,
-            "rng": self.rng.bit_generator.state,
-        }
-        part = path.with_name(path.name + ".part")
-        save_file(tensors, part, metadata={"state": json.dumps(text)})
-        part.replace(path)
+    def _step(self, objective: Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        (-objective).backward()
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
 
-    def load(self, path: Path) -> None:
-        """Go back to a saved state.
-
-        Raises:
-            CheckpointError: damaged, or of another base model or other settings.
-        """
-        try:
-            with safe_open(path, framework="pt") as file:
-                text = json.loads(file.metadata()["state"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}); remove it to start this fine-tuning again") from error
-        if text["anchor"] != self.anchor:
-            raise CheckpointError(
-                f"{path} was tuned against the base {text['anchor'][:12]}…, now the base is {self.anchor[:12]}…: "
-                "the KL term would change its meaning. Give the same checkpoint, or use a new folder."
-            )
-        ours = json.loads(json.dumps(asdict(self.config)))
-        changed = [k for k in ours if k != "iterations" and ours[k] != text["config"].get(k)]
-        if changed:
-            raise CheckpointError(f"{path} was tuned with other settings of {', '.join(changed)}; use a new folder")
-        self.policy.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("policy.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith("adam."):
-                _, index, field_name = key.split(".")
-                state.setdefault(int(index), {})[field_name] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        self.iteration, self.average, self.rows = text["iteration"], text["average"], text["rows"]
-        self.rng.bit_generator.state = text["rng"]
+    def _extras(self) -> Tensor:
+        """What is maximised besides: the entropy of p(g), and the log-probability of the best crystals so far."""
+        config = self.config
+        total = torch.zeros((), dtype=self.policy.dtype, device=self.policy.device)
+        if config.entropy_weight > 0 and config.learn_space_groups:
+            logp = space_group_logp(self.policy, config.conditions)
+            possible = torch.isfinite(logp)
+            total = total - config.entropy_weight * (logp[possible].exp() * logp[possible]).sum()
+        best = self.memory.best
+        if best is not None and len(best):
+            rows = self.rng.choice(len(best), size=min(len(best), config.minibatch_size), replace=False)
+            crystals = Crystals.from_batch(best[rows], self.policy.head.weight)
+            total = total + config.replay_weight * policy_log_prob(self.policy, crystals, config).sum(1).mean()
+        return total
 
 
 def _means(components: Sequence[dict[str, float]]) -> dict[str, float]:
     """Mean of each component over the crystals that have it."""
     names = sorted({name for row in components for name in row})
     values = {name: [row[name] for row in components if name in row and np.isfinite(row[name])] for name in names}
-    return {f"mean_{name}": float(np.mean(v)) for name, v in values.items() if v}
+    return {name: float(np.mean(v)) for name, v in values.items() if v}
+
+
+def _named(means: dict[str, float]) -> dict[str, float]:
+    """Columns of the components, and those that limits watch under their short names."""
+    watched = {name: means[source] for name, source in (("known", "known"), ("replay", "replay")) if source in means}
+    if "guard_invalid" in means:
+        watched["valid"] = 1 - means["guard_invalid"]
+    return watched | {f"mean_{name}": value for name, value in means.items()}

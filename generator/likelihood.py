@@ -169,7 +169,7 @@ def space_group_logp(model: CrystalFormer, sampling: Sampling) -> Tensor:
     Raises:
         ConditionError: an allowed group is impossible, or all groups are.
     """
-    logits = model.space_group_logits
+    logits = model.space_group_logits.to(model.real)
     conditions = reach(sampling, model.config.slots)
     if conditions is None and not sampling.space_groups:
         return torch.log_softmax(logits, 0)
@@ -210,7 +210,7 @@ def log_prob(
     sequence = build_sequence(crystals, model.free if config.free_layout else None)
     hidden = model(sequence)
     before = torch.cat([torch.zeros_like(hidden[:, :1]), hidden[:, :-1]], 1)  # state that predicts each token
-    mask = masks(model.device, model.dtype)
+    mask = masks(model.device, model.real)
     conditions = reach(sampling, config.slots)
     forced = None if conditions is None else teacher_forced(conditions, crystals)
 

@@ -7,6 +7,7 @@ published checkpoints; the default differs where that one wastes tokens or infor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Self
 
 import torch
@@ -118,8 +119,16 @@ def rotary_table(positions: int, head_size: int, dtype: torch.dtype) -> tuple[Te
     return angle.double().cos().float().to(dtype), angle.double().sin().float().to(dtype)
 
 
+@lru_cache(maxsize=8)
+def turns(positions: int, head_size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Rotations exp(i angle) (positions, head_size / 2), of the same values as `rotary_table`."""
+    real = torch.float64 if dtype == torch.float64 else torch.float32  # there is no complex bfloat16
+    cos, sin = rotary_table(positions, head_size, real)
+    return torch.complex(*(part[:, : head_size // 2].contiguous() for part in (cos, sin))).to(device)
+
+
 def rotate(x: Tensor, turn: Tensor) -> Tensor:
-    """Rotary embedding of queries or keys (..., head_size) whose halves are interleaved; `turn` (..., head_size / 2)."""
+    """Rotary embedding of queries or keys (..., head_size), halves interleaved; `turn` is (..., head_size / 2)."""
     pairs = torch.view_as_complex(x.to(turn.real.dtype).unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
@@ -208,8 +217,6 @@ class CrystalFormer(nn.Module):
     free: Tensor
     multiplicity: Tensor
     letter_features: Tensor
-    cos: Tensor
-    sin: Tensor
     space_group_logits: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
@@ -239,8 +246,6 @@ class CrystalFormer(nn.Module):
         self.register_buffer("multiplicity", letters, persistent=False)
         self.register_buffer("free", torch.tensor(table.free), persistent=False)
         self.register_buffer("letter_features", _letter_features(table), persistent=False)
-        for name, value in zip(("cos", "sin"), rotary_table(KINDS * c.slots, c.head_size, letters.dtype), strict=True):
-            self.register_buffer(name, value, persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -258,8 +263,13 @@ class CrystalFormer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of parameters and coordinates."""
+        """Of parameters."""
         return self.head.weight.dtype
+
+    @property
+    def real(self) -> torch.dtype:
+        """Of coordinates, cells and log-probabilities: float64 for a float64 network, else float32."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     @property
     def device(self) -> torch.device:
@@ -281,7 +291,7 @@ class CrystalFormer(nn.Module):
         frequency = torch.arange(1, self.config.fourier + 1, device=x.device, dtype=x.dtype)
         angle = 2 * torch.pi * x[:, None] * frequency
         waves = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
-        return self.input_coordinate[axis](torch.cat([self.space_groups(g - 1), waves], -1))
+        return self.input_coordinate[axis](torch.cat([self.space_groups(g - 1), waves.to(self.dtype)], -1))
 
     def embed(self, sequence: TokenSequence) -> Tensor:
         """Input of the first block, (n, T, width)."""
@@ -291,11 +301,12 @@ class CrystalFormer(nn.Module):
         for kind in range(KINDS):
             at = s.present & (s.kind == kind)
             if kind == W:
-                x[at] = self.embed_letter(g[at], s.index[at])
+                made = self.embed_letter(g[at], s.index[at])
             elif kind == A:
-                x[at] = self.embed_element(g[at], s.index[at])
+                made = self.embed_element(g[at], s.index[at])
             else:
-                x[at] = self.embed_coordinate(g[at], s.coordinate[at], kind - X)
+                made = self.embed_coordinate(g[at], s.coordinate[at], kind - X)
+            x[at] = made.to(x.dtype)  # autocast makes it bfloat16
         return x if self.next_kind is None else x + self.next_kind(s.next_kind)
 
     def forward(self, sequence: TokenSequence) -> Tensor:
@@ -308,18 +319,18 @@ class CrystalFormer(nn.Module):
 
     def turn(self, position: Tensor) -> Tensor:
         """Rotations exp(i angle), (..., head_size / 2), at positions (...)."""
-        half = self.config.head_size // 2
-        kind = torch.float64 if self.dtype == torch.float64 else torch.float32  # there is no complex bfloat16
-        return torch.complex(self.cos[..., :half].to(kind), self.sin[..., :half].to(kind))[position]
+        slots, size = self.config.slots, self.config.head_size
+        return turns(KINDS * slots, size, self.dtype, position.device)[position]
 
     def predict(self, name: str, hidden: Tensor) -> Tensor:
-        """Raw outputs of one kind: letter, element, coordinate or lattice; (m, width) to (m, outputs)."""
-        rows = self.rows[name]
-        return F.linear(hidden, self.head.weight[rows], self.head.bias[rows])
+        """Raw outputs of one kind: letter, element, coordinate or lattice; (m, width) to (m, outputs) of `real`."""
+        rows, real = self.rows[name], self.real
+        with torch.autocast(hidden.device.type, enabled=False):  # eight bits are too few for a coordinate
+            return F.linear(hidden.to(real), self.head.weight[rows].to(real), self.head.bias[rows].to(real))
 
     def predict_first_letter(self, g: Tensor) -> Tensor:
         """Raw logits (n, letters) of the first letter."""
-        return self.first_letter(self.space_groups(g - 1))
+        return self.first_letter(self.space_groups(g - 1)).to(self.real)
 
     def new_cache(self, n: int, capacity: int = 16) -> Cache:
         """An empty cache for n sequences."""

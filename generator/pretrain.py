@@ -4,34 +4,46 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from generator.checkpoint import save_checkpoint
-from generator.likelihood import LogProb, log_prob
+from generator.checkpoint import load_checkpoint, save_checkpoint
+from generator.likelihood import Definition, LogProb, log_prob
 from generator.model import CrystalFormer, ModelConfig
+from generator.schedule import batches as batches
+from generator.schedule import learning_rate as learning_rate
 from generator.sequence import Crystals
 from generator.tokens import CrystalBatch
 from loop.errors import CheckpointError
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 STATE, CURVE = "train.safetensors", "curve.csv"
-BUCKETS = 32  # batches that are sorted by length together
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """How to train. Defaults were chosen by validation likelihood, see docs/LOG.md."""
+    """How to train. Defaults were chosen by validation likelihood, see docs/LOG.md.
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    One device trains, and resumes, bit for bit the same. Several share each batch (`batch_size` stays that of an
+    update); dropout then differs from one device, the likelihood does not.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)  # of a new network; with `init` only its dropout counts
+    init: str | None = None  # checkpoint to start from, as for fine-tuning on another set; p(g) is estimated anew
+    definition: Definition = "exact"  # of the likelihood; published: the original's loss, for its layout
     epochs: int = 60
     batch_size: int = 128
     learning_rate: float = 2e-3
@@ -41,10 +53,24 @@ class PretrainConfig:
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 1.0
     seed: int = 0
+    validate_every: int = 1  # epochs
     checkpoint_seconds: float = 120.0
-    max_seconds: float | None = None  # stop early, with the schedule where it stands
+    max_seconds: float | None = None  # stop then
+    clock: Literal["wall", "cpu"] = "wall"  # of max_seconds; cpu: seconds that this process computed, all threads
+    anneal: Literal["steps", "seconds"] = "steps"  # what the cosine runs over; seconds: max_seconds
+    accelerator: str = "cpu"  # or cuda, mps, auto: see lightning_fabric.Fabric
+    devices: int = 1
+    precision: str = "32-true"  # or bf16-mixed, for GPUs
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself."""
+        if self.anneal == "seconds" and self.max_seconds is None:
+            raise ValueError("anneal: seconds needs max_seconds")
+        if min(self.devices, self.validate_every, self.batch_size) < 1:
+            raise ValueError("devices, validate_every and batch_size must be at least 1")
 
 
+FREE = ("epochs", "max_seconds", "checkpoint_seconds", "init", "accelerator")  # may change between parts of a run
 Report = Callable[[dict[str, float]], None]
 
 
@@ -52,28 +78,6 @@ def space_group_logits(batch: CrystalBatch, smoothing: float = 0.1) -> Tensor:
     """Logits (230,) of p(g): the smoothed frequencies of a training set, the maximum-likelihood estimate."""
     counts = np.bincount(batch.G, minlength=231)[1:] + smoothing
     return torch.tensor(np.log(counts / counts.sum()), dtype=torch.float32)
-
-
-def batches(lengths: np.ndarray, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Random batches of alike lengths, so that little is padding: shuffle, sort within pools, shuffle the batches."""
-    order = rng.permutation(len(lengths))
-    pools = [order[i : i + BUCKETS * size] for i in range(0, len(order), BUCKETS * size)]
-    cuts = [
-        ordered[i : i + size]
-        for ordered in (pool[np.argsort(lengths[pool], kind="stable")] for pool in pools)
-        for i in range(0, len(ordered), size)
-    ]
-    for k in rng.permutation(len(cuts)):
-        yield cuts[k]
-
-
-def learning_rate(config: PretrainConfig, step: int, total: int) -> float:
-    """Linear warm-up, then cosine down to `final_share`."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
-    floor = config.final_share
-    return config.learning_rate * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
 @torch.no_grad()
@@ -88,91 +92,159 @@ def mean_nll(model: CrystalFormer, crystals: Crystals, **options: Any) -> dict[s
     return terms | {"nll": sum(terms[name] for name in ("w", "a", "xyz", "l"))}
 
 
-class Trainer:
-    """A training run in a folder. Everything that a resumed run needs is in one file, `STATE`."""
+class Objective(nn.Module):
+    """The loss as a module, which is what gradients are averaged over devices by."""
 
-    def __init__(self, config: PretrainConfig, train: CrystalBatch, val: CrystalBatch, folder: Path) -> None:
+    def __init__(self, model: CrystalFormer, definition: Definition) -> None:
+        super().__init__()
+        self.model, self.definition = model, definition
+
+    def forward(self, crystals: tuple[Tensor, ...], weight: Tensor) -> Tensor:
+        """Weighted sum of the negative log-likelihoods, nats."""
+        return -(log_prob(self.model, Crystals(*crystals), definition=self.definition).total * weight).sum()
+
+
+class Trainer:
+    """A training run in a folder. Everything that a resumed run needs is in one file, `STATE`.
+
+    Args:
+        config: how to train.
+        train: crystals to learn from.
+        val: crystals whose likelihood chooses the best network.
+        folder: of state, curve and checkpoint.
+        fabric: of the process, where several devices train; else one is made.
+
+    Raises:
+        CheckpointError: `config.init` is no checkpoint.
+    """
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        train: CrystalBatch,
+        val: CrystalBatch,
+        folder: Path,
+        fabric: Fabric | None = None,
+    ) -> None:
+        self.fabric = make_fabric(config) if fabric is None else fabric
+        start = None if config.init is None else load_checkpoint(config.init)
+        if start is not None:
+            config = replace(config, model=replace(start.model.config, dropout=config.model.dropout))
         torch.manual_seed(config.seed)
         self.config, self.folder = config, folder
         self.model = CrystalFormer(config.model)
+        if start is not None:
+            self.model.load_state_dict(start.model.state_dict())
+        self.started_from = None if start is None else start.checksum
         self.model.space_group_logits.copy_(space_group_logits(train))
-        like = self.model.head.weight
-        self.train_set, self.val_set = Crystals.from_batch(train, like), Crystals.from_batch(val, like)
-        self.lengths = np.asarray(train.num_sites)
-        self.steps_per_epoch = sum(1 for _ in batches(self.lengths, config.batch_size, np.random.default_rng(0)))
         decayed = [p for p in self.model.parameters() if p.ndim >= 2]
         plain = [p for p in self.model.parameters() if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+        objective = Objective(self.model, config.definition)
+        self.objective, self.stepper = self.fabric.setup(objective, self.optimizer)
+        like = self.model.head.weight
+        self.train_set, self.val_set = Crystals.from_batch(train, like), Crystals.from_batch(val, like)
+        self.lengths = np.asarray(train.num_sites)
+        self.steps_per_epoch = sum(1 for _ in batches(self.lengths, config.batch_size, np.random.default_rng(0)))
+        if self.fabric.world_size > 1:  # weights are the same everywhere, dropout is not
+            torch.manual_seed(config.seed + 1 + self.fabric.global_rank)
         self.epoch, self.step_in_epoch, self.seconds = 0, 0, 0.0
         self.best = math.inf
         self.curve: list[dict[str, float]] = []
+        self.losses: list[float] = []  # since the last validation
 
     @property
     def step(self) -> int:
         """Updates so far."""
         return self.epoch * self.steps_per_epoch + self.step_in_epoch
 
+    @property
+    def rate(self) -> float:
+        """Learning rate of the next update."""
+        config, share = self.config, None
+        if config.anneal == "seconds" and config.max_seconds is not None:
+            share = self.seconds / config.max_seconds
+        return learning_rate(config, self.step, config.epochs * self.steps_per_epoch, share)
+
     def update(self, rows: np.ndarray) -> float:
         """One gradient step; returns the loss in nats a crystal."""
-        total = self.config.epochs * self.steps_per_epoch
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.step, total)
-        logp = log_prob(self.model, self.train_set[torch.as_tensor(rows)])
-        loss = -logp.total.mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+            group["lr"] = self.rate
+        world, rank = self.fabric.world_size, self.fabric.global_rank
+        own = rows[rank::world]
+        weight = torch.full((len(own),), world / len(rows), device=self.fabric.device)
+        if len(own) == 0:  # every device takes part in every update
+            own, weight = rows[:1], weight.new_zeros(1)
+        crystals = self.train_set[torch.as_tensor(own, device=self.fabric.device)]
+        loss = self.objective(tuple(getattr(crystals, f.name) for f in fields(crystals)), weight)
+        self.stepper.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimizer.step()
-        return loss.item()
+        self.stepper.step()
+        return loss.item() if world == 1 else float(self.fabric.all_reduce(loss.detach(), reduce_op="mean"))
 
     def run(self, report: Report | None = None) -> dict[str, float]:
         """Train to the end (or to `max_seconds`); returns the last row of the curve."""
-        started, saved = time.monotonic(), time.monotonic()
-        before = self.seconds
+        clock, saved = CLOCKS[self.config.clock], time.monotonic()
+        started, before = clock(), self.seconds
         self.model.train()
         while self.epoch < self.config.epochs:
-            losses = []
             order = batches(self.lengths, self.config.batch_size, np.random.default_rng([self.config.seed, self.epoch]))
             for k, rows in enumerate(order):
                 if k < self.step_in_epoch:
                     continue
-                losses.append(self.update(rows))
+                self.losses.append(self.update(rows))
                 self.step_in_epoch = k + 1
-                self.seconds = before + time.monotonic() - started
+                self.seconds = before + clock() - started
                 if time.monotonic() - saved > self.config.checkpoint_seconds:
                     self.save()
                     saved = time.monotonic()
-                if self.config.max_seconds and self.seconds > self.config.max_seconds:
-                    return self.finish_epoch(losses, report)
+                if self._over():
+                    return self.validate(report)
             self.epoch, self.step_in_epoch = self.epoch + 1, 0
-            self.finish_epoch(losses, report)
+            if self.epoch % self.config.validate_every == 0 or self.epoch == self.config.epochs:
+                self.validate(report)
         return self.curve[-1] if self.curve else {}
 
-    def finish_epoch(self, losses: list[float], report: Report | None) -> dict[str, float]:
+    def _over(self) -> bool:
+        """Whether the time is up; with several devices the first one's clock decides."""
+        limit = self.config.max_seconds
+        if limit is None or self.fabric.world_size == 1:
+            return limit is not None and self.seconds > limit
+        return bool(self.fabric.broadcast(self.seconds > limit))
+
+    def validate(self, report: Report | None) -> dict[str, float]:
         """Validate, keep the best model, save the state, tell."""
-        terms = mean_nll(self.model, self.val_set)
-        mean = float(np.mean(losses)) if losses else math.nan
+        terms = mean_nll(self.model, self.val_set, definition=self.config.definition)
+        mean = float(np.mean(self.losses)) if self.losses else math.nan
+        self.losses = []
         row = {"epoch": self.epoch, "step": self.step, "train": mean} | terms | {"seconds": round(self.seconds, 1)}
         self.curve.append(row)
-        if terms["nll"] < self.best:
-            self.best = terms["nll"]
+        better, self.best = terms["nll"] < self.best, min(self.best, terms["nll"])
+        if better and self.fabric.is_global_zero:
             provenance = {"epoch": self.epoch, "validation": terms, "training": len(self.train_set)}
             provenance |= {"config": _jsonable(asdict(self.config)), "seconds": round(self.seconds, 1)}
+            if self.started_from is not None:
+                provenance["init_sha256"] = self.started_from
             save_checkpoint(self.model, self.folder, provenance)
         self.save()
-        if report:
+        if report and self.fabric.is_global_zero:
             report(row)
         return row
 
     def save(self) -> None:
         """Write the state, atomically."""
+        if not self.fabric.is_global_zero:
+            return
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"model.{k}": v.contiguous() for k, v in self.model.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
         tensors["rng"] = torch.get_rng_state()
-        names = ("epoch", "step_in_epoch", "seconds", "best", "curve")
+        if self.fabric.device.type == "cuda":
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.fabric.device)
+        names = ("epoch", "step_in_epoch", "seconds", "best", "curve", "losses")
         text = {name: getattr(self, name) for name in names} | {"config": _jsonable(asdict(self.config))}
         part = self.folder / (STATE + ".part")
         save_file(tensors, part, metadata={"state": json.dumps(text)})
@@ -193,16 +265,16 @@ class Trainer:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, ValueError, SafetensorError) as error:
             raise CheckpointError(f"nothing to resume in {self.folder}: {error}") from error
-        free = ("epochs", "max_seconds", "checkpoint_seconds")  # what may change between the parts of a run
-        ours = {k: v for k, v in _jsonable(asdict(self.config)).items() if k not in free}
-        theirs = {k: text["config"].get(k) for k in ours}
-        if ours != theirs:
-            changed = [k for k in ours if ours[k] != theirs[k]]
+        ours = {k: v for k, v in _jsonable(asdict(self.config)).items() if k not in FREE}
+        theirs = _defaults() | text["config"]  # settings that are newer than the run
+        changed = [k for k in ours if ours[k] != theirs[k]]
+        if changed:
             raise CheckpointError(
                 f"{self.folder} was trained with other settings of {', '.join(changed)}; use them or a new folder"
             )
         for name in ("epoch", "step_in_epoch", "seconds", "best", "curve"):
             setattr(self, name, text[name])
+        self.losses = text.get("losses", [])
         self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
@@ -210,11 +282,44 @@ class Trainer:
                 _, index, key = name.split(".")
                 state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        torch.set_rng_state(tensors["rng"])
+        if self.fabric.world_size == 1:
+            torch.set_rng_state(tensors["rng"])
+            if self.fabric.device.type == "cuda" and "rng.cuda" in tensors:
+                torch.cuda.set_rng_state(tensors["rng.cuda"], self.fabric.device)
 
 
 def _jsonable(data: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(data, default=str).replace("Infinity", '"inf"'))
+
+
+def _defaults() -> dict[str, Any]:
+    return {f.name: f.default for f in fields(PretrainConfig) if f.default is not MISSING}
+
+
+def make_fabric(config: PretrainConfig) -> Fabric:
+    """Lightning Fabric for a configuration: one device, or several by distributed data parallelism.
+
+    Under torchrun or Slurm their processes are taken, else processes are spawned.
+
+    Raises:
+        CheckpointError: the accelerator or the precision is not to be had.
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    # A batch without, say, a free z coordinate leaves its weights without a gradient.
+    several: dict[str, Any] = {"find_unused_parameters": True}
+    method: Any = "popen" if "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ else "spawn"
+    strategy = DDPStrategy(start_method=method, **several) if config.devices > 1 else "auto"
+    settings: dict[str, Any] = {"accelerator": config.accelerator, "devices": config.devices, "strategy": strategy}
+    try:
+        return Fabric(**settings, precision=config.precision)  # type: ignore[arg-type]
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        raise CheckpointError(
+            f"cannot train with accelerator {config.accelerator}, {config.devices} devices and precision "
+            f"{config.precision}: {error}"
+        ) from error
 
 
 def pretrain(
@@ -226,8 +331,27 @@ def pretrain(
     resume: bool = False,
     report: Report | None = None,
 ) -> dict[str, float]:
-    """Train into `folder`; the best model by validation likelihood stands there as a checkpoint."""
-    trainer = Trainer(config, train, val, folder)
+    """Train into `folder`; the best model by validation likelihood stands there as a checkpoint.
+
+    With several devices, `report` is called in the first one's process and has to survive pickling.
+    """
+    job = (config, train, val, folder, resume, report)
+    if config.devices == 1:
+        return _train(make_fabric(config), *job)
+    return make_fabric(config).launch(_train, *job)
+
+
+def _train(
+    fabric: Fabric,
+    config: PretrainConfig,
+    train: CrystalBatch,
+    val: CrystalBatch,
+    folder: Path,
+    resume: bool,
+    report: Report | None,
+) -> dict[str, float]:
+    """What each process does."""
+    trainer = Trainer(config, train, val, folder, fabric)
     if resume:
         trainer.resume()
     return trainer.run(report)

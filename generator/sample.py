@@ -64,7 +64,7 @@ class _Draw:
 
     def __init__(self, model: CrystalFormer, g: Tensor, rng: np.random.Generator, sampling: Sampling) -> None:
         self.model, self.rng, self.sampling, self.config = model, rng, sampling, model.config
-        self.mask = masks(model.device, model.dtype)
+        self.mask = masks(model.device, model.real)
         conditions = reach(sampling, model.config.slots)
         self.prefixes: Prefixes | None = None
         if conditions is not None:
@@ -73,9 +73,9 @@ class _Draw:
             self.prefixes = Prefixes(conditions, groups)
         n, slots = len(g), model.config.slots
         zeros = torch.zeros(n, slots, dtype=torch.long, device=model.device)
-        xyz = torch.zeros(n, slots, 3, dtype=model.dtype, device=model.device)
-        self.out = Crystals(g, zeros, zeros.clone(), xyz, torch.zeros(n, 6, dtype=model.dtype, device=model.device))
-        self.logp = {name: torch.zeros(n, dtype=model.dtype, device=model.device) for name in ("w", "a", "xyz", "l")}
+        xyz = torch.zeros(n, slots, 3, dtype=model.real, device=model.device)
+        self.out = Crystals(g, zeros, zeros.clone(), xyz, torch.zeros(n, 6, dtype=model.real, device=model.device))
+        self.logp = {name: torch.zeros(n, dtype=model.real, device=model.device) for name in ("w", "a", "xyz", "l")}
         self.alive = torch.arange(n, device=model.device)
         self.cache: Cache = model.new_cache(n)
         self.hidden: Tensor | None = None

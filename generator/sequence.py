@@ -32,9 +32,10 @@ class Crystals:
 
     @classmethod
     def from_batch(cls, batch: CrystalBatch, like: Tensor) -> Crystals:
-        """Tensors with the device and dtype of `like`."""
+        """Tensors with the device and dtype of `like`, but never fewer bits than float32 has."""
+        real = torch.float64 if like.dtype == torch.float64 else torch.float32
         ints = [torch.as_tensor(a, dtype=torch.long, device=like.device) for a in (batch.G, batch.W, batch.A)]
-        floats = [torch.as_tensor(a, dtype=like.dtype, device=like.device) for a in (batch.XYZ, batch.L)]
+        floats = [torch.as_tensor(a, dtype=real, device=like.device) for a in (batch.XYZ, batch.L)]
         return cls(*ints, *floats)
 
     def __len__(self) -> int:

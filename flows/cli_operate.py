@@ -37,11 +37,21 @@ def down(json: Json = False) -> None:
     emit({"ended": ended}, json, "Prefect is down" if ended else "nothing was running")
 
 
-def doctor(json: Json = False) -> None:
-    """Check the installation: versions, threads, checkpoint, potential, Prefect, disk. Exit code 1 on a failure."""
-    from flows.doctor import examine
+def doctor(
+    potential: Annotated[
+        str | None, typer.Option(help="Check this potential instead: chgnet, mace:NAME, mace:PATH, module:Class.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Of the potential: cpu or cuda.")] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Load a MACE file, which is a pickle.")] = False,
+    json: Json = False,
+) -> None:
+    """Check the installation: versions, threads, checkpoint, potential, Prefect, disk. Exit code 1 on a failure.
 
-    checks = examine()
+    With --potential: the conformance suite on a potential of your own (derivatives, invariances, batches, refusals).
+    """
+    from flows.doctor import examine, examine_potential
+
+    checks = examine() if potential is None else examine_potential(potential, device=device, trust=trust)
     marks = {"ok": "[ok]  ", "absent": "[--]  ", "failed": "[FAIL]"}
     text = "\n".join(f"{marks[check.state]} {check.name:<14} {check.text}" for check in checks)
     emit({check.name: {"state": check.state, "text": check.text} for check in checks}, json, text)

@@ -32,6 +32,19 @@ def examine() -> list[Check]:
     return [attempt(check) for check in checks]
 
 
+def examine_potential(name: str, *, device: str | None = None, trust: bool = False) -> list[Check]:
+    """The conformance suite on a potential of the user's choice.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    from oracles.conformance import conformance
+    from oracles.potentials import load_potential
+
+    findings = conformance(load_potential(name, device=device, trust=trust))
+    return [Check(finding.name, "ok" if finding.passed else "failed", finding.text) for finding in findings]
+
+
 def attempt(check: Callable[[], Check]) -> Check:
     """A check's result; what it raises is its failure."""
     name = check.__name__.replace("_", " ")

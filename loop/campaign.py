@@ -21,10 +21,11 @@ from loop.errors import DiscoveryLoopError, StoreError
 from loop.files import FolderLock, read_candidates, write_candidates, write_folder
 from loop.history import CAMPAIGN, CREATED, DONE, SETTINGS, STOPPED, History, Pick
 from loop.novelty import NoveltyIndex
+from loop.rungs import Rung, climb, key_of
 from loop.selection import choose, columns_of, row_of
 from loop.settings import STAGES, CampaignSettings
 from loop.stopping import stop_reason
-from loop.store import OracleKey, Store
+from loop.store import Store
 from loop.summary import round_report
 from loop.values import Candidate, Evaluation, RoundReport
 
@@ -44,6 +45,7 @@ class Parts:
     validity: Validity
     screen: Screen | None = None
     rehull: Rehull | None = None
+    rungs: tuple[Rung, ...] = ()  # dearer oracles for the best of each round
 
 
 class Campaign:
@@ -103,8 +105,6 @@ class Campaign:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # running ----------------------------------------------------------------------------------------------------------
-
     def run(self) -> list[RoundReport]:
         """Run what is left of all rounds; returns the reports of all rounds."""
         while not self.finished:
@@ -121,7 +121,7 @@ class Campaign:
         """Why no further round is begun, or an empty text; what it says is recorded."""
         reason = stop_reason(self.history)
         if reason and reason != self.history.stopped:
-            self._record(self.history.next_stage[0], CAMPAIGN, STOPPED, {"reason": reason})
+            self.record(self.history.next_stage[0], CAMPAIGN, STOPPED, {"reason": reason})
         return reason
 
     def run_round(self, round: int) -> RoundReport:
@@ -148,13 +148,11 @@ class Campaign:
         payload["seconds"] = time.monotonic() - start
         if stage == "report":
             payload["report"]["seconds"]["report"] = payload["seconds"]
-        self._record(round, stage, DONE, payload)
+        self.record(round, stage, DONE, payload)
         if stage == "report":
             export.write_ranked(self.history, self.directory)
         self.progress(stage, 1, 1, {})
         return self.history.done[round, stage]
-
-    # labels, in pieces ------------------------------------------------------------------------------------------------
 
     def pending(self, round: int) -> list[Candidate]:
         """Selected candidates of a round that have no label yet, in order of choice."""
@@ -162,13 +160,14 @@ class Campaign:
         ids = [pick.candidate_id for pick in self.history.picks(round)]
         return [self.history.candidates[key] for key in ids if key not in self.history.evaluations]
 
-    def label(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
+    def label(self, candidates: Sequence[Candidate], oracle: Oracle | None = None) -> list[Evaluation]:
         """Label candidates through the ledger, in order. May be called from several threads with different pieces.
 
         What the ledger holds is not computed again; what another process computes is waited for; a process killed here
         loses at most the `chunk` it was at.
         """
-        key, by_id = self.history.oracle, {candidate.id: candidate for candidate in candidates}
+        oracle = oracle or self.parts.oracle
+        key, by_id = key_of(oracle), {candidate.id: candidate for candidate in candidates}
         while True:
             finished = self.store.evaluations(list(by_id), key)
             open_ids = [structure_id for structure_id in by_id if structure_id not in finished]
@@ -180,7 +179,7 @@ class Campaign:
                 self.store.release(claimed[self.settings.chunk :], key)
                 claimed = claimed[: self.settings.chunk]
             if claimed:
-                self._evaluate([by_id[structure_id] for structure_id in claimed])
+                self._evaluate([by_id[structure_id] for structure_id in claimed], oracle)
             else:
                 time.sleep(WAIT_SECONDS)
 
@@ -189,20 +188,18 @@ class Campaign:
             self.label(candidates[start : start + self.settings.chunk])
             self.progress("label", min(start + self.settings.chunk, len(candidates)), len(candidates), {})
 
-    def _evaluate(self, candidates: list[Candidate]) -> None:
+    def _evaluate(self, candidates: list[Candidate], oracle: Oracle) -> None:
         """Compute claimed labels and write them; on any way out but success the claims are given back."""
         ids = [candidate.id for candidate in candidates]
         try:
-            evaluations = self.parts.oracle.evaluate(candidates)
+            evaluations = oracle.evaluate(candidates)
             if [evaluation.candidate_id for evaluation in evaluations] != ids:
                 got = [evaluation.candidate_id for evaluation in evaluations]
-                raise StoreError(f"Oracle {self.parts.oracle.name} was asked for {ids} and answered for {got}.")
+                raise StoreError(f"Oracle {oracle.name} was asked for {ids} and answered for {got}.")
             self.store.finish(evaluations)
         except BaseException:
-            self.store.release(ids, self.history.oracle)
+            self.store.release(ids, key_of(oracle))
             raise
-
-    # stages -----------------------------------------------------------------------------------------------------------
 
     def _finetune(self, round: int) -> dict[str, Any]:
         """Round 0 keeps the untuned generator: its labels are the baseline that reinforcement has to beat."""
@@ -285,12 +282,14 @@ class Campaign:
         paid_before = sum(payload["paid"] for (_, stage), payload in self.history.done.items() if stage == "label")
         (self.spread or self._label_in_turn)(pending)
         self.history.refresh(self.store)
+        rungs = {rung.name: climb(self, round, rung) for rung in self.parts.rungs}
         picks = self.history.picks(round)
         evaluations = [self.history.evaluations[pick.candidate_id] for pick in picks]
         return {
             "statuses": dict(Counter(evaluation.status for evaluation in evaluations)),
             "paid": self.history.paid - paid_before,
             "novelty": self._remember(picks, evaluations),
+            "rungs": rungs,
         }
 
     def _retrain(self, round: int) -> dict[str, Any]:
@@ -326,7 +325,7 @@ class Campaign:
     # internals --------------------------------------------------------------------------------------------------------
 
     def _open(self, settings: CampaignSettings, about: dict[str, Any]) -> History:
-        key = OracleKey(self.parts.oracle.name, self.parts.oracle.settings_hash)
+        key = key_of(self.parts.oracle)
         if settings.name not in self.store.campaigns():
             created = {"settings": settings.to_dict(), "oracle": key.oracle, "oracle_settings": key.settings}
             self.store.append(settings.name, 0, CAMPAIGN, CREATED, {**created, "about": about})
@@ -343,7 +342,8 @@ class Campaign:
             history.apply(0, CAMPAIGN, SETTINGS, payload)
         return history
 
-    def _record(self, round: int, stage: str, kind: str, payload: dict[str, Any]) -> None:
+    def record(self, round: int, stage: str, kind: str, payload: dict[str, Any]) -> None:
+        """Write an event and take it in."""
         self.store.append(self.history.name, round, stage, kind, payload)
         # as a later process will read it: a list where there was a tuple, a text where a key was a number
         self.history.apply(round, stage, kind, json.loads(json.dumps(payload)))

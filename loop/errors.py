@@ -31,3 +31,7 @@ class StoreError(DiscoveryLoopError):
 
 class PotentialError(DiscoveryLoopError):
     """A potential gives wrong numbers on this machine, or cannot be loaded."""
+
+
+class EngineError(DiscoveryLoopError):
+    """A DFT engine is absent, or cannot be run."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from loop.errors import StoreError
+from loop.rungs import RUNG, RungHistory, with_rung
 from loop.settings import STAGES, CampaignSettings
 from loop.store import OracleKey, Store
 from loop.values import Candidate, Evaluation, Quantity, RoundReport
@@ -45,6 +46,7 @@ class Label:
     first: Evaluation  # as the oracle gave it
     novelty_relaxed: str = ""  # verdict on the relaxed crystal
     match: str = ""  # what it is a copy of, where it is one
+    rungs: dict[str, Evaluation] = field(default_factory=dict)  # of dearer oracles, by name of the rung
 
     def is_stable(self, settings: CampaignSettings) -> bool:
         """Labelled, and at or below the threshold. A failed label is not stable: it was paid for all the same."""
@@ -69,6 +71,7 @@ class History:
     candidates: dict[str, Candidate]
     evaluations: dict[str, Evaluation]
     paid: int
+    rungs: dict[str, RungHistory] = field(default_factory=dict)  # dearer oracles, by name
 
     @classmethod
     def load(cls, store: Store, name: str) -> Self:
@@ -100,12 +103,19 @@ class History:
             self.stopped = ""
         elif kind == STOPPED:
             self.stopped = str(payload["reason"])
+        elif kind == RUNG:
+            key = OracleKey(payload["oracle"], payload["settings"])
+            self.rungs.setdefault(payload["rung"], RungHistory(key)).apply(round, payload)
 
     def refresh(self, store: Store) -> None:
         """Read the labels of all picks from the ledger."""
         missing = [pick.candidate_id for pick in self.picks() if pick.candidate_id not in self.evaluations]
         self.evaluations |= store.evaluations(missing, self.oracle)
-        self.paid = store.paid(self.name)
+        self.paid = store.paid(self.name, self.oracle)
+        for rung in self.rungs.values():
+            open_ids = {key: value for key, value in rung.labels.items() if key not in rung.evaluations}
+            found = store.evaluations(list(open_ids.values()), rung.key)
+            rung.evaluations |= {key: found[value] for key, value in open_ids.items() if value in found}
 
     # what happened ----------------------------------------------------------------------------------------------------
 
@@ -138,8 +148,12 @@ class History:
             if pick.candidate_id not in self.candidates:
                 raise StoreError(f"The ledger holds a label of {pick.candidate_id} but not the crystal itself.")
             relaxed = self.done.get((pick.round, "label"), {}).get("novelty", {}).get(pick.candidate_id, ("", ""))
-            evaluation = _on_newest_hull(first, newest.get(pick.candidate_id), self.settings.stability)
-            found.append(Label(self.candidates[pick.candidate_id], pick, evaluation, first, *relaxed))
+            key = pick.candidate_id
+            rungs = {name: rung.evaluations[key] for name, rung in self.rungs.items() if key in rung.evaluations}
+            for name, higher in rungs.items():
+                first = with_rung(first, name, higher)
+            evaluation = _on_newest_hull(first, newest.get(key), self.settings.stability)
+            found.append(Label(self.candidates[key], pick, evaluation, first, relaxed[0], relaxed[1], rungs))
         return found
 
     def reports(self) -> list[RoundReport]:

@@ -252,10 +252,12 @@ class Store:
                 keys |= {row.id: row.key for row in connection.execute(query)}
         return keys
 
-    def paid(self, campaign: str) -> int:
-        """How many finished evaluations a campaign paid for itself (those it found in the ledger cost nothing)."""
+    def paid(self, campaign: str, key: OracleKey | None = None) -> int:
+        """Finished evaluations, of one oracle or all, that a campaign paid for (those found in the ledger are free)."""
         table = db.EVALUATIONS.c
         query = sa.select(sa.func.count()).where(table.campaign == campaign, table.value.is_not(None))
+        if key is not None:
+            query = query.where(table.oracle == key.oracle, table.settings == key.settings)
         with self._read() as connection:
             return int(connection.execute(query).scalar_one())
 

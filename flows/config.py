@@ -100,7 +100,8 @@ class CampaignConfig(Section):
         known = {item.name for item in self.surrogate.gp.properties}
         asked = {f"selection: objective {item.name!r}": item.name for item in self.selection.objectives}
         asked |= {f"selection: constraint {item.name!r}": item.name for item in self.selection.constraints}
-        asked |= {f"reward: term {t.property!r}": t.property for t in self.reward.terms if t.source == "surrogate"}
+        terms = [term for term in self.reward.terms if term.source == "surrogate"]
+        asked |= {f"reward: term {term.property!r}": name for term in terms for name in term.factors}
         missing = [what for what, name in asked.items() if name not in known]
         if missing:
             raise ValueError(f"{'; '.join(missing)}: not among surrogate.gp.properties ({', '.join(sorted(known))})")

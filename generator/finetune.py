@@ -67,6 +67,30 @@ def to_candidates(drawn: Sample, *, policy: str, round: int, source: str = "poli
     ]
 
 
+class Tilt:
+    """Biases of the letters' and elements' logits, to be moved at a rate of their own.
+
+    Few numbers with direct credit, as the logits of p(g) are: which elements pay, and when to stop, is learned long
+    before the network's weights have found it out.
+    """
+
+    def __init__(self, policy: CrystalFormer) -> None:
+        self.bias = policy.head.bias
+        rows = [np.arange(len(self.bias))[policy.rows[name]] for name in ("letter", "element")]
+        self.at = torch.as_tensor(np.unique(np.concatenate(rows)), device=self.bias.device)
+        self.value = torch.zeros(len(self.at), dtype=self.bias.dtype, device=self.bias.device, requires_grad=True)
+
+    def take_gradient(self) -> None:
+        """The gradient of the biases is that of the tilt."""
+        self.value.grad = None if self.bias.grad is None else self.bias.grad[self.at].clone()
+
+    def fold(self) -> None:
+        """Put the step into the biases; the tilt starts at 0 again."""
+        with torch.no_grad():
+            self.bias[self.at] += self.value
+            self.value.zero_()
+
+
 @dataclass
 class Progressing:
     """Numbers that change as the fine-tuning goes on, apart from weights: all of them survive a kill."""
@@ -97,6 +121,9 @@ class Finetuner:
             # p(g) is a buffer: its maximum-likelihood estimate is a count, only rewards move it by gradients
             policy.space_group_logits.requires_grad_(True)
             groups.append({"params": [policy.space_group_logits], "lr": config.space_group_learning_rate})
+        self.tilt = Tilt(policy) if config.tilt_learning_rate > 0 else None
+        if self.tilt is not None:
+            groups.append({"params": [self.tilt.value], "lr": config.tilt_learning_rate})
         self.optimizer = torch.optim.Adam(groups)
         self.objective = objective_of(config)
         self.now = Progressing(config.kl_weight)
@@ -223,7 +250,11 @@ class Finetuner:
         self.optimizer.zero_grad(set_to_none=True)
         (-objective).backward()
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+        if self.tilt is not None:
+            self.tilt.take_gradient()
         self.optimizer.step()
+        if self.tilt is not None:
+            self.tilt.fold()
 
     def _extras(self) -> Tensor:
         """What is maximised besides: the entropy of p(g), and the log-probability of the best crystals so far."""

@@ -45,6 +45,7 @@ class FinetuneConfig:
     learning_rate: float = 3e-4
     learn_space_groups: bool = True  # p(g) is part of the policy; the paper keeps it fixed
     space_group_learning_rate: float = 0.03  # of its 230 logits
+    tilt_learning_rate: float = 0.0  # of the biases of letters and elements, beside the network's own; 0: off
     clip: float = 0.2  # of the ratio of new to old probability, arXiv 1707.06347
     ratio: Literal["crystal", "part"] = "crystal"  # what is clipped: the crystal as one action, or each part of it
     kl_weight: float = 0.1
@@ -78,7 +79,7 @@ class FinetuneConfig:
         wrong = [f"{name} > 0" for name in positive if not getattr(self, name) > 0]
         wrong += [
             f"{name} >= 0"
-            for name in ("kl_weight", "entropy_weight", "replay", "replay_weight")
+            for name in ("kl_weight", "entropy_weight", "tilt_learning_rate", "replay", "replay_weight")
             if getattr(self, name) < 0
         ]
         wrong += [f"{name} in (0, 1]" for name in ("clip", "repeat_discount") if not 0 < getattr(self, name) <= 1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from loop.contracts import Surrogate, Validity
 from loop.errors import ConfigError
 from loop.novelty import DUPLICATE, KNOWN, NoveltyIndex
 from loop.screening import HullScreen
-from loop.values import Candidate
+from loop.values import Candidate, Prediction
 
 E_ABOVE_HULL, SCARCITY = "e_above_hull", "scarcity"
 GUARDS = ("invalid", "no-energy", "far-below-hull", "sparse-hull", "single-element", "repeated", "known", "uncertain")
@@ -39,7 +39,7 @@ class Term:
         ConfigError: bounds, shape or weight make no sense.
     """
 
-    property: str  # a property of the surrogate; with source "hull": e_above_hull; with "elements": scarcity
+    property: str  # of the surrogate, or a product as "band_gap*eps"; source hull: e_above_hull; elements: scarcity
     goal: Literal["minimise", "maximise", "target", "range"]
     low: float
     high: float
@@ -66,9 +66,15 @@ class Term:
         }[self.goal]
         return np.clip(rising, 0, 1) ** self.shape
 
-    def pessimistic(self, mean: np.ndarray, std: np.ndarray, kappa: float) -> np.ndarray:
-        """Desirability of the less desirable end of mean +- kappa std: what an uncertain belief is worth."""
-        return np.minimum(self.desirability(mean - kappa * std), self.desirability(mean + kappa * std))
+    def under_doubt(self, mean: np.ndarray, std: np.ndarray, kappa: float) -> np.ndarray:
+        """Desirability of the less desirable end of mean +- kappa std; with kappa < 0 of the more desirable end."""
+        ends = self.desirability(mean - kappa * std), self.desirability(mean + kappa * std)
+        return np.minimum(*ends) if kappa >= 0 else np.maximum(*ends)
+
+    @cached_property
+    def factors(self) -> tuple[str, ...]:
+        """Properties whose product is judged: ``band_gap*eps_total`` is a figure of merit."""
+        return tuple(self.property.split("*"))
 
 
 # Unrelaxed crystals of an untuned generator lie mostly some tenths of an eV/atom above the hull: the slope reaches far
@@ -86,7 +92,8 @@ class RewardConfig:
     terms: tuple[Term, ...] = (STABILITY,)
     known_factor: float = 0.3  # of the reward of a crystal in the reference; 1: no novelty term
     duplicate_factor: float = 0.3  # of a crystal labelled before, or drawn earlier in the batch
-    kappa: float = 1.0  # standard deviations by which a surrogate's belief is discounted
+    kappa: float = 1.0  # standard deviations by which a surrogate's belief is discounted; negative: a bonus
+    failure: float = 0.0  # reward of what is refused; negative: worse than a hopeless crystal
     floor: float | None = -0.2  # eV/atom: further below the hull is an error of the potential and no jackpot
     ceiling: float = 2.0  # eV/atom: all above is equally hopeless
     abstain_on_sparse_hulls: bool = True  # such a crystal gets the mean of its batch: no push either way
@@ -101,8 +108,10 @@ class RewardConfig:
         for name in ("known_factor", "duplicate_factor", "repeat_factor"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
-        if self.kappa < 0 or (self.max_repeats is not None and self.max_repeats < 1):
-            raise ConfigError(f"expected kappa >= 0 and max_repeats >= 1, got {self.kappa=}, {self.max_repeats=}.")
+        if not np.isfinite(self.kappa) or (self.max_repeats is not None and self.max_repeats < 1):
+            raise ConfigError(f"expected finite kappa and max_repeats >= 1, got {self.kappa=}, {self.max_repeats=}.")
+        if not -10 <= self.failure <= 0:
+            raise ConfigError(f"the reward of a failure must lie between -10 and 0, got {self.failure}.")
         if self.floor is not None and not self.floor < 0 < self.ceiling:
             raise ConfigError(f"expected floor < 0 < ceiling, got {self.floor=}, {self.ceiling=}.")
 
@@ -128,19 +137,24 @@ class PropertyReward:
         self.config = config
         self.judges = judges
         self.counts: Counter[str] = Counter()  # how often each guard bit, over the life of this object
+        self.failures: Counter[str] = Counter()  # crystals refused as invalid, by the rule that they broke
         if judges.hull is None and any(term.source == "hull" for term in config.terms):
             raise ConfigError("a reward term of source 'hull' wants a potential and a hull.")
 
     def __call__(self, candidates: Sequence[Candidate | None]) -> tuple[np.ndarray, list[dict[str, float]]]:
-        """Rewards of shape (n,) in [0, 1] and their components: values, desirabilities, and ``guard_<name>`` 0 or 1."""
+        """Rewards of shape (n,) in [0, 1], or `failure`, and their components.
+
+        Components are values, desirabilities, ``guard_<name>``, and where novelty is judged ``known`` and ``replay`` (a
+        crystal that the shipped generator was trained on): 0 or 1.
+        """
         batch = _Batch(candidates)
         self._drop_invalid(batch)
         self._limit_elements(batch)
+        self._favour_new(batch)
         for term in self.config.terms:
             self._apply(term, batch)
         self._limit_repeats(batch)
-        self._favour_new(batch)
-        rewards = batch.rewards(sum(term.weight for term in self._active))
+        rewards = batch.rewards(sum(term.weight for term in self._active), self.config.failure)
         self.counts.update({name: int(flags.sum()) for name, flags in batch.guards.items() if flags.any()})
         return rewards, batch.rows(rewards)
 
@@ -152,6 +166,8 @@ class PropertyReward:
     def _drop_invalid(self, batch: _Batch) -> None:
         here = batch.alive()
         reasons = self.judges.validity(batch.structures(here))
+        self.failures.update(reason for reason in reasons if reason is not None)
+        self.failures["no-crystal"] += len(batch.candidates) - len(here)
         batch.refuse("invalid", here[np.array([reason is not None for reason in reasons], dtype=bool)])
 
     def _limit_elements(self, batch: _Batch) -> None:
@@ -188,10 +204,10 @@ class PropertyReward:
         here = batch.alive()
         if not len(here):
             return
-        mean, std = surrogate.predict([batch.crystal(index) for index in here]).column(term.property)
+        mean, std = _product(surrogate.predict([batch.crystal(index) for index in here]), term.factors)
         good = np.isfinite(mean) & np.isfinite(std)
         batch.refuse("no-energy", here[~good])
-        plain, sure = term.desirability(mean[good]), term.pessimistic(mean[good], std[good], self.config.kappa)
+        plain, sure = term.desirability(mean[good]), term.under_doubt(mean[good], std[good], self.config.kappa)
         batch.flag("uncertain", here[good][plain - sure > _UNCERTAIN])
         batch.multiply(term, here[good], mean[good], sure)
 
@@ -212,8 +228,13 @@ class PropertyReward:
         verdicts = self.judges.novelty.judge(batch.structures(here), [str(index) for index in here], quick=True)
         factors = {KNOWN: self.config.known_factor, DUPLICATE: self.config.duplicate_factor}
         for index, verdict in zip(here, verdicts, strict=True):
-            if verdict.kind in factors:
+            batch.components[index] |= {"known": float(verdict.kind == KNOWN), "replay": float(verdict.in_training)}
+            if verdict.kind not in factors:
+                continue
+            if factors[verdict.kind] > 0:
                 batch.scale("known", index, factors[verdict.kind])
+            else:  # worth nothing: not even a call of the potential
+                batch.refuse("known", np.array([index]))
 
 
 class _Batch:
@@ -263,16 +284,23 @@ class _Batch:
         for index, value, desirability in zip(indices, values, desirabilities, strict=True):
             self.components[index] |= {term.property: float(value), f"d_{term.property}": float(desirability)}
 
-    def rewards(self, total_weight: float) -> np.ndarray:
-        """Weighted geometric mean of the desirabilities, times the factors; shape (n,), in [0, 1]."""
-        rewards = np.where(self._refused, 0.0, np.exp(self._log / max(total_weight, 1e-12)) * self._factor)
+    def rewards(self, total_weight: float, failure: float) -> np.ndarray:
+        """Weighted geometric mean of the desirabilities, times the factors; shape (n,), in [0, 1], or `failure`."""
+        rewards = np.where(self._refused, failure, np.exp(self._log / max(total_weight, 1e-12)) * self._factor)
         judged = ~self._refused & ~self._abstained
         abstained = ~self._refused & self._abstained
-        return np.where(abstained, rewards[~abstained].mean() if judged.any() else 0.0, rewards)
+        return np.where(abstained, rewards[~abstained].mean() if judged.any() else failure, rewards)
 
     def rows(self, rewards: np.ndarray) -> list[dict[str, float]]:
         flags = [{f"guard_{name}": float(bits[i]) for name, bits in self.guards.items()} for i in range(len(rewards))]
         return [row | flag for row, flag in zip(self.components, flags, strict=True)]
+
+
+def _product(beliefs: Prediction, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation, (n,) each, of a product of properties, to first order and as if independent."""
+    means, stds = (np.stack(columns) for columns in zip(*map(beliefs.column, names), strict=True))
+    others = np.stack([np.prod(np.delete(means, k, axis=0), axis=0) for k in range(len(names))])
+    return means.prod(axis=0), np.sqrt(((others * stds) ** 2).sum(axis=0))
 
 
 @lru_cache(maxsize=100_000)

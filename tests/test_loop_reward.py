@@ -161,8 +161,8 @@ def test_transforms(goal, expected):
 
 def test_pessimism_takes_the_worse_end():
     term = Term("x", "target", low=2.0, high=4.0)
-    assert term.pessimistic(np.array([3.5]), np.array([0.25]), 1.0) == pytest.approx([0.25])
-    assert term.pessimistic(np.array([2.5]), np.array([0.25]), 1.0) == pytest.approx([0.25])
+    assert term.under_doubt(np.array([3.5]), np.array([0.25]), 1.0) == pytest.approx([0.25])
+    assert term.under_doubt(np.array([2.5]), np.array([0.25]), 1.0) == pytest.approx([0.25])
 
 
 def test_one_crystal_that_breaks_the_potential_does_not_take_the_others_along():
@@ -228,3 +228,46 @@ def test_scarce_elements_cost():
 def test_nonsense_is_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_what_is_worth_nothing_is_not_evaluated():
+    table = KnownCrystals.from_fingerprints(["mp-1"], [fingerprint(rocksalt().structure)], [3])
+    energies = Energies()
+    reward = PropertyReward(RewardConfig(known_factor=0.0), judges(energies=energies, novelty=NoveltyIndex(table)))
+    rewards, rows = reward([rocksalt()])
+    assert (rewards[0], rows[0]["known"], rows[0]["replay"], energies.calls) == (0.0, 1.0, 1.0, 0)
+    assert "e_above_hull" not in rows[0]
+    rewards, rows = reward([rocksalt("K", "Cl", 6.3)])
+    assert (rows[0]["known"], energies.calls) == (0.0, 1)
+    assert rewards[0] > 0
+
+
+def test_a_failure_costs_what_its_config_says_and_is_counted_by_kind():
+    reward = PropertyReward(RewardConfig(failure=-0.5), judges())
+    rewards, _ = reward([None, rocksalt(a=3.0), rocksalt("Na", "Kr"), rocksalt()])
+    assert rewards[:3].tolist() == [-0.5] * 3
+    assert rewards[3] == pytest.approx(1.0)
+    assert reward.failures == {"no-crystal": 1, "volume-per-atom": 1, "noble-gas": 1}
+
+
+def test_a_negative_kappa_is_a_bonus():
+    term = Term("bulk_modulus", "maximise", low=0.0, high=100.0)
+    rewards, _ = score([rocksalt()], RewardConfig(terms=(term,), kappa=-1.0), surrogate=Beliefs())
+    assert rewards[0] == pytest.approx(0.614)
+
+
+class Dielectric:
+    """Gap 2 +- 0.3 eV and dielectric constant 5 +- 1: figure of merit 10 +- sqrt(1.5^2 + 2^2) = 2.5."""
+
+    def predict(self, candidates):
+        n = len(candidates)
+        mean, std = np.tile([2.0, 5.0], (n, 1)), np.tile([0.3, 1.0], (n, 1))
+        return Prediction(mean, std, ("band_gap", "eps_total"), ("eV", "1"))
+
+
+def test_a_figure_of_merit_is_a_product():
+    term = Term("band_gap*eps_total", "maximise", low=0.0, high=20.0)
+    for kappa, expected in ((0.0, 0.5), (2.0, 0.25)):
+        rewards, rows = score([rocksalt()], RewardConfig(terms=(term,), kappa=kappa), surrogate=Dielectric())
+        assert rewards[0] == pytest.approx(expected)
+    assert rows[0]["band_gap*eps_total"] == pytest.approx(10)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from loop.values import Candidate, Evaluation
@@ -27,12 +27,18 @@ class CampaignSurrogate(GPSurrogate):
         super().__init__(extractor, config)
         self._typical = typical
 
-    def fit(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]) -> dict[str, float]:
+    def fit(
+        self,
+        candidates: Sequence[Candidate],
+        evaluations: Sequence[Evaluation],
+        *,
+        drawn: Collection[str] = frozenset(),
+    ) -> dict[str, float]:
         """Learn from all labels so far; returns metrics of the fit."""
         if self._typical is not None:
             self.adapt(self._typical())
             self._typical = None
-        return super().fit(candidates, evaluations)
+        return super().fit(candidates, evaluations, drawn=drawn)
 
     def load(self, path: Path) -> None:
         """Take over what `save` wrote; the scaling comes along.

@@ -23,7 +23,7 @@ from loop.history import CAMPAIGN, CREATED, DONE, SETTINGS, STOPPED, History, Pi
 from loop.novelty import NoveltyIndex
 from loop.rungs import Rung, climb, key_of
 from loop.selection import choose, columns_of, row_of
-from loop.settings import STAGES, CampaignSettings
+from loop.settings import ENGINE, STAGES, CampaignSettings
 from loop.stopping import stop_reason
 from loop.store import Store
 from loop.summary import round_report
@@ -298,7 +298,11 @@ class Campaign:
         self._fit = None
         if not labels:
             return {"metrics": {}, "labels": 0}
-        metrics = self.parts.surrogate.fit([label.candidate for label in labels], [label.first for label in labels])
+        metrics = self.parts.surrogate.fit(
+            [label.candidate for label in labels],
+            [label.first for label in labels],
+            drawn=frozenset(label.candidate.id for label in labels if label.pick.arm != ENGINE),
+        )
         write_folder(self._fit_path(round), self.parts.surrogate.save)
         self._fit = round
         return {"metrics": {name: float(value) for name, value in metrics.items()}, "labels": len(labels)}

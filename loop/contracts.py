@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -83,8 +83,17 @@ class Generator(Protocol):
 class Surrogate(Protocol):
     """Predicts what an oracle would find, from the unrelaxed candidate."""
 
-    def fit(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]) -> dict[str, float]:
-        """Learn from labels (failures included in the input are ignored); returns metrics of the fit."""
+    def fit(
+        self,
+        candidates: Sequence[Candidate],
+        evaluations: Sequence[Evaluation],
+        *,
+        drawn: Collection[str] = frozenset(),
+    ) -> dict[str, float]:
+        """Learn from labels (failures included in the input are ignored); returns metrics of the fit.
+
+        `drawn` holds the ids of those that chance picked: what calibration may rest on.
+        """
         ...
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:

@@ -187,6 +187,12 @@ def _improvement(view: View, _: Sequence[Candidate], k: int, __: AcquisitionConf
     return _top(view.log_improvement(), k)
 
 
+def _probability(view: View, _: Sequence[Candidate], k: int, __: AcquisitionConfig, ___: int) -> list[int]:
+    """Likeliest to keep the constraints, whatever the objectives: for finding many that do. Ties go to improvement."""
+    likely, improvement = view.log_feasible(), view.log_improvement()
+    return [int(i) for i in np.lexsort((-improvement, -likely))[:k]]
+
+
 def _ucb(view: View, candidates: Sequence[Candidate], k: int, config: AcquisitionConfig, _: int) -> list[int]:
     """GP-BUCB (Desautels et al., JMLR 15, 4053 (2014)): choose one, shrink the variances as if it were labelled, go on.
 
@@ -248,6 +254,7 @@ STRATEGIES: dict[str, Strategy] = {
     "ucb": _ucb,
     "thompson": _thompson,
     "stability_improvement": _improvement,
+    "probability": _probability,
     "qlogei": _batch("qlogei"),
     "qlognehvi": _batch("qlognehvi"),
 }

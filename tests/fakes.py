@@ -8,7 +8,7 @@ with a bias that learning removes.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,9 @@ class FakeSurrogate:
     def __init__(self) -> None:
         self.slopes = [0.0, 0.0]
 
-    def fit(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]) -> dict[str, float]:
+    def fit(
+        self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation], *, drawn: Collection[str] = ()
+    ) -> dict[str, float]:
         X = self._features(candidates)
         y = np.array([[evaluation.value(name) for name in self.names] for evaluation in evaluations])
         self.slopes = (np.sum(X * y, axis=0) / np.sum(X * X, axis=0)).tolist()

@@ -88,7 +88,7 @@ class ForestSurrogate:
         # a third of the columns a split, the usual choice for regression (Hastie et al. 2009, section 15.3)
         self._forest = RandomForestRegressor(100, max_features=1 / 3, random_state=seed, n_jobs=1)
 
-    def fit(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]) -> dict[str, float]:
+    def fit(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation], **_: object) -> dict[str, float]:
         """Grow the forest anew."""
         labels = [evaluation.value(self._prop.name) for evaluation in evaluations]
         self._forest.fit(np.nan_to_num(self._extractor(candidates)), labels)
@@ -128,7 +128,8 @@ def simulate(pool: Pool, campaign: Campaign, extractor: FeatureExtractor, engine
     order = rng.permutation(n)[: campaign.initial].tolist()
     rounds = []
     while len(order) < budget:
-        surrogate.fit([pool.candidates[i] for i in order], [pool.evaluate(i) for i in order])
+        drawn = frozenset(pool.candidates[i].id for i in order[: campaign.initial])
+        surrogate.fit([pool.candidates[i] for i in order], [pool.evaluate(i) for i in order], drawn=drawn)
         rest = np.setdiff1d(np.arange(n), order)
         k = min(campaign.batch, budget - len(order))
         picks = acquisition.select(

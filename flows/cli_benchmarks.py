@@ -88,6 +88,29 @@ def novelty(
     _tell(record, output, json)
 
 
+@app.command()
+def dft(
+    output: Output,
+    preset: Annotated[
+        list[str] | None, typer.Option(help="test, fast or converged. Repeatable. Default: test.")
+    ] = None,
+    crystal: Annotated[list[str] | None, typer.Option(help="Formula, as Si. Repeatable. Default: all eight.")] = None,
+    lattice: Annotated[bool, typer.Option("--lattice", help="Relax cells too: lattice parameters.")] = False,
+    cores: Annotated[int, typer.Option(min=0, help="MPI processes; 0: one a core.")] = 0,
+    time_limit: Annotated[float, typer.Option(help="Seconds for one crystal.")] = 3600.0,
+    json: Json = False,
+) -> None:
+    """Band gaps, dielectric constants and lattice parameters of eight crystals against published PBE values."""
+    from flows.benchmarks.dft import run
+    from oracles.dft import DftConfig
+    from oracles.dft_process import Resources
+
+    config = DftConfig(resources=Resources(cores=cores), time_limit=time_limit)
+    with progress() as report:
+        record = run(output, preset or ["test"], config, names=crystal, lattice=lattice, progress=report)
+    _tell(record, output, json)
+
+
 def _tell(record: dict[str, Any], output: Path, json: bool) -> None:
     shown = {name: value for name, value in record.items() if name in ("results", "summary", "distorted", "pairs")}
     emit(record if json else shown, json)

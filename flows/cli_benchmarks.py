@@ -45,24 +45,48 @@ def references(
     _tell(record, output, json)
 
 
-@app.command()
-def pool(
-    output: Output,
-    data: Annotated[Path, typer.Option("--data", help="CSV with a cif column and labels.")],
-    seeds: Annotated[int | None, typer.Option(min=1, help="Campaigns for each strategy.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as budget=200.")] = None,
-    json: Json = False,
-) -> None:
-    """Simulated campaigns on a table with hidden labels: strategies against chance and a random forest."""
-    from flows import configfile
-    from flows.benchmarks.pool import PoolConfig, run
-    from flows.config import forbid_extra
+Table = Annotated[Path, typer.Option("--data", help="CSV with a cif column and labels.")]
+Seeds = Annotated[int | None, typer.Option(min=1, help="Campaigns for each strategy, or in each system.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as budget=200.")]
 
-    chosen = configfile.parse_settings(settings or [])
-    if seeds is not None:
-        chosen["seeds"] = seeds
+
+@app.command()
+def pool(output: Output, data: Table, seeds: Seeds = None, settings: Settings = None, json: Json = False) -> None:
+    """Simulated campaigns on a table with hidden labels: strategies against chance and a random forest."""
+    from flows.benchmarks.pool import PoolConfig, run
+
     with progress() as report:
-        record = run(data, output, configfile.load(forbid_extra(PoolConfig), None, chosen), report)
+        record = run(data, output, _settings(PoolConfig, settings, seeds), report)
+    _tell(record, output, json)
+
+
+@app.command()
+def gate(output: Output, data: Table, seeds: Seeds = None, settings: Settings = None, json: Json = False) -> None:
+    """How good the best 20 are when a tenth or a fifth of a table is labelled, against labelling all."""
+    from flows.benchmarks.gate import GateConfig, run
+
+    with progress() as report:
+        record = run(data, output, _settings(GateConfig, settings, seeds), report)
+    _tell(record, output, json)
+
+
+@app.command()
+def hull(output: Output, seeds: Seeds = None, settings: Settings = None, json: Json = False) -> None:
+    """Closed-loop discovery on ternary phase diagrams: chance, generator, ranking and the engine; needs no data."""
+    from flows.benchmarks.hull import HullConfig, run
+
+    with progress() as report:
+        record = run(output, _settings(HullConfig, settings, seeds), report)
+    _tell(record, output, json)
+
+
+@app.command()
+def selection(output: Output, settings: Settings = None, json: Json = False) -> None:
+    """Time and memory to choose a batch from 100,000 candidates whose features are cached; needs no data."""
+    from flows.benchmarks.selection import SelectionConfig, run
+
+    with progress() as report:
+        record = run(output, _settings(SelectionConfig, settings), report)
     _tell(record, output, json)
 
 
@@ -109,6 +133,17 @@ def dft(
     with progress() as report:
         record = run(output, preset or ["test"], config, names=crystal, lattice=lattice, progress=report)
     _tell(record, output, json)
+
+
+def _settings(kind: type[Any], settings: list[str] | None, seeds: int | None = None) -> Any:
+    """The settings of a benchmark with what the user changes."""
+    from flows import configfile
+    from flows.config import forbid_extra
+
+    chosen = configfile.parse_settings(settings or [])
+    if seeds is not None:
+        chosen["seeds"] = seeds
+    return configfile.load(forbid_extra(kind), None, chosen)
 
 
 def _tell(record: dict[str, Any], output: Path, json: bool) -> None:

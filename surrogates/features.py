@@ -57,6 +57,7 @@ class FeatureExtractor:
         self.names: tuple[str, ...] = tuple(name for block in self.blocks for name in block.columns)
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"feature names must be unique, got {self.names}")
+        self.key = self._hash()
         self.failures = 0  # block by crystal, in this process
         self._rows: dict[str, int] = {}
         self._table = np.empty((0, len(self.names)))
@@ -70,8 +71,13 @@ class FeatureExtractor:
         prefixes = np.array([name.split(":")[0] for name in self.names])
         return {str(group): np.flatnonzero(prefixes == group) for group in dict.fromkeys(prefixes.tolist())}
 
-    @property
-    def key(self) -> str:
+    def detached(self) -> FeatureExtractor:
+        """A copy that answers from memory alone, and so can go to another process whatever the blocks hold."""
+        copy = FeatureExtractor(())
+        copy.names, copy.key, copy._rows, copy._table = self.names, self.key, self._rows, self._table
+        return copy
+
+    def _hash(self) -> str:
         """Hash of what the columns mean: a cache of another key is never read."""
         parts = [str(VERSION), *self.names, *(block.key for block in self.blocks)]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
@@ -85,6 +91,8 @@ class FeatureExtractor:
         A crystal on which a block fails keeps NaN in that block's columns and adds one to `failures`.
         """
         missing = {c.id: c.structure for c in candidates if c.id not in self._rows}
+        if missing and not self.blocks:
+            raise ValueError(f"a detached extractor has no features of {len(missing)} crystals, such as {min(missing)}")
         if missing:
             self._compute(missing, progress)
         return self._table[[self._rows[c.id] for c in candidates]]
@@ -131,6 +139,17 @@ class FeatureExtractor:
                 ) from error
             fresh = [i for i, id in enumerate(ids) if id not in self._rows]
             self._add([ids[i] for i in fresh], rows[fresh])
+
+
+def add_to_cache(cache: Path, extractor: FeatureExtractor, ids: Sequence[str], rows: np.ndarray) -> None:
+    """Put features that came from elsewhere into a cache, as rows (n, d) of an extractor's columns.
+
+    Raises:
+        ValueError: the shape does not fit.
+    """
+    if rows.shape != (len(ids), len(extractor.names)):
+        raise ValueError(f"expected rows of shape {(len(ids), len(extractor.names))}, got {rows.shape}")
+    _write(Path(cache) / extractor.key, list(ids), rows)
 
 
 def _write(folder: Path, ids: list[str], rows: np.ndarray) -> None:

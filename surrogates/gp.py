@@ -19,6 +19,7 @@ from surrogates.scaling import InputScaler
 if TYPE_CHECKING:
     from surrogates.exact import ExactGP
 
+CHUNK = 8192  # crystals predicted at a time
 REFERENCE = 1000  # unlabelled crystals on which calibration is meant to hold; more are drawn down to this
 MIN_FIT = 8  # labels, about as many as there are hyperparameters
 
@@ -122,16 +123,22 @@ class GPSurrogate:
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
         """Mean and standard deviation of what the oracle would find, in own units, shape (n, m)."""
-        X = self.extractor(candidates)
-        columns = [prop.moments(*self._scaled(prop, X)) for prop in self.properties]
+        scaled = zip(self.properties, *(part.T for part in self.marginal(candidates)), strict=True)
+        columns = [prop.moments(mean, std) for prop, mean, std in scaled]
         mean, std = (np.column_stack([column[k] for column in columns]) for k in (0, 1))
         return Prediction(mean, std, tuple(p.name for p in self.properties), tuple(p.unit for p in self.properties))
 
     def marginal(self, candidates: Sequence[Candidate]) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation on the model scales, shape (n, m) each."""
         X = self.extractor(candidates)
-        columns = [self._scaled(prop, X) for prop in self.properties]
-        mean, std = (np.column_stack([column[k] for column in columns]) for k in (0, 1))
+        mean, std = np.empty((2, len(X), len(self.properties)))
+        for start in range(0, len(X), CHUNK):  # bounds memory at a few copies of a chunk's features
+            rows = slice(start, start + CHUNK)
+            Z = self._standardised(X[rows])
+            for j, prop in enumerate(self.properties):
+                fitted = self._fitted[prop.name]
+                mean[rows, j], std[rows, j] = fitted.gp.predict(Z, self._offset(prop, X[rows]))
+                std[rows, j] *= fitted.factor
         return mean, std
 
     def joint(self, candidates: Sequence[Candidate]) -> JointPrediction:
@@ -263,11 +270,6 @@ class GPSurrogate:
         if not len(self._reference):
             return None
         return shift_weights(gp.metric(Z[rows]), gp.metric(self._standardised(self._reference)))
-
-    def _scaled(self, prop: Property, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        fitted = self._fitted[prop.name]
-        mean, std = fitted.gp.predict(self._standardised(X), self._offset(prop, X))
-        return mean, std * fitted.factor
 
     def _standardised(self, X: np.ndarray) -> np.ndarray:
         """Inputs of the kernels, shape (n, D)."""

@@ -62,12 +62,12 @@ def test_benchmark_finds_the_best_sooner_than_chance_and_records_it(table, tmp_p
 def test_acceleration_and_enhancement_against_the_expectation_of_chance():
     """10 top crystals of 1000: chance has half after 500 labels, this strategy after 50."""
     found = np.minimum(np.arange(1, 101) / 100, 1).tolist()
-    outcome = Outcome(Campaign("greedy", 0), found, found, [], 1.0)
+    outcome = Outcome(Campaign("greedy", 0), found, found, [], [], 1.0)
     (row,) = summarise({"bulk_modulus": [outcome]}, {"bulk_modulus": {"pool": 1000, "top": 10}})
     assert row["af"] == pytest.approx(10)
     assert row["ef_50"] == pytest.approx(10)
     assert row["recall_100"] == 1.0
-    late = Outcome(Campaign("greedy", 0), [0.0] * 100, [0.0] * 100, [], 1.0)
+    late = Outcome(Campaign("greedy", 0), [0.0] * 100, [0.0] * 100, [], [], 1.0)
     (row,) = summarise({"bulk_modulus": [late]}, {"bulk_modulus": {"pool": 1000, "top": 10}})
     assert row["af"] == 0
     assert row["reached"] == 0

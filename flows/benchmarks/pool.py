@@ -22,9 +22,10 @@ from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.files import make_folder, sha256, write_text
 from surrogates.acquisition import ACQUISITIONS
-from surrogates.features import FeatureExtractor
+from surrogates.features import FeatureExtractor, default_blocks
 
 STRATEGIES = (RANDOM, FOREST, "greedy", "ucb", "thompson", "stability_improvement", "qlogei")
+DESCRIPTORS = 64  # of CHGNet
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,21 @@ class PoolConfig:
         initial: random labels at the start of a campaign.
         batch: labels a round.
         budget: labels of a campaign.
-        workers: processes.
+        workers: processes, of one thread each.
+        potential: its frozen descriptors join the features, except where it was trained on the label; ``none``: never.
         engine: settings of surrogate and selection.
     """
 
     tasks: tuple[str, ...] = tuple(TASKS)
     strategies: tuple[str, ...] = STRATEGIES
     seeds: int = 10
-    pool_size: int | None = 3000
+    pool_size: int | None = 2000
     pool_seed: int = 0
     initial: int = 20
-    batch: int = 10
-    budget: int = 500
+    batch: int = 20
+    budget: int = 220
     workers: int = 1
+    potential: str = "chgnet"
     engine: Engine = field(default_factory=Engine)
 
     def __post_init__(self) -> None:
@@ -93,9 +96,9 @@ def run(data: Path, output: Path, config: PoolConfig | None = None, progress: Pr
     sizes: dict[str, dict[str, int]] = {}
     for task in config.tasks:
         pool = load_pool(data, task, config.pool_size, config.pool_seed)
-        extractor = FeatureExtractor(cache=output / "features")
+        extractor = extractor_of(task, output / "features", config.potential)
         extractor(pool.candidates, progress)
-        outcomes[task] = _campaigns(pool, extractor, output / "campaigns", config, progress)
+        outcomes[task] = campaigns(pool, extractor, output / "campaigns", config, progress)
         sizes[task] = {"pool": len(pool.candidates), "top": len(pool.top)}
     summary = summarise(outcomes, sizes)
     for name, frame in tables(outcomes, summary).items():
@@ -115,7 +118,18 @@ def run(data: Path, output: Path, config: PoolConfig | None = None, progress: Pr
     return record
 
 
-def _campaigns(
+def extractor_of(task: str, cache: Path, potential: str) -> FeatureExtractor:
+    """Features of a task's crystals, kept on disk: those of a frozen potential among them where it is no leak."""
+    if potential == "none" or TASKS[task].leaks:
+        return FeatureExtractor(cache=cache)
+    from oracles.potentials import load_potential
+
+    loaded = load_potential(potential)
+    blocks = default_blocks(loaded.energies_and_descriptors, key=str(loaded.energy_type), size=DESCRIPTORS)
+    return FeatureExtractor(blocks, cache)
+
+
+def campaigns(
     pool: Pool, extractor: FeatureExtractor, folder: Path, config: PoolConfig, progress: Progress | None
 ) -> list[Outcome]:
     """All campaigns of a task, those on disk read back, the others run side by side."""
@@ -148,7 +162,7 @@ def _run(pool: Pool, extractor: FeatureExtractor, todo: Sequence[Campaign], conf
         return
     # spawn: a forked torch may deadlock in its thread pool
     with ProcessPoolExecutor(
-        config.workers, get_context("spawn"), initializer=_start, initargs=(pool, extractor, config.engine)
+        config.workers, get_context("spawn"), initializer=_start, initargs=(pool, extractor.detached(), config.engine)
     ) as executor:
         futures = {executor.submit(_one, campaign): campaign for campaign in todo}
         for future in as_completed(futures):

@@ -57,6 +57,7 @@ class Outcome:
         campaign: its settings.
         found: share of the top crystals among the first 1, 2, ... labels.
         best: best utility so far, likewise.
+        order: rows of the pool as they were labelled.
         rounds: one row a round: labels before it, and calibration on random unlabelled crystals (``random_*``) and on
             the very batch chosen (``chosen_*``), both before their labels were known.
         seconds: wall time.
@@ -65,6 +66,7 @@ class Outcome:
     campaign: Campaign
     found: list[float]
     best: list[float]
+    order: list[int]
     rounds: list[dict[str, float]]
     seconds: float
 
@@ -176,4 +178,4 @@ def _outcome(
 ) -> Outcome:
     found = np.cumsum([row in pool.top for row in order]) / len(pool.top)
     best = np.maximum.accumulate(pool.utilities()[order])
-    return Outcome(campaign, found.tolist(), best.tolist(), rounds, seconds)
+    return Outcome(campaign, found.tolist(), best.tolist(), [int(row) for row in order], rounds, seconds)

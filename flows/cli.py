@@ -101,9 +101,9 @@ def main() -> None:
         sys.exit(141)
 
 
-from flows import cli_benchmarks, cli_campaign, cli_generator, cli_operate, cli_oracles  # noqa: E402  (they need nothing of this module)
+from flows import cli_benchmarks, cli_campaign, cli_dft, cli_generator, cli_operate, cli_oracles, cli_properties  # noqa: E402
 
-for group in (cli_campaign, cli_generator, cli_oracles, cli_operate, cli_benchmarks):
+for group in (cli_campaign, cli_generator, cli_oracles, cli_properties, cli_dft, cli_operate, cli_benchmarks):
     group.register(app)
 
 if __name__ == "__main__":

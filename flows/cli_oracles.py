@@ -57,22 +57,23 @@ def relax(
         table = read_crystals(input)
         loaded = load_potential(potential, device=device, trust=trust)
         with Journal(output, screening.relax_settings(loaded, config)) as journal:
-            _tell_resumed(journal, report)
+            tell_resumed(journal, report)
             frame, structures = screening.relax_table(table, loaded, config, report, journal)
             write_crystals(output, table.ids, structures, frame)
     statuses = screening.statuses_of(frame)
     emit({"rows": len(frame), "statuses": statuses, "potential": str(loaded.energy_type), "output": str(output)}, json)
-    _insist(frame)
+    insist(frame)
 
 
-def _insist(frame: pd.DataFrame) -> None:
+def insist(frame: pd.DataFrame) -> None:
     """Bad rows among good ones are counted; nothing but bad rows is an error."""
     if len(frame) and frame["status"].str.startswith("failed").all():
         reasons = frame["message"].dropna() if "message" in frame else frame["status"]
         raise InputError(f"none of {len(frame)} crystals could be evaluated; the first: {reasons.iloc[0]}")
 
 
-def _tell_resumed(journal: Journal, report: Reporter) -> None:
+def tell_resumed(journal: Journal, report: Reporter) -> None:
+    """Say that an earlier call's results are used."""
     if journal.found:
         report.say(f"going on: {journal.found} crystals are done already in {journal.path.name}")
 
@@ -119,14 +120,14 @@ def hull(
         config = RelaxConfig() if relax_first else None
         settings = screening.hull_settings(loaded, config)
         with Journal(output, settings) as journal:
-            _tell_resumed(journal, report)
+            tell_resumed(journal, report)
             frame = screening.hull_table(table, loaded, references, config, report, journal=journal)
             write_text(output, frame.to_csv(index=False, lineterminator="\n"))
     values = frame["e_above_hull"].dropna() if "e_above_hull" in frame else frame["status"][:0].astype(float)
     summary: dict[str, Any] = {"rows": len(frame), "statuses": screening.statuses_of(frame)}
     summary |= {"median_e_above_hull": float(values.median()), "below_0.1": int((values <= 0.1).sum())}
     emit({**summary, "reference": references.checksum[:16], "output": str(output)}, json)
-    _insist(frame)
+    insist(frame)
 
 
 @hull_app.command("build")

@@ -14,6 +14,8 @@ from loop.hull import Hull, HullResult
 from loop.values import OK, Candidate, Cost, Evaluation, Quantity, failed
 from oracles.canary import check_canary
 from oracles.elastic import BulkConfig, BulkModulus, bulk_moduli
+from oracles.elasticity import ElasticConfig, elastic_tensor, tight
+from oracles.phonons import PhononConfig, phonons
 from oracles.potentials import Potential, load_potential
 from oracles.references import References, load_references
 from oracles.relax import RelaxConfig, Relaxed, relax
@@ -21,7 +23,7 @@ from oracles.symmetry import space_group
 
 VERSION = "1"  # raised when the same settings no longer give the same numbers
 SYMPREC = 0.1  # A, for the space groups before and after
-NOT_RESULTS = ("batch_size",)  # settings that change how fast a result comes, not what it is
+NOT_RESULTS = ("batch_size", "standardise")  # settings that change how fast a result comes or its axes, not what it is
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class MlipConfig:
     references: str | None = None  # table of reference phases; by default the one that ships, for CHGNet
     relax: RelaxConfig = field(default_factory=RelaxConfig)
     bulk: BulkConfig | None = field(default_factory=BulkConfig)  # None: no bulk modulus
-    bulk_below: float = float("inf")  # eV/atom: bulk modulus only at or below this distance from the hull
+    elastic: ElasticConfig | None = None  # elastic tensor and moduli; None: none
+    phonons: PhononConfig | None = None  # dynamic stability; None: none
+    bulk_below: float = float("inf")  # eV/atom: these three only at or below this distance from the hull
     lowest: float = -0.5  # eV/atom: further below the hull is an error of the potential and no discovery
     abstain_when_sparse: bool = True  # no label where too few phases are known to judge by
 
@@ -84,6 +88,9 @@ class PotentialOracle:
             settings["relax"].pop(name)
         for name in ("potential", "device", "trust", "references"):  # what they lead to is in the checksums
             settings.pop(name)
+        for name in ("elastic", "phonons"):  # labels made before these were offered stay valid without them
+            if settings[name] is None:
+                settings.pop(name)
         what = [
             VERSION,
             asdict(self.potential.energy_type),
@@ -103,26 +110,40 @@ class PotentialOracle:
             self._evaluation(candidate, outcome, place)
             for candidate, outcome, place in zip(candidates, outcomes, placed, strict=True)
         ]
-        chosen = [index for index, evaluation in enumerate(evaluations) if self._wants_bulk(evaluation)]
+        chosen = [index for index, evaluation in enumerate(evaluations) if self._is_near(evaluation)]
         began = time.perf_counter()
         structures = [outcomes[index].structure for index in chosen]
         moduli = self._bulk([structure for structure in structures if structure is not None])
         share = (time.perf_counter() - began) / max(len(chosen), 1)
-        for index, modulus in zip(chosen, moduli, strict=True):
+        for index, modulus in zip(chosen, moduli, strict=False):  # there are none where none are wanted
             evaluations[index] = _with_bulk(evaluations[index], modulus, share)
+        for index in chosen if self.config.elastic or self.config.phonons else []:
+            evaluations[index] = self._with_derivatives(evaluations[index])
         return evaluations
+
+    def _with_derivatives(self, evaluation: Evaluation) -> Evaluation:
+        """With elastic tensor and phonons, at a minimum tighter than the label's."""
+        began, notes = time.perf_counter(), [evaluation.message]
+        assert evaluation.structure is not None  # of labels that are ok
+        found = relax([evaluation.structure], self.potential, tight(self.config.relax))[0]
+        if found.structure is None or not found.ok:
+            notes.append(f"no derivatives: the tight relaxation ended with {found.status}")
+        else:
+            for measure, config in ((elastic_tensor, self.config.elastic), (phonons, self.config.phonons)):
+                if config is not None:
+                    measured = measure(found.structure, self.potential, config)  # type: ignore[arg-type]
+                    evaluation = evaluation.with_properties(**measured.quantities())
+                    notes.append(measured.message and f"{measured.status}: {measured.message}")
+        cost = replace(evaluation.cost, seconds=evaluation.cost.seconds + time.perf_counter() - began)
+        return replace(evaluation, cost=cost, message="; ".join(filter(None, notes)))
 
     def _bulk(self, structures: Sequence[Any]) -> list[BulkModulus]:
         if self.config.bulk is None or not structures:
             return []
         return bulk_moduli(structures, self.potential, self.config.bulk, self.config.relax)
 
-    def _wants_bulk(self, evaluation: Evaluation) -> bool:
-        return (
-            self.config.bulk is not None
-            and evaluation.ok
-            and evaluation.value("e_above_hull") <= self.config.bulk_below
-        )
+    def _is_near(self, evaluation: Evaluation) -> bool:
+        return evaluation.ok and evaluation.value("e_above_hull") <= self.config.bulk_below
 
     def _place(self, outcome: Relaxed) -> HullResult:
         if outcome.structure is None:

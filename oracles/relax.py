@@ -44,6 +44,7 @@ class RelaxConfig:
     batch_size: int = 16  # crystals that take their steps together
     max_expansion: float = 3.0  # volume over its start, beyond which a crystal has exploded
     max_contraction: float = 3.0  # start over volume, beyond which it has collapsed
+    standardise: bool = True  # into the primitive cell in its standard axes; False keeps the cell and axes that came
 
     def __post_init__(self) -> None:
         """Check values."""
@@ -64,7 +65,7 @@ class Relaxed:
     """
 
     status: str
-    structure: Structure | None = None  # in its primitive cell
+    structure: Structure | None = None  # in its primitive cell, unless the settings say otherwise
     energy: float = float("nan")  # eV/atom
     steps: int = 0
     max_force: float = float("nan")  # eV/A
@@ -133,7 +134,7 @@ class _Run:
 
     def __init__(self, structure: Structure, config: RelaxConfig, potential: Potential) -> None:
         sound = potential.check(structure).ok
-        self.structure = primitive(structure, ROUND_OFF) if sound else structure
+        self.structure = primitive(structure, ROUND_OFF) if sound and config.standardise else structure
         keep = sound and config.keep_symmetry
         self.group = find_group(self.structure, ROUND_OFF) if keep else Group.trivial(len(self.structure))
         self.config = config

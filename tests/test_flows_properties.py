@@ -1,0 +1,99 @@
+"""Verbs elastic and phonons, and the same measurements inside a campaign's oracle."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from ase.build import bulk
+from pymatgen.core import Lattice, Structure
+from typer.testing import CliRunner
+
+from flows.benchmarks.elasticity import Material, errors, run
+from flows.cli import app
+from loop.crystals import write_crystals
+from loop.values import Candidate
+from oracles.ase_potential import to_structure
+from oracles.elasticity import ElasticConfig
+from oracles.mlip import MlipConfig, PotentialOracle
+from oracles.phonons import PhononConfig
+from oracles.potentials import load_potential
+from oracles.references import write_references
+
+EMT = "ase.calculators.emt:EMT"
+
+
+@pytest.fixture
+def metals(tmp_path):
+    """Copper under strain, a saddle point, an element that EMT does not know, and a row that is no crystal."""
+    crystals = [to_structure(bulk("Cu", a=3.7)), Structure(Lattice.cubic(2.5), ["Cu"], [[0, 0, 0]])]
+    crystals.append(Structure(Lattice.cubic(3.2), ["W"], [[0, 0, 0]]))
+    path = tmp_path / "in.csv"
+    write_crystals(path, ["cu", "simple", "w"], crystals, {"note": list("abc")})
+    with path.open("a") as file:
+        file.write("broken,d,not a cif\n")
+    return path
+
+
+def table_of(*arguments):
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.stderr
+    return pd.read_csv(arguments[arguments.index("--output") + 1]), json.loads(done.stdout)
+
+
+def test_elastic_from_file_to_file(metals, tmp_path):
+    output = tmp_path / "elastic.csv"
+    frame, summary = table_of("elastic", "--input", metals, "--output", output, "--potential", EMT, "--json")
+    assert frame["status"].tolist() == ["ok", "ok", "failed:unsupported-element", "failed:unreadable"]
+    assert frame["note"].tolist() == list("abcd")
+    assert frame["bulk_modulus_vrh"][0] == pytest.approx(134, abs=3)  # EMT's copper
+    assert np.array(json.loads(frame["elastic_tensor"][0])).shape == (6, 6)
+    assert frame["mechanically_stable"].tolist()[:2] == [True, False]
+    assert summary["mechanically_stable"] == 1
+
+
+def test_phonons_from_file_to_file(metals, tmp_path):
+    arguments = ["--input", metals, "--output", tmp_path / "p.csv", "--potential", EMT, "--min-length", 4.5, "--json"]
+    frame, summary = table_of("phonons", *arguments)
+    assert frame["status"].tolist() == ["ok", "ok", "failed:unsupported-element", "failed:unreadable"]
+    assert frame["lowest_frequency"][0] > 1
+    assert frame["lowest_frequency"][1] < -1
+    assert summary["dynamically_stable"] == 1
+    assert json.loads(frame["supercell"][0]) == [3, 3, 3]
+
+
+def test_they_are_properties_of_the_oracle(tmp_path):
+    potential = load_potential(EMT)
+    rows = pd.DataFrame({"formula": ["Cu"], "energy_per_atom": [-0.007], "id": ["cu"], "held_out": [0]})
+    references = write_references(tmp_path / "emt.csv", rows, potential)
+    plain = MlipConfig(potential=EMT, bulk=None)
+    config = dataclasses.replace(plain, elastic=ElasticConfig(), phonons=PhononConfig(min_length=4.5))
+    label = PotentialOracle(potential, references, config).evaluate([Candidate(to_structure(bulk("Cu", a=3.65)))])[0]
+    assert label.ok, label.message
+    assert label.value("shear_modulus") == pytest.approx(57, abs=3)
+    assert label.value("poisson_ratio") == pytest.approx(0.31, abs=0.02)
+    assert label.value("lowest_frequency") > 0
+    assert label.value("dynamically_stable") == 1
+    assert label.properties["lowest_frequency"].unit == "THz"
+    hashes = {PotentialOracle(potential, references, c).settings_hash for c in (plain, config)}
+    assert len(hashes) == 2
+    assert "9b7a44467b1ec4e3" in hashes  # as before these properties were offered: no ledger pays its labels again
+    failing = dataclasses.replace(plain, phonons=PhononConfig(min_length=0))  # one atom: nothing to judge by
+    label = PotentialOracle(potential, references, failing).evaluate([Candidate(to_structure(bulk("Cu")))])[0]
+    assert label.ok
+    assert "larger supercell" in label.message
+
+
+def test_the_benchmark_goes_on_and_tells_softening(tmp_path):
+    metals = (Material("Cu", "fcc", (3.59,), 134.0, 57.0, (173, 116, 91)), Material("Ni", "fcc", (3.49,), 360.0, 95.0))
+    record = run(tmp_path, EMT, metals)
+    assert record == json.loads((tmp_path / "record.json").read_text())
+    assert record["results"]["bulk"]["materials"] == 2
+    assert record["results"]["bulk"]["highest_ratio"] == pytest.approx(1, abs=0.02)
+    assert record["results"]["bulk"]["lowest_ratio"] == pytest.approx(0.5, abs=0.02)
+    assert record["results"]["mechanically stable"] == 2
+    table = pd.DataFrame({"bulk": [50.0, np.nan], "published bulk": [100.0, 10.0]})
+    assert errors(table, "bulk")["mean_absolute_relative_error"] == 0.5

@@ -179,24 +179,40 @@ def finetune(
 
 def evaluate_generator(
     input: Annotated[Path, typer.Option("--input", "-i", help="Generated crystals.")],
-    reference: Annotated[Path, typer.Option(help="Known crystals: CSV with a cif column, extxyz, CIFs.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for record, table and figure.")],
-    energies: Annotated[bool, typer.Option(help="Unrelaxed energies above the hull by the default potential.")] = True,
+    reference: Annotated[
+        Path | None, typer.Option(help="Known crystals, for novelty and distributions: CSV with a cif column, ...")
+    ] = None,
+    held_out: Annotated[Path | None, typer.Option(help="Crystals whose likelihood is measured, by term.")] = None,
+    checkpoint: Checkpoint = None,
+    energies: Annotated[bool, typer.Option(help="Energies above the hull by the default potential.")] = True,
+    relax: Annotated[int, typer.Option(min=0, help="Crystals to relax, too; 0: none.")] = 100,
+    shipped: Annotated[bool, typer.Option(help="Count what is among the shipped fingerprints as known.")] = True,
+    seed: Annotated[int, typer.Option(help="Which crystals are relaxed.")] = 0,
     json: Json = False,
 ) -> None:
-    """Validity, uniqueness, novelty, stability and distributions of generated crystals."""
+    """Validity, uniqueness, novelty, stability, likelihood and distributions of generated crystals."""
     from flows.build import Builder
     from flows.config import CampaignConfig
-    from flows.evaluation import evaluate
+    from flows.evaluation import EvaluationConfig, Judges, evaluate
+    from flows.generation import load_model
     from flows.outputs import check_folder
     from loop.crystals import read_crystals
 
     check_folder(output)
+    config = EvaluationConfig(relax=relax, shipped=shipped, seed=seed)
     with progress() as report:
-        judge = Builder(CampaignConfig()) if energies else None
-        record = evaluate(read_crystals(input), read_crystals(reference), output, judge, report)
+        samples = read_crystals(input, lambda done, total: report("read", done, total, {}))
+        known = None if reference is None else read_crystals(reference)
+        model = None if held_out is None else load_model(checkpoint, "cpu", "float32")
+        judges = Judges(
+            Builder(CampaignConfig()) if energies else None,
+            model,
+            None if held_out is None else read_crystals(held_out),
+        )
+        record = evaluate(samples, known, output, judges, config, report)
     results = record["results"]
-    flat = {name: value["share"] if isinstance(value, dict) else value for name, value in results.items()}
+    flat = {name: value["share"] for name, value in results.items() if isinstance(value, dict) and "share" in value}
     emit(results if json else {**flat, "record": f"{output}/record.json"}, json)
 
 

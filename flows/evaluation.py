@@ -1,8 +1,8 @@
-"""How good generated crystals are: valid, unique, new, and distributed like a reference set.
+"""How good generated crystals are: valid, unique, new, stable, and distributed like a reference set.
 
 Protocol of CDVAE (Xie et al., ICLR 2022) where it says what to do: structure validity by a shortest distance of 0.5 A
-(and the stricter 0.7 of the covalent radii's sum), composition validity by SMACT, Wasserstein distances of density
-and number of elements. Validity, uniqueness, novelty and stability are always given together.
+(and the stricter 0.7 of the covalent radii's sum), composition validity by SMACT, Wasserstein distances of properties,
+coverage and precision. Validity, uniqueness, novelty and stability are always given together.
 """
 
 from __future__ import annotations
@@ -10,183 +10,300 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows import evaluation_distances as distances
+from flows.evaluation_figures import draw
 from flows.provenance import provenance
 from loop.contracts import Progress
 from loop.files import make_folder, write_text
+from loop.known import KnownCrystals
 from loop.metrics import wilson
-from loop.novelty import DUPLICATE, NEW, NoveltyIndex, Tolerances
+from loop.novelty import KNOWN, NEW, NoveltyIndex
 from loop.validity import ValidityRules, is_charge_balanced
 
 if TYPE_CHECKING:
+    import pandas as pd
     from pymatgen.core import Structure
 
     from flows.build import Builder
+    from generator.checkpoint import Checkpoint
     from loop.crystals import CrystalTable
 
-STABLE = 0.1  # eV/atom, metastability window of Sun et al., Sci. Adv. 2, e1600225 (2016)
+STABLE, METASTABLE = 0.0, 0.1  # eV/atom; the second: window of Sun et al., Sci. Adv. 2, e1600225 (2016)
+LOWEST = -0.5  # eV/atom: further below the hull is an error of the potential, as in the default oracle
+REFERENCE = "reference "  # ids of reference crystals begin so
+CHUNK = 64  # crystals between two calls of progress
 _OFF: dict[str, Any] = dict.fromkeys(("max_atoms", "max_elements", "volume_per_atom", "cell_lengths", "cell_angles"))
-LENIENT = ValidityRules(
-    **_OFF, radioactive=True, noble_gases=True, min_distance=0.5, radius_fraction=None, charge_balance=False
-)
-STRICT = ValidityRules(
-    **_OFF, radioactive=True, noble_gases=True, min_distance=0.5, radius_fraction=0.7, charge_balance=False
-)
+_OFF |= {"radioactive": True, "noble_gases": True, "min_distance": 0.5, "charge_balance": False}
+LENIENT = ValidityRules(**_OFF, radius_fraction=None)
+STRICT = ValidityRules(**_OFF, radius_fraction=0.7)
+SHARED = ("structure_valid", "structure_valid_strict", "composition_valid", "valid", "unique", "new")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured beyond the cheap rules."""
+
+    relax: int = 100  # crystals that are relaxed with the potential, drawn with `seed`; 0: none
+    shipped: bool = True  # novelty against the shipped fingerprints, too
+    reference_energies: int = 1000  # reference crystals whose energies are compared, drawn with `seed`
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Judges:
+    """What crystals are measured with, where it is wanted."""
+
+    builder: Builder | None = None  # potential and hull
+    checkpoint: Checkpoint | None = None  # whose likelihood of `held_out` is measured
+    held_out: CrystalTable | None = None
 
 
 def evaluate(
     samples: CrystalTable,
-    reference: CrystalTable,
+    reference: CrystalTable | None,
     output: Path,
-    judge: Builder | None = None,
+    judges: Judges = Judges(),
+    config: EvaluationConfig = EvaluationConfig(),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure samples against a reference, and write ``record.json``, ``crystals.csv`` and ``distributions.png``.
+    """Measure samples, and write ``record.json``, ``crystals.csv`` and ``distributions.png``.
 
     Args:
         samples: generated crystals; a row that is none counts as invalid.
-        reference: known crystals.
+        reference: known crystals, for novelty and distributions.
         output: folder.
-        judge: gives unrelaxed energies above the hull, where wanted.
+        judges: potential and checkpoint, where energies and likelihoods are wanted.
+        config: how much.
         progress: told of stages.
     """
-    import pandas as pd
-
     make_folder(output)
     tell: Progress = progress or (lambda *_: None)
-    n = len(samples)
     structures = [structure for structure in samples.structures if structure is not None]
-    rows = pd.DataFrame({"id": [i for i, s in zip(samples.ids, samples.structures, strict=True) if s is not None]})
-    rows["formula"] = [structure.composition.reduced_formula for structure in structures]
-    tell("validity", 0, 3, {})
-    rows["structure_valid"] = [reason is None for reason in LENIENT(structures)]
-    rows["structure_valid_strict"] = [reason is None for reason in STRICT(structures)]
-    rows["composition_valid"] = [is_charge_balanced(formula) for formula in rows["formula"]]
-    rows["valid"] = rows["structure_valid"] & rows["composition_valid"]
-    tell("novelty", 1, 3, {})
-    rows["verdict"] = _verdicts(structures, [s for s in reference.structures if s is not None])
-    rows["unique"] = rows["verdict"] != DUPLICATE
-    rows["new"] = rows["verdict"] == NEW
-    if judge is not None:
-        tell("energies", 2, 3, {})
-        rows["e_above_hull"] = judge.screen.judge(structures)[0]
-        rows["stable"] = rows["e_above_hull"] <= STABLE
-    known = [structure for structure in reference.structures if structure is not None]
-    results = {"samples": n, "readable": len(structures), **_shares(rows, n), **distances(structures, known)}
-    record = {"results": results, "protocol": _protocol(judge), "reference": len(known), "made_with": provenance()}
+    known = [] if reference is None else [structure for structure in reference.structures if structure is not None]
+    rows = _rules(samples, structures, tell)
+    index = _index(structures, known, config)
+    rows["verdict"] = _verdicts(structures, index, tell, "novelty")
+    rows["unique"], rows["new"] = rows["verdict"] != "duplicate", rows["verdict"] == NEW
+    results: dict[str, Any] = {"samples": len(samples), "readable": len(structures)}
+    if judges.builder is not None:
+        _energies(rows, structures, judges.builder, tell)
+        if config.relax:
+            results["relaxed"] = _relaxed(rows, structures, judges.builder, index, config, tell)
+    results |= _shares(rows, len(samples))
+    if known:
+        results["distances"] = distances.measure(structures, known, tell)
+        if judges.builder is not None:
+            results["distances"] |= _energy_distances(structures, known, judges.builder, config, tell)
+    if judges.checkpoint is not None and judges.held_out is not None:
+        results["held_out_nll"] = _likelihood(judges.checkpoint, judges.held_out, tell)
+    record = {
+        "results": results,
+        "protocol": _protocol(index, judges, len(known)),
+        "settings": asdict(config),
+        "made_with": provenance(),
+    }
     write_text(output / "record.json", json.dumps(record, indent=1) + "\n")
-    write_text(output / "crystals.csv", rows.to_csv(index=False, lineterminator="\n"))
-    draw(structures, known, rows.get("e_above_hull"), output / "distributions.png")
-    tell("novelty", 3, 3, {})
+    write_text(output / "crystals.csv", rows.to_csv(index=False, float_format="%.5g", lineterminator="\n"))
+    draw(structures, known, rows, output / "distributions.png")
     return record
 
 
-def _verdicts(structures: Sequence[Structure], known: Sequence[Structure]) -> list[str]:
-    """new, known or duplicate (of an earlier sample)."""
-    against = NoveltyIndex()
-    against.add(known, [f"reference {row}" for row in range(len(known))])
-    batch = NoveltyIndex().judge(structures, [str(row) for row in range(len(structures))])
-    judged = [against.judge([structure], [str(row)])[0].kind for row, structure in enumerate(structures)]
-    return [
-        DUPLICATE if own.kind == DUPLICATE else ("known" if kind == DUPLICATE else kind)
-        for own, kind in zip(batch, judged, strict=True)
-    ]
+def _rules(samples: CrystalTable, structures: Sequence[Structure], tell: Progress) -> pd.DataFrame:
+    """What the cheap rules say of each readable crystal."""
+    import pandas as pd
+
+    rows = pd.DataFrame({"id": [i for i, s in zip(samples.ids, samples.structures, strict=True) if s is not None]})
+    rows["formula"] = [structure.composition.reduced_formula for structure in structures]
+    rows["n_atoms"] = [len(structure) for structure in structures]
+    rows["space_group"] = [distances.space_group(structure) for structure in structures]
+    lenient, strict, balanced = [], [], []
+    for done, structure in enumerate(structures):
+        lenient.append(LENIENT.reason(structure))
+        strict.append(lenient[-1] or STRICT.reason(structure))
+        balanced.append(is_charge_balanced(structure.composition.reduced_formula))
+        if done % CHUNK == 0:
+            tell("validity", done, len(structures), {})
+    rows["broken_rule"] = [reason or "" for reason in strict]
+    rows["structure_valid"] = [reason is None for reason in lenient]
+    rows["structure_valid_strict"] = [reason is None for reason in strict]
+    rows["composition_valid"] = balanced
+    rows["valid"] = rows["structure_valid"] & rows["composition_valid"]
+    return rows
 
 
-def _shares(rows: Any, n: int) -> dict[str, Any]:
-    """Share of all samples, with Wilson intervals."""
-    flags = {name: rows[name] for name in ("structure_valid", "structure_valid_strict", "composition_valid", "valid")}
-    flags |= {"unique": rows["unique"], "new_and_unique": rows["new"]}
-    if "stable" in rows:
-        flags["stable"] = rows["stable"]
-        flags["stable_unique_new_valid"] = rows["stable"] & rows["new"] & rows["valid"]
-    shares = {}
-    for name, flag in flags.items():
-        share = wilson(int(flag.sum()), n)
-        shares[name] = {"share": share.value, "low": share.low, "high": share.high, "count": int(flag.sum())}
-    return shares
+def _index(structures: Sequence[Structure], known: Sequence[Structure], config: EvaluationConfig) -> NoveltyIndex:
+    """Known crystals: the shipped fingerprints, and those of the reference that could equal a sample."""
+    index = NoveltyIndex(KnownCrystals.shipped() if config.shipped else None)
+    formulas = {structure.composition.reduced_formula for structure in structures}
+    near = [structure for structure in known if structure.composition.reduced_formula in formulas]
+    index.add(near, [f"{REFERENCE}{row}" for row in range(len(near))])
+    return index
 
 
-def distances(structures: Sequence[Structure], known: Sequence[Structure]) -> dict[str, float]:
-    """Wasserstein: density (g/cm^3) and number of elements; total variation: elements and space groups."""
-    from scipy.stats import wasserstein_distance
+def _verdicts(structures: Sequence[Structure], index: NoveltyIndex, tell: Progress, stage: str) -> list[str]:
+    """new, known, or duplicate of an earlier sample (a second copy of a known crystal is a duplicate)."""
+    seen: set[str] = set()
+    done = 0
+    by_formula: dict[str, list[int]] = {}
+    for row, structure in enumerate(structures):
+        by_formula.setdefault(structure.composition.reduced_formula, []).append(row)
+    kinds = [NEW] * len(structures)
+    for group in by_formula.values():
+        verdicts = index.judge([structures[row] for row in group], [f"sample {row}" for row in group])
+        for row, verdict in zip(group, verdicts, strict=True):
+            is_known = verdict.kind == KNOWN or str(verdict.match).startswith(REFERENCE)
+            repeated = verdict.match in seen if is_known else verdict.match is not None
+            kinds[row] = "duplicate" if repeated else ("known" if is_known else NEW)
+            if is_known and verdict.match is not None:
+                seen.add(verdict.match)
+        done += len(group)
+        tell(stage, done, len(structures), {})
+    return kinds
 
-    parts = (_density, _n_elements, _symbols, _group)
-    density, elements, symbols, groups = (_pair(of, structures, known) for of in parts)
+
+def _energies(rows: pd.DataFrame, structures: Sequence[Structure], builder: Builder, tell: Progress) -> None:
+    """Unrelaxed distances from the hull, and what follows."""
+    above, sparse = np.full(len(structures), np.nan), np.zeros(len(structures), dtype=bool)
+    for start in range(0, len(structures), CHUNK):
+        part = slice(start, start + CHUNK)
+        above[part], sparse[part] = builder.screen.judge(list(structures[part]))
+        tell("energies", min(start + CHUNK, len(structures)), len(structures), {})
+    rows["e_above_hull"], rows["sparse_hull"] = above, sparse
+    _judge_stability(rows)
+
+
+def _judge_stability(rows: pd.DataFrame) -> None:
+    """Stable and metastable, and with unique, new and valid: S.U.N. and M.S.U.N."""
+    above = rows["e_above_hull"].to_numpy(dtype=float)
+    trusted = (above >= LOWEST) & ~rows["sparse_hull"].to_numpy(dtype=bool)
+    fresh = (rows["new"] & rows["valid"]).to_numpy(dtype=bool)  # new: neither known nor a duplicate
+    for name, limit in (("stable", STABLE), ("metastable", METASTABLE)):
+        rows[name] = trusted & (above <= limit)
+        rows["sun" if name == "stable" else "msun"] = rows[name].to_numpy(dtype=bool) & fresh
+
+
+def _relaxed(
+    rows: pd.DataFrame,
+    structures: Sequence[Structure],
+    builder: Builder,
+    index: NoveltyIndex,
+    config: EvaluationConfig,
+    tell: Progress,
+) -> dict[str, Any]:
+    """The same shares for some crystals after relaxation; their novelty is judged relaxed."""
+    from oracles.relax import relax
+
+    chosen = np.sort(np.random.default_rng(config.seed).permutation(len(structures))[: config.relax])
+    measuring = builder.measuring
+
+    def report(done: int, total: int) -> None:
+        tell("relaxation", done, total, {})
+
+    outcomes = relax([structures[i] for i in chosen], measuring.potential, measuring.config.relax, report)
+    part = rows.loc[chosen, ["structure_valid", "composition_valid", "valid"]].copy()
+    kept = [outcome.structure if outcome.ok else None for outcome in outcomes]
+    good = [row for row, structure in zip(chosen, kept, strict=True) if structure is not None]
+    ends = [structure for structure in kept if structure is not None]
+    verdicts = dict(zip(good, _verdicts(ends, index, tell, "novelty, relaxed"), strict=True))
+    part["new"] = [verdicts.get(row) == NEW for row in chosen]
+    part["unique"] = [verdicts.get(row, "duplicate") != "duplicate" for row in chosen]
+    kind = measuring.potential.energy_type
+    energies = np.array([outcome.energy for outcome in outcomes if outcome.ok])
+    placed = dict(zip(good, measuring.hull.batch([s.composition for s in ends], energies, kind), strict=True))
+    part["e_above_hull"] = [placed[row].e_above_hull if row in placed else np.nan for row in chosen]
+    part["sparse_hull"] = [placed[row].sparse if row in placed else False for row in chosen]
+    _judge_stability(part)
+    rows.loc[chosen, "e_above_hull_relaxed"] = part["e_above_hull"]
+    rows.loc[chosen, "verdict_relaxed"] = [verdicts.get(row, "") for row in chosen]
+    gained = rows["e_above_hull"] - rows["e_above_hull_relaxed"]
     return {
-        "density_wasserstein": float(wasserstein_distance(*density)),
-        "n_elements_wasserstein": float(wasserstein_distance(*elements)),
-        "element_total_variation": total_variation(*symbols),
-        "space_group_total_variation": total_variation(*groups),
+        "crystals": len(chosen),
+        "statuses": dict(Counter(outcome.status for outcome in outcomes)),
+        **_shares(part, len(chosen)),
+        "median_energy_gained": float(gained.median()),
+        "seconds_each": float(np.mean([outcome.seconds for outcome in outcomes])) if outcomes else 0.0,
     }
 
 
-def total_variation(one: Sequence[Any], other: Sequence[Any]) -> float:
-    """Half the sum of the differences of two frequency tables: 0 alike, 1 disjoint."""
-    a, b = Counter(one), Counter(other)
-    return 0.5 * sum(abs(a[key] / max(1, len(one)) - b[key] / max(1, len(other))) for key in {*a, *b})
+def _shares(rows: pd.DataFrame, n: int) -> dict[str, Any]:
+    """Shares of all samples with Wilson intervals, and the distribution of the distances from the hull."""
+    flags = [name for name in (*SHARED, "stable", "metastable", "sun", "msun") if name in rows]
+    found: dict[str, Any] = {}
+    for name in flags:
+        count = int(rows[name].sum())
+        share = wilson(count, n)
+        found[name] = {"share": share.value, "low": share.low, "high": share.high, "count": count}
+    if "e_above_hull" in rows:
+        above = rows["e_above_hull"].to_numpy(dtype=float)
+        above = above[np.isfinite(above)]
+        levels = (
+            {f"p{level}": float(np.percentile(above, level)) for level in (10, 25, 50, 75, 90)} if len(above) else {}
+        )
+        found["e_above_hull"] = levels | {
+            "judged": len(above),
+            "sparse": int(rows["sparse_hull"].sum()),
+            "outliers": int((above < LOWEST).sum()),
+        }
+    return found
 
 
-def _pair(of: Any, structures: Sequence[Structure], known: Sequence[Structure]) -> tuple[list[Any], list[Any]]:
-    return tuple([value for structure in group for value in of(structure)] for group in (structures, known))  # type: ignore[return-value]
+def _energy_distances(
+    structures: Sequence[Structure],
+    known: Sequence[Structure],
+    builder: Builder,
+    config: EvaluationConfig,
+    tell: Progress,
+) -> dict[str, float]:
+    """Wasserstein distance of unrelaxed formation energies."""
+    measuring = builder.measuring
+    rng = np.random.default_rng(config.seed)
+    sets = [
+        [group[i] for i in rng.permutation(len(group))[: config.reference_energies]] for group in (structures, known)
+    ]
+    values = []
+    for name, group in zip(("samples", "reference"), sets, strict=True):
+        energies = np.full(len(group), np.nan)
+        for start in range(0, len(group), CHUNK):
+            energies[start : start + CHUNK] = builder.screen.energies(group[start : start + CHUNK])
+            tell(f"formation energies, {name}", min(start + CHUNK, len(group)), len(group), {})
+        values.append(distances.formation_energies(group, energies, measuring.references))
+    return {"formation_energy_wasserstein": distances.wasserstein(*values)}
 
 
-def _density(structure: Structure) -> list[float]:
-    return [float(structure.density)]
+def _likelihood(checkpoint: Checkpoint, held_out: CrystalTable, tell: Progress) -> dict[str, Any]:
+    """Mean negative log-likelihood of held-out crystals by term, nats a crystal."""
+    from flows.generation import likelihoods
+
+    frame = likelihoods(checkpoint, held_out, False, tell)
+    good = frame[frame["status"] == "ok"]
+    terms = {name: -float(good[f"logp_{name}"].mean()) for name in ("w", "a", "xyz", "l")}
+    return terms | {"nll": sum(terms.values()), "crystals": len(good), "left_out": len(frame) - len(good)}
 
 
-def _n_elements(structure: Structure) -> list[int]:
-    return [len(structure.composition)]
-
-
-def _symbols(structure: Structure) -> list[str]:
-    return [str(element) for element in structure.composition]
-
-
-def _group(structure: Structure) -> list[int]:
-    from loop.fingerprint import symmetry
-
-    return [symmetry(structure, 0.1)[0]]
-
-
-def _protocol(judge: Builder | None) -> dict[str, Any]:
-    energies = None if judge is None else f"unrelaxed single points, {judge.measuring.potential.energy_type}"
+def _protocol(index: NoveltyIndex, judges: Judges, n_reference: int) -> dict[str, Any]:
+    energies = None
+    if judges.builder is not None:
+        energies = (
+            f"{judges.builder.measuring.potential.energy_type}; unrelaxed: single points of the crystals as drawn"
+        )
     return {
         "structure_valid": "no two atoms closer than 0.5 A; strict: nor than 0.7 of the sum of covalent radii",
         "composition_valid": "SMACT with the oxidation states of 2014, Pauling test, alloys allowed",
-        "unique": "no copy of an earlier sample",
-        "new": "no copy in the reference given",
-        "matcher": NoveltyIndex(None, Tolerances()).protocol(),
+        "unique": "no copy of an earlier sample; of several copies of a known crystal the first is unique",
+        "new": f"unique, and no copy among the {n_reference} reference crystals or the shipped fingerprints",
+        "matcher": index.protocol(),
+        "matcher_time_limit": "none: crystals above max_sites go by fingerprint, so that no clock decides",
         "e_above_hull": energies,
-        "stable": f"e_above_hull <= {STABLE} eV/atom",
+        "stable": f"e_above_hull <= {STABLE} eV/atom, metastable: <= {METASTABLE}; not where the hull is sparse, nor "
+        f"below {LOWEST}, which is an error of the potential",
+        "sun": "stable, unique, new and valid; msun: metastable, unique, new and valid",
         "shares": "of all samples, unreadable rows included; 95 % Wilson intervals",
+        "checkpoint": None if judges.checkpoint is None else judges.checkpoint.checksum,
+        "distances": distances.PROTOCOL,
     }
-
-
-def draw(structures: Sequence[Structure], known: Sequence[Structure], above: Any, path: Path) -> None:
-    """Histograms of density, number of elements and energy above the hull."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    mpl.use("Agg")
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
-    axes = figure.subplots(1, 3)
-    for axis, of, label in ((axes[0], _density, "density (g/cm$^3$)"), (axes[1], _n_elements, "elements")):
-        values = _pair(of, structures, known)
-        low, high = min(min(part, default=0) for part in values), max(max(part, default=1) for part in values)
-        bins = np.linspace(low, high, 40) if of is _density else np.arange(low, high + 2) - 0.5
-        for part, name in zip(values, ("samples", "reference"), strict=True):
-            axis.hist(part, bins=bins, density=True, histtype="stepfilled", alpha=0.5, label=name)
-        axis.set_xlabel(label)
-    axes[0].legend()
-    if above is not None:
-        axes[2].hist(np.clip(above.dropna(), -0.5, 2), bins=40)
-        axes[2].axvline(STABLE, color="black", lw=1)
-        axes[2].set_xlabel("e above hull, unrelaxed (eV/atom)")
-    else:
-        axes[2].set_axis_off()
-    figure.savefig(path, dpi=130)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +85,8 @@ class Cache:
     keys: list[Tensor]
     values: list[Tensor]
     length: Tensor
-    outputs: list[tuple[Tensor, Tensor]] | None = None  # value and output layers as one: weight and bias
+    inputs: list[tuple[Tensor, Tensor]]  # of each layer: `Attention.fused_input`
+    outputs: list[tuple[Tensor, Tensor]] | None = None  # of each layer: `Attention.merged_output`
 
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens, at least doubling, so that short crystals stay cheap."""
@@ -151,16 +152,20 @@ class Attention(nn.Module):
         order = torch.arange(inner).view(config.heads, 2, -1).transpose(1, 2).flatten()
         self.register_buffer("interleaved", order, persistent=False)
 
-    def turned(self, x: Tensor, turn: Tensor, *, values: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Rotated queries and keys, and values where wanted, (n, T, heads, head_size) of x (n, T, width)."""
+    def fused_input(self, *, values: bool) -> tuple[Tensor, Tensor]:
+        """Query and key layers, and the value layer where wanted, as one: weight and bias."""
         layers = [(layer.weight[self.interleaved], layer.bias[self.interleaved]) for layer in (self.query, self.key)]
         if values:
             layers.append((self.value.weight, self.value.bias))
         weight, bias = (torch.cat(parts) for parts in zip(*layers, strict=True))
-        made = F.linear(x, weight, bias).unflatten(-1, (-1, self.head_size))
-        turned = rotate(made[:, :, : 2 * self.heads], turn[:, :, None])
-        q, k = turned.chunk(2, 2)
-        return q, k, made[:, :, 2 * self.heads :] if values else None
+        return weight, bias
+
+    def turned(self, x: Tensor, turn: Tensor, fused: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries and keys, and values or nothing, (n, T, heads, head_size) of x (n, T, width)."""
+        made = F.linear(x, *fused).unflatten(-1, (-1, self.head_size))
+        both, values = made.split([2 * self.heads, made.shape[2] - 2 * self.heads], 2)
+        q, k = rotate(both, turn[:, :, None]).split(self.heads, 2)
+        return q, k, values
 
     def merged_output(self) -> tuple[Tensor, Tensor]:
         """Value and output layers as one: weight (width, heads * width) and bias (width,)."""
@@ -170,8 +175,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, turn: Tensor) -> Tensor:
         """Attend within whole sequences, (n, T, width)."""
-        parts = self.turned(x, turn, values=True)
-        q, k, v = (part.transpose(1, 2) for part in parts if part is not None)
+        q, k, v = (part.transpose(1, 2) for part in self.turned(x, turn, self.fused_input(values=True)))
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
@@ -334,7 +338,8 @@ class CrystalFormer(nn.Module):
 
     def new_cache(self, n: int, capacity: int = 16) -> Cache:
         """An empty cache for n sequences."""
-        c, options = self.config, {"dtype": self.dtype, "device": self.device}
+        c = self.config
+        options: dict[str, Any] = {"dtype": self.dtype, "device": self.device}
         blocks = [block for block in self.blocks if isinstance(block, Block)]
         shape = (n, c.heads, capacity, c.head_size)
         keys = [torch.zeros(shape, **options) for _ in blocks]
@@ -342,8 +347,9 @@ class CrystalFormer(nn.Module):
         # product of matrices serves all heads.
         small = c.heads * c.head_size >= 4 * c.width
         values = [torch.zeros((n, capacity, c.width) if small else shape, **options) for _ in blocks]
+        inputs = [block.attention.fused_input(values=not small) for block in blocks]
         outputs = [block.attention.merged_output() for block in blocks] if small else None
-        return Cache(keys, values, torch.zeros(n, dtype=torch.long, device=self.device), outputs)
+        return Cache(keys, values, torch.zeros(n, dtype=torch.long, device=self.device), inputs, outputs)
 
     def step(self, token: Step, cache: Cache, rows: Tensor) -> Tensor:
         """Append one token to some sequences; the counterpart of `forward`, one token at a time.
@@ -405,13 +411,12 @@ def _attend_one(attention: Attention, x: Tensor, turn: Tensor, place: Place) -> 
     Plain products of matrices: for a single query they are three times as fast as the fused kernel on a CPU.
     """
     cache, merged = place.cache, place.cache.outputs
-    q, k, v = attention.turned(x, turn, values=merged is None)
+    q, k, v = attention.turned(x, turn, cache.inputs[place.layer])
     keys = place.seen(cache.keys[place.layer], k[:, 0])
     scores = (q.transpose(1, 2) @ keys.transpose(-1, -2)) * attention.head_size**-0.5  # (b, heads, 1, length)
     hidden = torch.arange(keys.shape[2], device=x.device) > place.at[:, None]
     share = scores.masked_fill(hidden[:, None, None], -torch.inf).softmax(-1)
     if merged is None:
-        assert v is not None
         values = place.seen(cache.values[place.layer], v[:, 0])
         return attention.out((share @ values).flatten(1))[:, None]
     inputs = place.seen(cache.values[place.layer], x[:, 0])

@@ -182,7 +182,11 @@ class Trainer:
         self.fabric.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.stepper.step()
-        return loss.item() if world == 1 else float(self.fabric.all_reduce(loss.detach(), reduce_op="mean"))
+        if world == 1:
+            return loss.item()
+        mean = self.fabric.all_reduce(loss.detach(), reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return mean.item()
 
     def run(self, report: Report | None = None) -> dict[str, float]:
         """Train to the end (or to `max_seconds`); returns the last row of the curve."""
@@ -338,7 +342,7 @@ def pretrain(
     job = (config, train, val, folder, resume, report)
     if config.devices == 1:
         return _train(make_fabric(config), *job)
-    return make_fabric(config).launch(_train, *job)
+    return make_fabric(config).launch(_train, *job)  # type: ignore[arg-type]
 
 
 def _train(

@@ -78,10 +78,7 @@ def run(
 
     config = config or LearningConfig()
     make_folder(output)
-    sets = [
-        tokens_of(path, n, config, progress)
-        for path, n in ((train, config.crystals), (held_out, config.held_out))
-    ]
+    sets = [tokens_of(path, n, config, progress) for path, n in ((train, config.crystals), (held_out, config.held_out))]
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:

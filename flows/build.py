@@ -25,6 +25,7 @@ from loop.files import make_folder
 from loop.known import KnownCrystals
 from loop.novelty import NoveltyIndex
 from loop.reward import Judges, PropertyReward
+from loop.rungs import Rung
 from loop.screening import HullScreen
 from loop.store import Store
 from oracles.mlip import PotentialOracle, build_oracle
@@ -95,6 +96,20 @@ class Builder:
         return ParallelOracle(partial(build_oracle, self.config.oracle.mlip), self.workers, self.measuring)
 
     @cached_property
+    def rungs(self) -> tuple[Rung, ...]:
+        """Dearer oracles for the best of each round. The DFT engine is looked for here, before anything is spent."""
+        found = []
+        if (dft := self.config.oracle.dft) is not None:
+            from oracles.dft import DftOracle
+
+            found.append(Rung("dft", DftOracle(dft.oracle_config()), dft.best, dft.only_stable))
+        if (handoff := self.config.oracle.handoff) is not None:
+            from oracles.handoff import HandoffOracle
+
+            found.append(Rung("handoff", HandoffOracle(handoff.oracle_config()), handoff.best, handoff.only_stable))
+        return tuple(found)
+
+    @cached_property
     def screen(self) -> HullScreen:
         """Unrelaxed energies above the hull."""
         potential = self.measuring.potential
@@ -144,6 +159,7 @@ class Builder:
             validity=self.config.validity,
             screen=self.screen,
             rehull=Rehuller(self.measuring.hull),
+            rungs=self.rungs,
         )
 
     def reward_for(self, round: int) -> Reward:

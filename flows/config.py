@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args, get_type_hints
 
@@ -18,6 +18,8 @@ from loop.novelty import Tolerances
 from loop.reward import RewardConfig
 from loop.settings import CHANGEABLE, CampaignSettings
 from loop.validity import ValidityRules
+from oracles.dft import DftConfig
+from oracles.handoff import HandoffConfig
 from oracles.mlip import MlipConfig
 from surrogates.acquisition import STRATEGIES, AcquisitionConfig
 from surrogates.properties import GPConfig
@@ -37,9 +39,33 @@ def forbid_extra(kind: type[Settings]) -> type[Settings]:
     return kind
 
 
+@dataclass(frozen=True)
+class DftRung(DftConfig):
+    """DFT for the best of each round."""
+
+    best: int = 2  # candidates of a round
+    only_stable: bool = False
+
+    def oracle_config(self) -> DftConfig:
+        """What the oracle itself is told."""
+        return DftConfig(**{item.name: getattr(self, item.name) for item in fields(DftConfig)})
+
+
+@dataclass(frozen=True)
+class HandoffRung(HandoffConfig):
+    """Inputs for people for the best of each round."""
+
+    best: int = 5
+    only_stable: bool = True
+
+    def oracle_config(self) -> HandoffConfig:
+        """What the oracle itself is told."""
+        return HandoffConfig(**{item.name: getattr(self, item.name) for item in fields(HandoffConfig)})
+
+
 ROOMS: tuple[type[Any], ...]
 ROOMS = (CampaignSettings, FinetuneConfig, PolicyConfig, ValidityRules, Tolerances, RewardConfig, MlipConfig, GPConfig)
-ROOMS += (AcquisitionConfig,)
+ROOMS += (AcquisitionConfig, DftRung, HandoffRung)
 for room_settings in ROOMS:
     forbid_extra(room_settings)
 
@@ -77,6 +103,8 @@ class OracleSection(Section):
     """What labels."""
 
     mlip: MlipConfig = Field(default_factory=lambda: MlipConfig(), description="potential, relaxation, bulk modulus")
+    dft: DftRung | None = Field(None, description="DFT for the best of each round; none: no DFT")
+    handoff: HandoffRung | None = Field(None, description="inputs for people for the best of each round")
     workers: int = Field(0, ge=0, description="processes side by side; 0: one a core")
 
 
@@ -153,7 +181,7 @@ def check_same(config: CampaignConfig, directory: Path) -> None:
     if not (directory / CONFIG_FILE).is_file():
         return
     ours, theirs = (flatten(c.model_dump(mode="json")) for c in (config, stored_config(directory)))
-    free = {"results", "oracle.workers", *(f"campaign.{name}" for name in CHANGEABLE)}
+    free = {"results", "oracle.workers", "oracle.dft.resources", *(f"campaign.{name}" for name in CHANGEABLE)}
     keys = [key for key in {**theirs, **ours} if not any(key == name or key.startswith(f"{name}.") for name in free)]
     changed = [key for key in keys if ours.get(key) != theirs.get(key)]
     if changed:

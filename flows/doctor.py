@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from flows.provenance import cores, versions
-from loop.errors import DiscoveryLoopError
+from loop.errors import DiscoveryLoopError, EngineError
 
 LEAST_DISK_GIB = 2.0
 
@@ -131,11 +131,17 @@ def mace() -> Check:
 
 
 def dft() -> Check:
-    """DFT engines on the path."""
-    found = [name for name in ("pw.x", "vasp_std", "abinit", "gpaw", "cp2k") if shutil.which(name)]
-    if not found:
-        return Check("dft engine", "absent", "none on the path; the potential is the highest rung here")
-    return Check("dft engine", "ok", ", ".join(found))
+    """The DFT engine."""
+    import sys
+
+    from oracles.dft_process import INSTALL, find_engine
+
+    try:
+        engine = find_engine(sys.executable)
+    except EngineError:
+        return Check("dft engine", "absent", f"the potential is the highest rung here; to have DFT: {INSTALL}")
+    parallel = "with MPI" if engine.mpi and shutil.which("mpiexec") else "one process a crystal, for want of MPI"
+    return Check("dft engine", "ok", f"GPAW {engine.version}, {len(engine.elements)} elements, {parallel}")
 
 
 def prefect() -> Check:

@@ -25,7 +25,19 @@ def forecast(config: CampaignConfig) -> dict[str, Any]:
         "crystals_proposed": (settings.rounds + 1) * settings.pool,
         "oracle_calls": calls if settings.max_calls is None else min(calls, settings.max_calls),
         "oracle": config.oracle.mlip.potential,
+        **_rungs(config),
     }
+
+
+def _rungs(config: CampaignConfig) -> dict[str, Any]:
+    """Calls of dearer oracles, at most."""
+    rounds, oracle = config.campaign.rounds + 1, config.oracle
+    found: dict[str, Any] = {}
+    if oracle.dft is not None:
+        found |= {"dft_calls": rounds * oracle.dft.best, "dft": f"GPAW, preset {oracle.dft.preset}"}
+    if oracle.handoff is not None:
+        found["handed_out"] = rounds * oracle.handoff.best
+    return found
 
 
 def measured(config: CampaignConfig) -> dict[str, Any]:

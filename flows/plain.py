@@ -38,8 +38,8 @@ def run_campaign(config: CampaignConfig, directory: Path, reporter: Reporter) ->
 
 
 @contextmanager
-def open_history(directory: Path) -> Iterator[History]:
-    """A campaign to look at; it may be running.
+def open_store(directory: Path) -> Iterator[tuple[Store, str]]:
+    """The ledger of a campaign and the campaign's name in it; it may be running.
 
     Raises:
         ConfigError: the folder holds no campaign.
@@ -53,7 +53,19 @@ def open_history(directory: Path) -> Iterator[History]:
     data = configfile.read_mapping(path)  # unchecked: the check loads every room, and looking should be quick
     url = configfile.expand_environment(data["store"]) if data.get("store") else str(directory / "campaign.db")
     with Store(url, create=False) as store:
-        yield History.load(store, data["campaign"]["name"])
+        yield store, data["campaign"]["name"]
+
+
+@contextmanager
+def open_history(directory: Path) -> Iterator[History]:
+    """A campaign to look at; it may be running.
+
+    Raises:
+        ConfigError: the folder holds no campaign.
+        StoreError: its ledger cannot be read.
+    """
+    with open_store(directory) as (store, name):
+        yield History.load(store, name)
 
 
 def status_of(history: History) -> dict[str, Any]:

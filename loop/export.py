@@ -72,6 +72,9 @@ def _row(rank: int, label: Label, history: History) -> dict[str, Any]:
         "policy": label.candidate.origin.policy,
         "logp": label.candidate.origin.logp,
     }
+    for name, found in label.rungs.items():  # their properties are among the others, as NAME_band_gap
+        row |= {f"{name}_status": found.status, f"{name}_seconds": found.cost.seconds, f"{name}_message": found.message}
+        row[f"{name}_energy_type"] = str(found.energy_type) if found.energy_type else ""
     others = {name: quantity.value for name, quantity in evaluation.properties.items() if name not in row}
     return {name: _plain(value) for name, value in (row | others | predicted).items()}
 

@@ -286,6 +286,7 @@ def _cells(row: dict[str, Any], label: Label, history: History) -> dict[str, Cel
         "when found": numeric(energy(row[f"{stability}_at_label"]), row[f"{stability}_at_label"]),
         "predicted": numeric(energy(row.get(f"{stability}_predicted"), row.get(f"{stability}_sigma"))),
         objective.replace("_", " "): numeric(number(row[objective]), row[objective]),
+        **{title: numeric(number(row.get(name)), row.get(name)) for title, name in _higher(history)},
         "stable": Cell(stable, tag=stable),
         "novelty": Cell(novelty, tag="yes" if novelty == "new" else "no"),
         "round": numeric(row["round"]),
@@ -294,6 +295,18 @@ def _cells(row: dict[str, Any], label: Label, history: History) -> dict[str, Cel
         "cost (s)": numeric(number(row["cost_seconds"], 2)),
         "competing phases": Cell(_mixture(row)),
     }
+
+
+def _higher(history: History) -> list[tuple[str, str]]:
+    """Columns of dearer oracles that have anything to show: title and name in the row."""
+    shown = {"band_gap": "gap (eV)", "dielectric_electronic": "ε∞", "dielectric_total": "ε0"}
+    names = [(rung, key) for rung in history.rungs for key in shown]
+    there = [
+        (rung, key)
+        for rung, key in names
+        if any(key in evaluation.properties for evaluation in history.rungs[rung].evaluations.values())
+    ]
+    return [(f"{rung} {shown[key]}", f"{rung}_{key}") for rung, key in there]
 
 
 def _mixture(row: dict[str, Any]) -> str:
@@ -329,6 +342,17 @@ def _rounds(history: History) -> tuple[list[str], list[list[str]]]:
     return titles, rows
 
 
+def _rung_text(history: History, name: str) -> str:
+    """What a dearer oracle was asked and how much of it came back."""
+    rung = history.rungs[name]
+    evaluations = rung.evaluations.values()
+    types = sorted({str(evaluation.energy_type) for evaluation in evaluations if evaluation.energy_type})
+    usable = sum(evaluation.ok for evaluation in evaluations)
+    hours = sum(evaluation.cost.seconds * evaluation.cost.cores for evaluation in evaluations) / 3600
+    text = f"{rung.key.oracle} on the relaxed crystals of the best of each round: {len(rung.labels)} asked, {usable} usable"
+    return f"{text}, {hours:.2g} core hours; energy type {'; '.join(types) or '–'}; gaps in eV, dielectric constants: 1"
+
+
 def _protocol(history: History) -> list[tuple[str, str]]:
     settings = history.settings
     types = sorted({str(x.evaluation.energy_type) for x in history.labels() if x.evaluation.energy_type})
@@ -340,6 +364,7 @@ def _protocol(history: History) -> list[tuple[str, str]]:
             "campaign's newest hull, which holds its own finds",
         ),
         ("energy type", "; ".join(types) or "–"),
+        *((f"{name} columns", _rung_text(history, name)) for name in history.rungs),
         (
             "when found",
             f"{settings.stability} (eV/atom) at the time of the label, on the reference phases alone: below 0 it lies "

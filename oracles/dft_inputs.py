@@ -1,0 +1,130 @@
+"""Input files for codes on clusters: VASP through atomate2's makers, Quantum ESPRESSO through ASE.
+
+VASP's data sets are under licence: POTCAR.spec names those to be put in. Quantum ESPRESSO's are taken to be called
+``Si.upf`` and so on, as those of PseudoDojo (www.pseudo-dojo.org) are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from loop.errors import EngineError
+from loop.files import make_folder
+from oracles.dft_mesh import mesh_size
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+INSTALL = "pip install 'discovery-loop[vasp]'"
+# Ry; PseudoDojo's hints for hard elements reach 90 Ry for wavefunctions (van Setten et al., Comput. Phys. Commun. 226,
+# 39 (2018)); norm-conserving data sets want four times as much for the density
+ECUTWFC = 90.0
+K_SPACING = 0.20  # 1/A, 2 pi included
+STEPS = ("relax", "static", "dielectric")
+
+
+def vasp_makers() -> dict[str, Any]:
+    """atomate2's makers by step: the Materials Project's relaxation and static run, then LEPSILON.
+
+    Raises:
+        EngineError: atomate2 is not installed.
+    """
+    if find_spec("atomate2") is None:
+        raise EngineError(f"Inputs for VASP are made by atomate2, which is not installed: {INSTALL}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of optional parts of atomate2
+        from atomate2.vasp.jobs.core import DielectricMaker
+        from atomate2.vasp.jobs.mp import MPGGARelaxMaker, MPGGAStaticMaker
+    return {"relax": MPGGARelaxMaker(), "static": MPGGAStaticMaker(), "dielectric": DielectricMaker()}
+
+
+def vasp_flow(structure: Structure) -> Any:
+    """The `jobflow.Flow` relax, static, dielectric: each step takes the crystal of the one before.
+
+    Submit it with jobflow-remote or FireWorks where VASP is.
+
+    Raises:
+        EngineError: atomate2 is not installed.
+    """
+    makers = vasp_makers()
+    from jobflow import Flow
+
+    relax = makers["relax"].make(structure)
+    static = makers["static"].make(relax.output.structure, prev_dir=relax.output.dir_name)
+    dielectric = makers["dielectric"].make(static.output.structure, prev_dir=static.output.dir_name)
+    return Flow([relax, static, dielectric], output=dielectric.output, name=structure.composition.reduced_formula)
+
+
+def write_inputs(crystals: Sequence[tuple[str, Structure]], folder: Path, code: str) -> list[Path]:
+    """Write one folder a crystal, named by its id.
+
+    Raises:
+        EngineError: what makes the inputs is not installed.
+    """
+    folders = []
+    for number, (name, structure) in enumerate(crystals):
+        place = folder / f"{number:04d}_{re.sub(r'[^\w.+-]', '_', name)}"
+        (write_vasp if code == "vasp" else write_espresso)(structure, place)
+        folders.append(place)
+    return folders
+
+
+def write_vasp(structure: Structure, folder: Path) -> None:
+    """Write one folder a step with INCAR, KPOINTS, POSCAR and POTCAR.spec, and the flow as ``flow.json``.
+
+    Raises:
+        EngineError: atomate2 is not installed.
+    """
+    from monty.json import MontyEncoder
+
+    make_folder(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that data sets are not there to be looked at
+        for step, maker in vasp_makers().items():
+            inputs = maker.input_set_generator.get_input_set(structure, potcar_spec=True)
+            inputs.write_input(folder / step, make_dir_if_not_present=True)
+        flow = json.dumps(vasp_flow(structure), cls=MontyEncoder)
+    (folder / "flow.json").write_text(flow, encoding="utf-8")
+
+
+def write_espresso(structure: Structure, folder: Path) -> None:
+    """Write relax.in (vc-relax), scf.in (fixed occupations) and ph.in (dielectric tensor and Born charges)."""
+    make_folder(folder)
+    (folder / "relax.in").write_text(_pw_input(structure, "vc-relax"), encoding="utf-8")
+    (folder / "scf.in").write_text(_pw_input(structure, "scf"), encoding="utf-8")
+    (folder / "ph.in").write_text(
+        "dielectric tensor and Born charges\n&INPUTPH\n  prefix = 'crystal'\n  outdir = './out'\n  epsil = .true.\n"
+        "  trans = .true.\n  tr2_ph = 1.0d-14\n  fildyn = 'crystal.dyn'\n/\n0.0 0.0 0.0\n",
+        encoding="utf-8",
+    )
+
+
+def _pw_input(structure: Structure, calculation: str) -> str:
+    """Input of pw.x."""
+    import io
+
+    from ase.io.espresso import write_espresso_in
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+    scf = calculation == "scf"
+    data = {
+        "control": {"calculation": calculation, "prefix": "crystal", "outdir": "./out", "pseudo_dir": "./pseudo",
+                    "tprnfor": True, "tstress": True},
+        "system": {"ecutwfc": ECUTWFC, "ecutrho": 4 * ECUTWFC, "occupations": "fixed" if scf else "smearing",
+                   **({} if scf else {"smearing": "gaussian", "degauss": 0.005})},
+        "electrons": {"conv_thr": 1e-10 if scf else 1e-8},
+    }  # fmt: skip
+    text = io.StringIO()
+    mesh = mesh_size(np.array(structure.lattice.matrix), K_SPACING).tolist()
+    pseudopotentials = {str(element): f"{element}.upf" for element in structure.composition}
+    write_espresso_in(text, atoms, input_data=data, pseudopotentials=pseudopotentials, kpts=mesh)
+    return text.getvalue()

@@ -1,0 +1,287 @@
+"""Dearer oracles for the best of a round, and labels that come back from people."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from flows.labels import import_labels, property_columns
+from loop import export
+from loop.campaign import Campaign
+from loop.errors import ConfigError, EnergyTypeError, InputError, StoreError
+from loop.history import History
+from loop.ranking import ranked
+from loop.rungs import Rung
+from loop.settings import CampaignSettings
+from loop.store import Store
+from loop.values import OK, Cost, EnergyType, Evaluation, Quantity, failed
+from oracles.handoff import HandoffConfig, HandoffOracle
+from tests.fakes import fake_parts
+
+SETTINGS = CampaignSettings(name="rungs", rounds=1, pool=24, budget=6, chunk=2, seed=1, objective="dear_band_gap")
+
+
+class DearOracle:
+    """Gap in eV: a tenth of the volume per atom; fluorides cannot be computed; `fail_at`: the call that is killed."""
+
+    name = "dear@1"
+    settings_hash = "1" * 8
+
+    def __init__(self, fail_at=None):
+        self.fail_at, self.asked = fail_at, []
+
+    def evaluate(self, candidates):
+        return [self._evaluate(candidate) for candidate in candidates]
+
+    def _evaluate(self, candidate):
+        if len(self.asked) == self.fail_at:
+            raise KeyboardInterrupt
+        self.asked.append(candidate)
+        made = (candidate.id, self.name, self.settings_hash)
+        if "F" in candidate.structure.composition:
+            return Evaluation(*made, failed("scf-not-converged"), cost=Cost(100.0, cores=2), message="no density")
+        gap = Quantity(candidate.structure.volume / len(candidate.structure) / 10, "eV")
+        kind = EnergyType("GPAW", "PBE", "none", "abc")
+        return Evaluation(*made, OK, {"band_gap": gap}, energy_type=kind, cost=Cost(100.0, cores=2))
+
+
+def run(folder, rungs, settings=SETTINGS):
+    with Campaign(settings, replace(fake_parts(), rungs=rungs), Store(folder / "campaign.db"), folder) as campaign:
+        campaign.run()
+        return campaign.history
+
+
+def test_the_best_of_each_round_go_up_as_relaxed(tmp_path):
+    dear = DearOracle()
+    history = run(tmp_path, (Rung("dear", dear, best=2),))
+    labels = {label.candidate.id: label for label in history.labels()}
+    for number in (0, 1):
+        here = [label for label in labels.values() if label.pick.round == number]
+        expected = [x.candidate.id for x in ranked([x for x in here if x.first.ok], SETTINGS) if x.rungs][:2]
+        assert len(expected) == 2
+        assert sum(bool(label.rungs) for label in here) == 2
+    asked = {candidate.id: candidate for candidate in dear.asked}
+    assert len(asked) == len(dear.asked)  # a crystal that two candidates relax to is measured once
+    for label in labels.values():
+        if label.rungs:
+            relaxed = history.rungs["dear"].labels[label.candidate.id]
+            assert asked[relaxed].structure.volume == pytest.approx(label.first.structure.volume)
+            if label.rungs["dear"].ok:
+                wanted = label.first.structure.volume / len(label.first.structure) / 10
+                assert label.evaluation.value("dear_band_gap") == label.first.value("dear_band_gap")
+                assert label.first.value("dear_band_gap") == pytest.approx(wanted)
+
+
+def test_a_rung_is_counted_apart_and_shown(tmp_path):
+    dear = DearOracle()
+    history = run(tmp_path, (Rung("dear", dear, best=3),))
+    assert history.paid == 12  # of the default oracle alone
+    with Store(tmp_path / "campaign.db") as store:
+        costs = {cost.oracle: cost for cost in store.costs("rungs")}
+    assert costs["dear@1"].labels == len(dear.asked)
+    assert costs["dear@1"].core_hours == pytest.approx(len(dear.asked) * 200 / 3600)
+    table = pd.read_csv(tmp_path / "ranked.csv")
+    shown = table[table["dear_status"].notna()]
+    assert len(shown) == 6
+    assert set(shown["dear_status"]) <= {"ok", "failed:scf-not-converged"}
+    assert (shown["dear_status"] == "ok").sum() == shown["dear_band_gap"].notna().sum() > 0
+    stable = table[table["stable"] & table["dear_band_gap"].notna()]
+    assert stable["dear_band_gap"].is_monotonic_decreasing  # the objective of these settings
+    assert list(stable.index) == list(range(len(stable)))
+
+
+def test_a_killed_rung_goes_on_to_the_same_list(tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run(whole, (Rung("dear", DearOracle(), best=3),))
+    with pytest.raises(KeyboardInterrupt):
+        run(cut, (Rung("dear", DearOracle(fail_at=2), best=3),))
+    rest = DearOracle()
+    run(cut, (Rung("dear", rest, best=3),))
+    assert (cut / "ranked.csv").read_text() == (whole / "ranked.csv").read_text()
+    with Store(cut / "campaign.db") as store:
+        assert {cost.oracle: cost for cost in store.costs("rungs")}["dear@1"].labels == 2 + len(rest.asked)
+
+
+def test_labels_of_two_oracles_do_not_mix(tmp_path):
+    run(tmp_path, (Rung("dear", DearOracle()),), replace(SETTINGS, rounds=0))
+    other = DearOracle()
+    other.settings_hash = "2" * 8
+    with pytest.raises(StoreError, match="do not mix"):
+        run(tmp_path, (Rung("dear", other),), replace(SETTINGS, rounds=1))
+    with pytest.raises(ConfigError, match="best >= 1"):
+        Rung("dear", other, best=0)
+
+
+# people --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def campaign(tmp_path):
+    """A finished campaign that handed out four crystals a round: its folder."""
+    settings = replace(SETTINGS, objective="handoff_band_gap")
+    run(tmp_path, (Rung("handoff", HandoffOracle(), best=4),), settings)
+    return tmp_path
+
+
+def form(folder, number=0):
+    return pd.read_csv(folder / "handoff" / f"round_{number:03d}" / "labels.csv", dtype=str, keep_default_na=False)
+
+
+def give_back(folder, frame, **options):
+    path = folder / "back.csv"
+    frame.to_csv(path, index=False)
+    with Store(folder / "campaign.db") as store:
+        return import_labels(store, "rungs", path, **options)
+
+
+def reload(folder):
+    with Store(folder / "campaign.db") as store:
+        return History.load(store, "rungs")
+
+
+def test_inputs_are_handed_out(campaign):
+    from pymatgen.core import Structure
+    from pymatgen.io.vasp import Poscar
+
+    history = reload(campaign)
+    folder = campaign / "handoff" / "round_000"
+    rows = form(campaign)
+    assert len(rows) == 4
+    for name in rows["candidate_id"]:
+        crystal = Structure.from_file(folder / name / "structure.cif")
+        relaxed = history.evaluations[name].structure
+        assert crystal.matches(relaxed)
+        assert crystal.matches(Poscar.from_file(folder / name / "POSCAR", check_for_potcar=False).structure)
+        about = json.loads((folder / name / "metadata.json").read_text())
+        assert about["candidate_id"] == name
+        assert about["asked"]["band_gap"] == "eV"
+    assert "import-labels" in (folder / "README.txt").read_text()
+    with pytest.raises(ConfigError, match="colour"):
+        HandoffConfig(ask=("colour",))
+
+
+def test_results_come_back_and_rank(campaign):
+    rows = form(campaign, 1)
+    rows["band_gap (eV)"] = ["1.5", "3.25", "0", ""]
+    rows["energy (eV/atom)"] = ["-3.1", "-3.2", "-3.3", ""]
+    rows[["method", "functional", "corrections"]] = ["VASP", "PBE", "none"]
+    rows["status"] = ["", "", "ok", "failed:scf-not-converged"]
+    rows["seconds"], rows["cores"] = "3600", "32"
+    done = give_back(campaign, rows)
+    assert (done.taken, done.failed, done.skipped) == (4, 1, {})
+    history = reload(campaign)
+    assert history.paid == 12
+    table = export.ranked_rows(history)
+    gaps = {row["candidate_id"]: row.get("handoff_band_gap") for row in table}
+    assert [gaps[name] for name in rows["candidate_id"]] == [1.5, 3.25, 0.0, None]
+    stable = [row["candidate_id"] for row in table if row["stable"] and row.get("handoff_band_gap") is not None]
+    assert len(stable) > 1
+    assert stable == [row["candidate_id"] for row in table][: len(stable)]  # measured ones first
+    assert [gaps[name] for name in stable] == sorted((gaps[name] for name in stable), reverse=True)
+    first = next(row for row in table if row["candidate_id"] == rows["candidate_id"][0])
+    assert first["handoff_energy_type"] == "VASP/PBE/none"
+    # a second time nothing is taken
+    again = give_back(campaign, rows)
+    assert (again.taken, dict(again.skipped)) == (0, {"already labelled": 4})
+
+
+def test_imported_labels_train_the_next_round(campaign):
+    """They reach the surrogate as properties of the labels that it is given."""
+    rows = form(campaign)
+    rows["band_gap (eV)"] = "2.5"
+    give_back(campaign, rows.drop(columns=["energy (eV/atom)"]))
+    seen = []
+
+    class Watching(type(fake_parts().surrogate)):
+        def fit(self, candidates, evaluations, **more):
+            seen.extend(evaluation.value("handoff_band_gap") for evaluation in evaluations)
+            return super().fit(candidates, evaluations, **more)
+
+    settings = replace(SETTINGS, objective="handoff_band_gap", rounds=2)
+    parts = replace(fake_parts(), surrogate=Watching(), rungs=(Rung("handoff", HandoffOracle(), best=4),))
+    with Campaign(settings, parts, Store(campaign / "campaign.db"), campaign) as going_on:
+        going_on.run()
+    assert seen.count(2.5) == 4
+
+
+def test_bad_rows_are_counted_not_taken(campaign):
+    names = list(form(campaign)["candidate_id"])
+    frame = pd.DataFrame(
+        [
+            {"candidate_id": "nobody", "band_gap (eV)": "1"},
+            {"candidate_id": names[0], "band_gap (eV)": "nan"},
+            {"candidate_id": names[1], "band_gap (eV)": "-1"},
+            {"candidate_id": names[2], "band_gap (eV)": "wide"},
+            {"candidate_id": names[3], "band_gap (eV)": ""},
+        ]
+    )
+    frame.loc[len(frame)] = {"candidate_id": form(campaign, 1)["candidate_id"][0], "band_gap (eV)": "1"}
+    frame["status"] = ["", "", "", "", "", "fine"]
+    done = give_back(campaign, frame)
+    assert done.taken == 0
+    assert dict(done.skipped) == {"unknown id": 1, "bad value": 3, "no result": 1, "unknown status": 1}
+    assert "row 2: unknown id: nobody" in done.examples
+    assert reload(campaign).rungs["handoff"].evaluations == {}
+
+
+def test_repeats(campaign):
+    name = form(campaign)["candidate_id"][0]
+    twice = pd.DataFrame({"candidate_id": [name, name], "band_gap (eV)": ["1", "1"]})
+    done = give_back(campaign, twice)
+    assert (done.taken, dict(done.skipped)) == (1, {"repeated": 1})
+    twice["band_gap (eV)"] = ["1", "2"]
+    with pytest.raises(InputError, match="rows 2 and 3 give different results"):
+        give_back(campaign, twice)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [("band_gap (meV)", "expected the unit eV"), ("band_gap", "expected the unit eV"), ("energy (eV)", "eV/atom")],
+)
+def test_wrong_units_are_refused(column, message):
+    with pytest.raises(InputError, match=message):
+        property_columns(["candidate_id", column])
+
+
+def test_units_that_are_right():
+    found = property_columns(["candidate_id", "dielectric_total", "band_gap ( eV )", "hardness (GPa)", "status"])
+    assert set(found.values()) == {("dielectric_total", "1"), ("band_gap", "eV"), ("hardness", "GPa")}
+    with pytest.raises(InputError, match="found none"):
+        property_columns(["candidate_id", "status"])
+
+
+def test_energies_of_two_types_do_not_mix(campaign):
+    names = list(form(campaign)["candidate_id"])
+    frame = pd.DataFrame({"candidate_id": names[:2], "energy (eV/atom)": ["-1", "-2"]})
+    with pytest.raises(InputError, match="need their type"):
+        give_back(campaign, frame)
+    frame[["method", "functional", "corrections"]] = [["VASP", "PBE", "none"], ["VASP", "PBEsol", "none"]]
+    with pytest.raises(EnergyTypeError, match="VASP/PBE/none, VASP/PBEsol/none"):
+        give_back(campaign, frame)
+    assert give_back(campaign, frame[:1]).taken == 1
+    with pytest.raises(EnergyTypeError, match="several types"):  # nor with what came before
+        give_back(campaign, frame[1:])
+    assert give_back(campaign, frame[1:], rung="pbesol").taken == 1
+    assert reload(campaign).rungs["pbesol"].evaluations[names[1]].value("energy") == -2
+
+
+def test_a_crystal_that_became_another_one_is_refused(campaign):
+    from loop.cif import to_cif
+    from tests.crystals import perovskite
+
+    name = form(campaign)["candidate_id"][0]
+    frame = pd.DataFrame({"candidate_id": [name], "band_gap (eV)": ["1"], "cif": [to_cif(perovskite())]})
+    done = give_back(campaign, frame)
+    assert dict(done.skipped) == {"bad value": 1}
+    assert "SrTiO3" in done.examples[0]
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "candidate_id,band_gap (eV)\n", "\x00\x01"])
+def test_what_is_no_table_is_one_error(campaign, text):
+    path = campaign / "bad.csv"
+    path.write_text(text)
+    with Store(campaign / "campaign.db") as store, pytest.raises(InputError):
+        import_labels(store, "rungs", path)

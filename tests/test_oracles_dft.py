@@ -1,0 +1,377 @@
+"""The DFT oracle: numbers by the real engine are in the tests marked `dft`; the rest needs none."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from loop.errors import ConfigError, EngineError
+from loop.values import Candidate
+from oracles import dft, dft_process, dft_worker
+from oracles.dft import DftConfig, DftOracle
+from oracles.dft_mesh import mesh_size, monkhorst_pack, response_mesh
+from oracles.dft_presets import PRESETS, DftSettings
+from oracles.dft_process import Engine, Resources, command, find_engine, run_worker
+from tests.crystals import nacl, perovskite, spinel
+
+SILICON = np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]) * 5.43
+ENGINE = Engine("0", "0", mpi=True, elements=frozenset({"Na", "Cl", "Sr", "Ti", "O"}))
+ONE = Resources(cores=1)
+
+
+# settings ------------------------------------------------------------------------------------------------------------
+
+
+def test_presets_get_dearer():
+    test, fast, converged = (PRESETS[name] for name in ("test", "fast", "converged"))
+    for name in ("ecut", "relax_ecut", "response_ecut"):
+        assert getattr(test, name) < getattr(fast, name) < getattr(converged, name)
+    assert test.k_spacing > fast.k_spacing > converged.k_spacing
+    assert DftSettings.preset("fast", ecut=500.0) == replace(fast, ecut=500.0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DftSettings.preset("slow"),
+        lambda: DftSettings.preset("fast", cutoff=500),
+        lambda: DftSettings(ecut=-1.0),
+        lambda: DftConfig(preset="slow"),
+        lambda: DftConfig(max_atoms=0),
+        lambda: Resources(memory_gib=0.0),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make):
+    with pytest.raises(ConfigError):
+        make()
+
+
+def test_meshes_are_those_of_ase():
+    from ase.dft.kpoints import monkhorst_pack as of_ase
+
+    def points(mesh):
+        return sorted(map(tuple, np.round(np.mod(mesh, 1.0), 9) % 1.0))
+
+    assert mesh_size(SILICON, 0.25).tolist() == [9, 9, 9]  # |b| = 2 pi sqrt(3) / 5.43 = 2.004 / A
+    assert mesh_size(SILICON, 0.25, even=True).tolist() == [10, 10, 10]
+    assert points(monkhorst_pack(np.array([6, 4, 2]), (1, 1, 1))) == points(of_ase((6, 4, 2)))
+    assert points(monkhorst_pack(np.array([5, 3, 1]))) == points(of_ase((5, 3, 1)))
+    mesh = response_mesh(SILICON, 0.45)
+    assert len(mesh) == 6**3
+    assert np.abs(mesh).max(axis=1).min() > 0.05  # none at Gamma
+
+
+# the engine ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_absent_engine_is_one_clear_message(tmp_path):
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S -I "$@"\n')  # no site-packages: as without GPAW
+    bare.chmod(0o755)
+    with pytest.raises(EngineError, match=r"pip install 'discovery-loop\[dft\]'"):
+        find_engine(str(bare))
+    with pytest.raises(EngineError, match="cannot be started"):
+        find_engine(str(tmp_path / "nothing"))
+
+
+def test_more_cores_than_one_need_mpi():
+    three = Resources(cores=3, mpiexec=sys.executable)  # any command that exists
+    assert command(Path("x"), three, ENGINE)[1:3] == ["-n", "3"]
+    with pytest.raises(EngineError, match="built with MPI"):
+        command(Path("x"), three, replace(ENGINE, mpi=False))
+    with pytest.raises(EngineError, match="no-such-launcher"):
+        command(Path("x"), replace(three, mpiexec="no-such-launcher"), ENGINE)
+    assert "-n" not in command(Path("x"), Resources(cores=0, mpiexec="no-such-launcher"), ENGINE)
+
+
+def script(monkeypatch, folder, text):
+    """Have another program play the engine."""
+    path = folder / "engine.py"
+    path.write_text(text)
+    monkeypatch.setattr(dft_process, "WORKER", path)
+    return path
+
+
+def test_time_memory_and_crashes_end_a_calculation(monkeypatch, tmp_path):
+    script(monkeypatch, tmp_path, "import subprocess, time\nsubprocess.Popen(['sleep', '60'])\ntime.sleep(60)")
+    outcome = run_worker(tmp_path, ONE, ENGINE, 1.0)
+    assert outcome.ending == "timeout"
+    assert outcome.seconds < 30
+    assert not psutil.Process().children(recursive=True)
+    script(monkeypatch, tmp_path, "import time\nkept = b'x' * 300_000_000\ntime.sleep(60)")
+    assert run_worker(tmp_path, Resources(cores=1, memory_gib=0.2), ENGINE, 60.0).ending == "memory"
+    script(monkeypatch, tmp_path, "import sys\nsys.exit('the floor fell out')")
+    outcome = run_worker(tmp_path, ONE, ENGINE, 60.0)
+    assert (outcome.ending, outcome.message) == ("crashed", "the floor fell out")
+    script(monkeypatch, tmp_path, "import os\nassert os.environ['OMP_NUM_THREADS'] == '1'")
+    assert run_worker(tmp_path, ONE, ENGINE, 60.0).ending == "done"
+
+
+def test_a_worker_ends_with_its_parent(tmp_path):
+    """A killed campaign leaves no calculation behind."""
+    worker = tmp_path / "engine.py"
+    worker.write_text(
+        f"import os, sys, threading, time\nsys.path.insert(0, {str(Path(dft_worker.__file__).parent)!r})\n"
+        "from dft_worker import leave_with_parent\nthreading.Thread(target=leave_with_parent, daemon=True).start()\n"
+        "print(os.getpid(), flush=True)\ntime.sleep(60)\n"
+    )
+    parent = tmp_path / "parent.py"
+    parent.write_text(
+        f"import sys\nfrom pathlib import Path\nfrom oracles import dft_process as p\n"
+        f"p.WORKER = Path({str(worker)!r})\n"
+        f"p.run_worker(Path({str(tmp_path)!r}), p.Resources(cores=1), p.Engine('0', '0', False, frozenset()), 60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(dft.__file__).parent.parent)}
+    process = subprocess.Popen([sys.executable, str(parent)], env=environment)
+    try:
+        text, deadline = tmp_path / "stdout.txt", time.monotonic() + 60
+        while not (text.is_file() and text.read_text().strip()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        pid = int(text.read_text())
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    deadline = time.monotonic() + 20
+    while psutil.pid_exists(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(pid)
+
+
+# what the steps amount to --------------------------------------------------------------------------------------------
+
+GROUND = {"energy": -3.5, "max_force": 0.0, "max_stress": 0.1, "attempts": 1, "magnetic_moment": 0.0}
+PLAY = """
+import json, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+job = json.loads((folder / "job.json").read_text())
+log = folder / "done.json"
+done = json.loads(log.read_text()) if log.is_file() else {}
+(folder.parent / "calls.txt").open("a").write(" ".join(s for s in job["steps"] if s not in done) + "\\n")
+for step in job["steps"]:
+    value = {"ground": GROUND, "gap": {"gap": 1.5, "direct": 2.0}, "dielectric": {"diagonal": [2.0, 3.0, 4.0]},
+             "relax": {"structure": job["structure"], "steps": 3, "max_force": 0.01, "max_stress": 0.0,
+                       "converged": True, "done": True}}[step]
+    done[step] = value
+    log.write_text(json.dumps(done))
+    EXTRA
+"""
+
+
+@pytest.fixture
+def oracle(monkeypatch, tmp_path):
+    """An oracle whose engine is a script; call it with what the script shall do after each step."""
+    monkeypatch.setattr(dft, "find_engine", lambda _: ENGINE)
+
+    def make(extra="pass", **changes):
+        script(monkeypatch, tmp_path, PLAY.replace("GROUND", repr(GROUND)).replace("EXTRA", extra))
+        resources = Resources(cores=1, scratch=str(tmp_path / "scratch"))
+        return DftOracle(DftConfig(resources=resources, **{"time_limit": 30.0, **changes}))
+
+    return make
+
+
+def folders(tmp_path):
+    return [path for path in (tmp_path / "scratch").iterdir() if path.is_dir()]
+
+
+def test_an_evaluation_of_a_finished_calculation(oracle, tmp_path):
+    made = oracle(relax="cell")
+    found = made.evaluate([Candidate(nacl())])[0]
+    assert found.ok
+    units = {name: (quantity.value, quantity.unit) for name, quantity in found.properties.items()}
+    assert units["energy"] == (-3.5, "eV/atom")
+    assert units["band_gap"] == (1.5, "eV")
+    assert units["band_gap_direct"] == (2.0, "eV")
+    assert units["dielectric_electronic"] == (3.0, "1")  # the mean of the diagonal
+    assert found.value("volume") == pytest.approx(5.64**3 / 8)
+    assert len(found.structure) == 2  # the primitive cell
+    assert found.space_group == found.space_group_relaxed == 225
+    assert found.energy_type == made.energy_type
+    assert (found.oracle, found.settings) == ("dft-gpaw@1", made.settings_hash)
+    assert found.cost.seconds > 0
+    assert folders(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("extra", "status", "message", "has_gap"),
+    [
+        ("step == 'ground' and sys.exit('no memory for bands')", "ok", "no gap and no dielectric: no memory", False),
+        ("step == 'gap' and sys.exit('kernel panic')", "ok", "no dielectric: kernel panic", True),
+        ("log.unlink(); sys.exit('lost')", "failed:crashed", "lost", False),
+        (
+            "done = {'failed': {'kind': 'scf-not-converged', 'message': '3 kinds of mixing'}}; "
+            "log.write_text(json.dumps(done)); sys.exit(0)",
+            "failed:scf-not-converged",
+            "3 kinds of mixing",
+            False,
+        ),
+    ],
+)
+def test_what_is_missing_has_its_reason(oracle, tmp_path, extra, status, message, has_gap):
+    found = oracle(extra).evaluate([Candidate(nacl())])[0]
+    assert found.status == status
+    assert found.message.startswith(message)
+    assert np.isfinite(found.value("band_gap")) == has_gap
+    assert (found.energy_type is not None) == (status == "ok")
+    assert folders(tmp_path) == []
+
+
+def test_time_runs_out(oracle, tmp_path):
+    found = oracle("time.sleep(60) if step == 'relax' else None", relax="cell", time_limit=2.0)
+    evaluation = found.evaluate([Candidate(nacl())])[0]
+    assert evaluation.status == "timeout"
+    assert folders(tmp_path) == []
+
+
+def test_a_relaxation_that_does_not_end_is_not_converged(oracle):
+    extra = "done['relax']['converged'] = False; log.write_text(json.dumps(done))"
+    found = oracle(extra, relax="cell").evaluate([Candidate(nacl())])[0]
+    assert found.status == "not-converged"
+    assert "after 3 steps" in found.message
+    assert found.structure is not None
+
+
+def test_a_calculation_that_is_cut_off_goes_on_where_it_was(oracle, tmp_path, monkeypatch):
+    made = oracle()
+
+    def interrupted(*arguments):
+        outcome = run_worker(*arguments)
+        (arguments[0] / "done.json").write_text(json.dumps({"ground": GROUND, "failed": {"kind": "x", "message": ""}}))
+        assert outcome.ending == "done"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dft, "run_worker", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        made.evaluate([Candidate(nacl())])
+    assert len(folders(tmp_path)) == 1
+    monkeypatch.setattr(dft, "run_worker", run_worker)
+    assert made.evaluate([Candidate(nacl())])[0].ok
+    calls = (tmp_path / "scratch" / "calls.txt").read_text().splitlines()
+    assert calls == ["ground gap dielectric", "gap dielectric"]
+    assert folders(tmp_path) == []
+
+
+def test_what_cannot_be_computed_costs_nothing(oracle, tmp_path):
+    made = oracle(max_atoms=13)
+    statuses = {name: made.evaluate([Candidate(make())])[0].status for name, make in
+                {"spinel": spinel, "perovskite": perovskite}.items()}  # fmt: skip
+    assert statuses == {"spinel": "failed:unsupported-element", "perovskite": "ok"}  # there is no Mg, no Al
+    small = oracle(max_atoms=4).evaluate([Candidate(perovskite())])[0]
+    assert small.status == "failed:size"
+    assert "5 atoms" in small.message
+    assert (tmp_path / "scratch" / "calls.txt").read_text().count("\n") == 1
+
+
+def test_what_changes_a_result_changes_the_key(oracle):
+    base = oracle()
+    assert oracle().settings_hash == base.settings_hash
+    assert DftOracle(replace(base.config, resources=Resources(cores=7))).settings_hash == base.settings_hash
+    for changes in ({"preset": "test"}, {"settings": {"ecut": 401.0}}, {"relax": "cell"}, {"properties": ("gap",)}):
+        assert oracle(**changes).settings_hash != base.settings_hash, changes
+    # a relaxation changes the crystal, not what its energy means; a cutoff does
+    assert oracle(relax="cell").energy_type == base.energy_type
+    assert oracle(settings={"ecut": 401.0}).energy_type != base.energy_type
+
+
+# the worker's own arithmetic -----------------------------------------------------------------------------------------
+
+
+class Levels:
+    """A calculator as far as `edges` looks: levels in eV by spin, k-point and band."""
+
+    def __init__(self, levels, fermi=0.0):
+        self.levels, self.fermi = np.array(levels), fermi
+
+    def get_fermi_level(self):
+        return self.fermi
+
+    def get_number_of_spins(self):
+        return self.levels.shape[0]
+
+    def get_ibz_k_points(self):
+        return np.zeros((self.levels.shape[1], 3))
+
+    def get_eigenvalues(self, kpt, spin):
+        return self.levels[spin, kpt]
+
+
+def test_edges():
+    found = dft_worker.edges(Levels([[[-3, -1.0, 2.0], [-3, -0.5, 3.0]]]))
+    assert (found["valence"], found["conduction"], found["direct"]) == (-0.5, 2.0, 3.0)
+    shifted = dft_worker.edges(Levels([[[2, 4.0, 7.0], [2, 4.5, 8.0]]], fermi=5.0))
+    assert shifted["conduction"] - shifted["valence"] == pytest.approx(2.5)
+    assert dft_worker.edges(Levels([[[-3, -1.0, 2.0], [-3, 0.5, 3.0]]]))["metal"]
+    # majority spin with two occupied bands, minority with one: the gap is between the two
+    magnet = dft_worker.edges(Levels([[[-3, -1.0, 2.0]], [[-2.5, 0.7, 2.5]]]))
+    assert magnet["conduction"] - magnet["valence"] == pytest.approx(1.7)
+
+
+# the real engine -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def engine():
+    """Skips where there is no GPAW."""
+    try:
+        return find_engine(sys.executable)
+    except EngineError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.dft
+def test_silicon(engine, tmp_path):
+    """PBE: gap 0.61 eV, dielectric constant 13.0 (Materials Project), Gamma to Gamma 2.56 eV (PRB 81, 195117)."""
+    from pymatgen.core import Lattice, Structure
+
+    crystal = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.466), ["Si"], [[0, 0, 0]])
+    resources = Resources(cores=1, scratch=str(tmp_path / "scratch"))
+    config = DftConfig(preset="test", resources=resources, time_limit=900)
+    found = DftOracle(config).evaluate([Candidate(crystal)])[0]
+    assert found.ok, found.message
+    assert found.value("band_gap") == pytest.approx(0.61, abs=0.2)
+    assert found.value("band_gap_direct") == pytest.approx(2.56, abs=0.1)
+    assert found.value("dielectric_electronic") == pytest.approx(13.0, rel=0.1)
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.dft
+def test_a_metal_has_no_gap_and_no_dielectric_constant(engine):
+    from pymatgen.core import Lattice, Structure
+
+    crystal = Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.04), ["Al"], [[0, 0, 0]])
+    found = DftOracle(DftConfig(preset="test", resources=ONE, time_limit=900)).evaluate([Candidate(crystal)])[0]
+    assert found.ok
+    assert found.value("band_gap") == 0.0
+    assert "dielectric_electronic" not in found.properties
+    assert "the gap is below" in found.message
+
+
+@pytest.mark.dft
+def test_self_consistency_that_fails_is_named(engine):
+    config = DftConfig(preset="test", settings={"max_scf": 2, "k_spacing": 1.0}, properties=(), resources=ONE)
+    found = DftOracle(config).evaluate([Candidate(nacl())])[0]
+    assert found.status == "failed:scf-not-converged"
+    assert found.message == "no self-consistent density with 3 kinds of mixing"
+
+
+@pytest.mark.dft
+def test_a_relaxation_finds_the_cell(engine, tmp_path):
+    """Silicon, compressed by 2 %: PBE has 5.466 A (PRB 81, 115126); with the mesh and cutoff of a test, within 1 %."""
+    from pymatgen.core import Lattice, Structure
+
+    crystal = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.36), ["Si"], [[0, 0, 0]])
+    config = DftConfig(preset="test", properties=(), relax="cell", resources=ONE, time_limit=900)
+    found = DftOracle(config).evaluate([Candidate(crystal)])[0]
+    assert found.ok, found.message
+    assert (found.structure.volume * 4) ** (1 / 3) == pytest.approx(5.466, rel=0.01)

@@ -349,7 +349,7 @@ def _rung_text(history: History, name: str) -> str:
     types = sorted({str(evaluation.energy_type) for evaluation in evaluations if evaluation.energy_type})
     usable = sum(evaluation.ok for evaluation in evaluations)
     hours = sum(evaluation.cost.seconds * evaluation.cost.cores for evaluation in evaluations) / 3600
-    text = f"{rung.key.oracle} on the relaxed crystals of the best of each round: {len(rung.labels)} asked, {usable} usable"
+    text = f"{rung.key.oracle} on the relaxed crystals of the best: {len(rung.labels)} asked, {usable} usable"
     return f"{text}, {hours:.2g} core hours; energy type {'; '.join(types) or '–'}; gaps in eV, dielectric constants: 1"
 
 

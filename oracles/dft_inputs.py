@@ -71,7 +71,8 @@ def write_inputs(crystals: Sequence[tuple[str, Structure]], folder: Path, code: 
     """
     folders = []
     for number, (name, structure) in enumerate(crystals):
-        place = folder / f"{number:04d}_{re.sub(r'[^\w.+-]', '_', name)}"
+        stem = re.sub(r"[^\w.+-]", "_", name)
+        place = folder / f"{number:04d}_{stem}"
         (write_vasp if code == "vasp" else write_espresso)(structure, place)
         folders.append(place)
     return folders

@@ -93,6 +93,31 @@ def selection(output: Output, settings: Settings = None, json: Json = False) -> 
 
 
 @app.command()
+def rl(
+    output: Output,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of each main arm.")] = None,
+    judge_model: Annotated[Path | None, typer.Option(help="Folder of a matgl potential, for a second opinion.")] = None,
+    judge_python: Annotated[Path | None, typer.Option(help="Python that has matgl 2.0.4; else this one.")] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="CSV of the known crystals, for the second hull.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as samples=300.")] = None,
+    json: Json = False,
+) -> None:
+    """Fine-tuning: stable, unique, new crystals of base, tuned policy, equal-cost baselines and ablations."""
+    from flows import configfile
+    from flows.benchmarks.rl import RLConfig, run
+    from flows.config import forbid_extra
+
+    chosen = configfile.parse_settings(settings or [])
+    if seeds is not None:
+        chosen["seeds"] = seeds
+    if judge_model is not None:
+        chosen["judge"] = {"model": judge_model, "python": judge_python, "data": data or []}
+    with progress() as report:
+        record = run(output, configfile.load(forbid_extra(RLConfig), None, chosen), report)
+    _tell(record, output, json)
+
+
+@app.command()
 def novelty(
     output: Output,
     data: Annotated[Path, typer.Option("--data", help="CSV of the crystals behind the shipped fingerprints.")],

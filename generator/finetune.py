@@ -257,19 +257,28 @@ class Finetuner:
             self.tilt.fold()
 
     def _extras(self) -> Tensor:
-        """What is maximised besides: the entropy of p(g), and the log-probability of the best crystals so far."""
+        """What is maximised besides: nearness of p(g) to the base's, log-probability of the best crystals so far."""
         config = self.config
         total = torch.zeros((), dtype=self.policy.dtype, device=self.policy.device)
-        if config.entropy_weight > 0 and config.learn_space_groups:
-            logp = space_group_logp(self.policy, config.conditions)
-            possible = torch.isfinite(logp)
-            total = total - config.entropy_weight * (logp[possible].exp() * logp[possible]).sum()
+        if config.space_group_anchor > 0 and config.learn_space_groups:
+            total = total - config.space_group_anchor * self._anchor()
         best = self.memory.best
         if best is not None and len(best):
             rows = self.rng.choice(len(best), size=min(len(best), config.minibatch_size), replace=False)
             crystals = Crystals.from_batch(best[rows], self.policy.head.weight)
             total = total + config.replay_weight * policy_log_prob(self.policy, crystals, config).sum(1).mean()
         return total
+
+    def _anchor(self) -> Tensor:
+        """KL divergence (scalar, nats) of p(g) from the base's, exactly.
+
+        Without it p(g) ends in the one space group that pays best, since nothing stops a policy-gradient from making a
+        good choice certain. With weight w the groups settle at p_base(g) exp(A(g) / w), where A(g) is the mean
+        advantage in a group, in standard deviations.
+        """
+        logp, base = (space_group_logp(model, self.config.conditions) for model in (self.policy, self.base))
+        possible = torch.isfinite(base)
+        return (logp[possible].exp() * (logp[possible] - base[possible])).sum()
 
 
 def _means(components: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -52,6 +53,10 @@ class DriftLimits:
             if mean < limit if side == "min" else mean > limit:
                 return f"{metric} {mean:.3g} is {'below' if side == 'min' else 'above'} {name} {limit:g}"
         return None
+
+
+_NONE: dict[str, Any] = {item.name: None for item in fields(DriftLimits) if item.name != "window"}
+UNLIMITED = DriftLimits(**_NONE)
 
 
 def element_shares(batch: CrystalBatch) -> np.ndarray:

@@ -54,7 +54,7 @@ class FinetuneConfig:
     baseline: Baseline = "leave-one-out"
     baseline_decay: float = 0.95
     standardise: bool = True  # divide advantages by their standard deviation
-    entropy_weight: float = 0.0  # of the entropy of p(g) in the objective, against drift into a few space groups
+    space_group_anchor: float = 0.5  # weight of KL(p(g) to the base's) in the objective: see `Finetuner._anchor`
     repeat_discount: float = 1.0  # of a reward, for each time that its composition and Wyckoff positions were rewarded
     element_limit: float | None = None  # crystals of elements this many times as frequent as in the base earn less
     dpo_beta: float = 0.1
@@ -79,7 +79,7 @@ class FinetuneConfig:
         wrong = [f"{name} > 0" for name in positive if not getattr(self, name) > 0]
         wrong += [
             f"{name} >= 0"
-            for name in ("kl_weight", "entropy_weight", "tilt_learning_rate", "replay", "replay_weight")
+            for name in ("kl_weight", "space_group_anchor", "tilt_learning_rate", "replay", "replay_weight")
             if getattr(self, name) < 0
         ]
         wrong += [f"{name} in (0, 1]" for name in ("clip", "repeat_discount") if not 0 < getattr(self, name) <= 1]

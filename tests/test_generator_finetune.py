@@ -1,7 +1,7 @@
 """Fine-tuning: the objective's figures, baselines, learning a toy reward, exact resume, refusal of a wrong anchor."""
 
 import copy
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,14 +10,13 @@ from pymatgen.symmetry.groups import sg_symbol_from_int_number
 
 from generator.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from generator.finetune import FinetuneConfig, Finetuner, baselines, ppo_objective
-from generator.finetune_drift import DriftLimits
+from generator.finetune_drift import UNLIMITED
 from generator.model import ModelConfig, Sampling
 from generator.policy import CrystalFormerGenerator, PolicyConfig
 from loop.contracts import Generator
 from loop.errors import CheckpointError
 from tests.test_generator_likelihood import SMALL, random_model
 
-UNLIMITED = DriftLimits(**{item.name: None for item in fields(DriftLimits) if item.name != "window"})
 CONFIG = FinetuneConfig(
     iterations=6,
     batch_size=48,

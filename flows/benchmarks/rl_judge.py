@@ -1,0 +1,160 @@
+"""Judging fresh samples of a policy: valid, unique, new, and stable by the potential of the reward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from loop.novelty import DUPLICATE, KNOWN, NEW, NoveltyIndex
+from loop.reward import PropertyReward
+from loop.validity import RADIOACTIVE, ValidityRules
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+    from flows.build import Builder
+    from loop.values import Candidate
+
+STABLE = 0.1  # eV/atom above the hull, the paper's
+LOWEST = -0.5  # eV/atom: further below the hull is an error of a potential, as in the default oracle
+_OFF: dict[str, Any] = dict.fromkeys(("max_atoms", "max_elements", "radius_fraction", "cell_lengths", "cell_angles"))
+# structure validity of CDVAE (Xie et al., ICLR 2022): shortest distance and volume, no rule on elements
+STRUCTURE = ValidityRules(
+    **_OFF, radioactive=True, noble_gases=True, volume_per_atom=(0.1, 1000.0), min_distance=0.5, charge_balance=False
+)
+PROTOCOL = (
+    "Shares of all samples, as drawn, unrelaxed; a sample that is no crystal counts as invalid. structure_valid: "
+    "distances above 0.5 A (CDVAE). valid: all default rules of the project. unique: the first of its kind among the "
+    "samples, over structure-valid ones, by StructureMatcher where fingerprints leave doubt. new: not in the shipped "
+    f"fingerprints of Materials Project crystals. stable: at most {STABLE} eV/atom above the hull and not more than "
+    f"{-LOWEST} below it. sun: stable, unique and new among structure-valid samples, whatever its elements; "
+    "valid_sun: that passes all default rules, too."
+)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """n samples of a policy and one row of findings each."""
+
+    structures: list[Structure | None]
+    rows: pd.DataFrame
+
+
+def judge(candidates: Sequence[Candidate | None], builder: Builder) -> Samples:
+    """What the cheap rules, the novelty index and the default potential say of samples; None is no crystal."""
+    structures = [None if candidate is None else candidate.structure for candidate in candidates]
+    at = [index for index, structure in enumerate(structures) if structure is not None]
+    present = [structure for structure in structures if structure is not None]
+    n = len(structures)
+    flags = {name: np.zeros(n, dtype=bool) for name in ("structure_valid", "valid", "unique", "new", "known", "replay")}
+    flags["structure_valid"][at] = [reason is None for reason in STRUCTURE(present)]
+    flags["valid"][at] = [reason is None for reason in builder.config.validity(present)]
+    sound = np.flatnonzero(flags["structure_valid"])
+    crystals = [
+        structure for structure, good in zip(structures, flags["structure_valid"], strict=True) if structure and good
+    ]
+    index = NoveltyIndex(builder.novelty.known, builder.novelty.tolerances)
+    verdicts = index.judge(crystals, [str(i) for i in sound])
+    flags["unique"][sound] = [verdict.kind != DUPLICATE for verdict in verdicts]
+    flags["new"][sound] = [verdict.kind == NEW for verdict in verdicts]
+    flags["known"][sound] = [verdict.kind == KNOWN for verdict in verdicts]
+    flags["replay"][sound] = [verdict.in_training for verdict in verdicts]
+    above = np.full(n, np.nan)
+    above[sound] = builder.screen.judge(crystals)[0]
+    groups = [0 if candidate is None else candidate.origin.space_group or 0 for candidate in candidates]
+    columns = {"formula": [_formula(structure) for structure in structures], "space_group": groups}
+    columns |= {"elements": [_elements(structure) for structure in structures]}
+    return Samples(structures, pd.DataFrame({**columns, **flags, "e_above_hull": above}))
+
+
+def _formula(structure: Structure | None) -> str:
+    return "" if structure is None else structure.composition.reduced_formula
+
+
+def _elements(structure: Structure | None) -> str:
+    return "" if structure is None else " ".join(sorted(element.symbol for element in structure.composition))
+
+
+def stable(above: np.ndarray) -> np.ndarray:
+    """Whether distances from the hull (n,), NaN where there is none, mean stable."""
+    return (above <= STABLE) & (above >= LOWEST)
+
+
+def counts(rows: pd.DataFrame, column: str = "e_above_hull") -> dict[str, int]:
+    """How many samples are what, with stability by one column of distances."""
+    flags = {name: rows[name].to_numpy(dtype=bool) for name in ("structure_valid", "valid", "unique", "new", "replay")}
+    holds = stable(rows[column].to_numpy(dtype=float)) & flags["structure_valid"]
+    below = holds & (rows[column].to_numpy(dtype=float) <= 0)
+    found = flags["unique"] & flags["new"]
+    return {
+        "samples": len(rows),
+        "structure_valid": int(flags["structure_valid"].sum()),
+        "valid": int(flags["valid"].sum()),
+        "unique": int(flags["unique"].sum()),
+        "known": int(rows["known"].sum()),
+        "replay": int(flags["replay"].sum()),
+        "stable": int(holds.sum()),
+        "sun": int((holds & found).sum()),
+        "valid_sun": int((holds & found & flags["valid"]).sum()),
+        "sun_on_hull": int((below & found).sum()),
+    }
+
+
+def element_shares(rows: pd.DataFrame) -> pd.Series:
+    """Share of the samples that hold each element."""
+    held = rows["elements"].str.split().explode().dropna()
+    return held.value_counts() / max(len(rows), 1)
+
+
+def drift(rows: pd.DataFrame, base: pd.DataFrame, smallest: int = 5) -> dict[str, Any]:
+    """Where the samples went: elements and space groups against those of the base.
+
+    The ratio of an element is judged with `smallest` samples added to both sides, since rare ones are counted badly.
+    """
+    ours, theirs = (element_shares(frame) * len(frame) for frame in (rows, base))
+    every = ours.index.union(theirs.index)
+    ours, theirs = ours.reindex(every, fill_value=0), theirs.reindex(every, fill_value=0)
+    ratios = ((ours + smallest) / (len(rows) + smallest)) / ((theirs + smallest) / (len(base) + smallest))
+    groups = rows["space_group"].value_counts(normalize=True)
+    kinds = rows["elements"].str.split()
+    from pymatgen.core import Element
+
+    hot = {Element.from_Z(z).symbol for z in RADIOACTIVE}
+    f_block = {Element.from_Z(z).symbol for z in (*range(57, 72), *range(89, 104))}
+    return {
+        "element_ratio": float(ratios.max()),
+        "element": str(ratios.idxmax()),
+        "f_block": float(np.mean([bool(f_block & set(each)) for each in kinds])),
+        "radioactive": float(np.mean([bool(hot & set(each)) for each in kinds])),
+        "single_element": float(np.mean([len(each) == 1 for each in kinds])),
+        "formulas": int(rows["formula"].nunique()),
+        "space_groups": len(groups),
+        "largest_group_share": float(groups.max()),
+        "group_entropy": float(-(groups * np.log(groups)).sum()),
+    }
+
+
+class Tally:
+    """A reward that counts as it goes what it has found: distinct stable, new crystals, and evaluations.
+
+    Distinct by formula and space group asked for, which is cheap and, for polymorphs of one group, too strict.
+    """
+
+    def __init__(self, reward: PropertyReward) -> None:
+        self.reward = reward
+        self.evaluations = 0
+        self.found: set[str] = set()
+
+    def __call__(self, candidates: Sequence[Candidate | None]) -> tuple[np.ndarray, list[dict[str, float]]]:
+        """As the reward."""
+        rewards, components = self.reward(candidates)
+        self.evaluations += len(candidates)
+        for candidate, row in zip(candidates, components, strict=True):
+            above = row.get("e_above_hull", np.nan)
+            if candidate is not None and LOWEST <= above <= STABLE and not row.get("known"):
+                self.found.add(f"{candidate.formula} {candidate.origin.space_group}")
+        return rewards, components

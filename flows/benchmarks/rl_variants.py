@@ -1,0 +1,113 @@
+"""What the benchmark of fine-tuning compares: recipe, published algorithm, ablations, and equal-cost baselines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from generator.finetune import FinetuneConfig
+from generator.finetune_drift import UNLIMITED
+from loop.errors import ConfigError
+from loop.reward import RewardConfig, Term
+from loop.validity import ValidityRules
+
+BASE, TUNED, PAPER, BEST_OF_N, SUPERVISED = "base", "tuned", "paper", "best-of-n", "supervised"
+# worth 1 up to 0.05 eV/atom, 0.8 at 0.1, 0.5 at 0.2, 0.08 at 0.5
+STEEP = Term("e_above_hull", "minimise", low=0.05, high=1.0, shape=4.0, source="hull")
+# as published: linear in the distance; 1 is 3 eV/atom here, which the KL weight of the paper's variant takes along
+LINEAR = Term("e_above_hull", "minimise", low=-1.0, high=2.0, shape=1.0, source="hull")
+REWARD = RewardConfig(terms=(STEEP,), known_factor=0.0, duplicate_factor=0.0)
+RECIPE = FinetuneConfig(
+    iterations=32,
+    batch_size=128,
+    minibatch_size=64,
+    ratio="part",
+    learning_rate=2e-4,
+    space_group_learning_rate=0.1,
+    tilt_learning_rate=0.03,
+    kl_weight=0.01,
+    space_group_anchor=0.25,
+    repeat_discount=0.5,
+    element_limit=3.0,
+)
+UNGUARDED: dict[str, Any] = {
+    "floor": None,
+    "abstain_on_sparse_hulls": False,
+    "single_elements": True,
+    "max_repeats": None,
+}
+NO_RULES = ValidityRules(
+    max_atoms=None, max_elements=None, radioactive=True, noble_gases=True, radius_fraction=None, charge_balance=False
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How one arm differs from the recipe."""
+
+    about: str
+    finetune: dict[str, Any] = field(default_factory=dict)
+    reward: dict[str, Any] = field(default_factory=dict)
+    validity: ValidityRules | None = None  # rules whose breach costs the reward; none: the default ones
+
+    def settings(self, recipe: FinetuneConfig) -> tuple[FinetuneConfig, RewardConfig]:
+        """Settings of this arm."""
+        return replace(recipe, **self.finetune), replace(REWARD, **self.reward)
+
+
+VARIANTS = {
+    TUNED: Variant("the recipe"),
+    PAPER: Variant(
+        "CrystalFormer-RL as published: E_hull reward, whole-batch PPO with the crystal's ratio clipped, moving "
+        "average, p(g) fixed, no novelty, no guards",
+        {
+            "batch_size": 100,
+            "minibatch_size": 100,
+            "epochs": 5,
+            "ratio": "crystal",
+            "baseline": "moving-average",
+            "standardise": False,
+            "learn_space_groups": False,
+            "tilt_learning_rate": 0.0,
+            "learning_rate": 1e-4,
+            "kl_weight": 0.1 / (LINEAR.high - LINEAR.low),
+            "kl_stop": 1e9,
+            "space_group_anchor": 0.0,
+            "repeat_discount": 1.0,
+            "element_limit": None,
+            "limits": UNLIMITED,
+        },
+        {"terms": (LINEAR,), "known_factor": 1.0, "duplicate_factor": 1.0, **UNGUARDED},
+        NO_RULES,
+    ),
+    "group-baseline": Variant("baseline by space group", {"baseline": "space-group"}),
+    "no-novelty": Variant(
+        "known crystals and repeats earn as new ones do",
+        {"repeat_discount": 1.0},
+        {"known_factor": 1.0, "duplicate_factor": 1.0, "max_repeats": None},
+    ),
+    "no-direct": Variant("no rate of its own for element and letter biases", {"tilt_learning_rate": 0.0}),
+    "no-groups": Variant("p(g) fixed", {"learn_space_groups": False}),
+    "crystal-ratio": Variant("the crystal's ratio clipped, not its parts'", {"ratio": "crystal"}),
+    "reinforce": Variant("REINFORCE, one pass", {"algorithm": "reinforce", "epochs": 1}),
+    "dpo": Variant("DPO on pairs ranked by reward", {"algorithm": "dpo"}),
+    "replay": Variant("self-imitation of the best 256", {"replay": 256}),
+    "no-guards": Variant(
+        "all guards off: any composition and energy earns, elements and repeats without limit",
+        {"element_limit": None, "repeat_discount": 1.0, "space_group_anchor": 0.0, "limits": UNLIMITED},
+        UNGUARDED,
+        NO_RULES,
+    ),
+}
+SAMPLED = (BASE, BEST_OF_N, SUPERVISED)  # arms without reinforcement
+
+
+def check_names(names: tuple[str, ...]) -> None:
+    """Refuse unknown arms.
+
+    Raises:
+        ConfigError: names them.
+    """
+    unknown = [name for name in names if name not in (*VARIANTS, *SAMPLED)]
+    if unknown:
+        raise ConfigError(f"no such variant: {', '.join(unknown)}; there are {', '.join((*SAMPLED, *VARIANTS))}")

@@ -1,4 +1,4 @@
-"""Verbs of the oracles and surrogates: relax, hull, hull build, predict."""
+"""Verbs of the oracles and surrogates: relax, hull, predict."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows import cli_references
 from flows.console import emit, note, progress
 from loop.errors import InputError
 
@@ -79,6 +80,7 @@ def tell_resumed(journal: Journal, report: Reporter) -> None:
 
 
 hull_app = typer.Typer(invoke_without_command=True, no_args_is_help=True)
+cli_references.register(hull_app)
 
 
 @hull_app.callback()
@@ -128,31 +130,6 @@ def hull(
     summary |= {"median_e_above_hull": float(values.median()), "below_0.1": int((values <= 0.1).sum())}
     emit({**summary, "reference": references.checksum[:16], "output": str(output)}, json)
     insist(frame)
-
-
-@hull_app.command("build")
-def hull_build(
-    sources: Annotated[list[Path], typer.Argument(help="CSVs of known crystals with a cif column.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Table to write: .csv or .csv.gz, a .json beside it.")],
-    potential: Potential = "chgnet",
-    split: Annotated[list[str] | None, typer.Option(help="Values of a column `split` to take. Default: all.")] = None,
-    device: Device = None,
-    trust: Trust = False,
-    json: Json = False,
-) -> None:
-    """Evaluate known crystals with a potential: the reference phases of its hull. A cut-off build goes on."""
-    from flows.outputs import check_file
-    from oracles.potentials import load_potential
-    from oracles.references import BuildConfig, build_references
-
-    check_file(output)
-    with progress() as report:
-        loaded = load_potential(potential, device=device, trust=trust)
-        config = BuildConfig(splits=tuple(split)) if split else BuildConfig()
-        built = build_references(
-            sources, output, loaded, config, lambda done, total: report("evaluate", done, total, {})
-        )
-    emit({"phases": len(built), "energy_type": str(built.energy_type), "output": str(output)}, json)
 
 
 def predict(

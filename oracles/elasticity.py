@@ -2,7 +2,9 @@
 
 The recipe is that of de Jong et al., Sci. Data 2, 150009 (2015), doi 10.1038/sdata.2015.9: six independent
 Green-Lagrange strains at four magnitudes each. Cells and fit are pymatgen's, the stresses those of any potential, all
-strained cells of a crystal in one batch.
+strained cells of a crystal in one batch. The default strains are larger than theirs (1 %), for energy surfaces of
+learned potentials ripple on that scale: with 3 % the mean error of CHGNet's bulk moduli falls from 22 to 14 %
+(results/elasticity).
 """
 
 from __future__ import annotations
@@ -35,11 +37,11 @@ UNITS = {
 class ElasticConfig:
     """How a crystal is strained."""
 
-    normal: tuple[float, ...] = (-0.01, -0.005, 0.005, 0.01)
-    shear: tuple[float, ...] = (-0.01, -0.005, 0.005, 0.01)
+    normal: tuple[float, ...] = (-0.03, -0.015, 0.015, 0.03)
+    shear: tuple[float, ...] = (-0.03, -0.015, 0.015, 0.03)
     relax_ions: bool = True  # else the clamped-ion tensor, which is too stiff where atoms can give way
-    fmax: float = 0.01  # eV/A, of that relaxation
-    max_steps: int = 100
+    fmax: float = 0.002  # eV/A, of that relaxation: what is left on the atoms stiffens the crystal
+    max_steps: int = 200
 
     def __post_init__(self) -> None:
         """Check values."""

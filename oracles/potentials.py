@@ -190,7 +190,8 @@ def load_potential(
     Args:
         name: ``chgnet`` (0.3.0) or ``chgnet:r2scan``; ``mace:<foundation name>``, e.g. ``mace:medium-mpa-0``, fetched
             once by mace-torch; ``mace:<path>`` or a path that ends in ``.model`` or ``.pt``; ``module:Class`` of an ASE
-            calculator, e.g. ``ase.calculators.emt:EMT``.
+            calculator, e.g. ``ase.calculators.emt:EMT``. With ``+mp2020`` behind it, MP2020 corrections are added to
+            uncorrected PBE(+U) energies, e.g. ``mace:medium+mp2020``.
         device: ``cpu`` or ``cuda``; by default CUDA where there is one.
         dtype: ``float32`` or ``float64``; by default what the model's authors advise (CHGNet float32, MACE float64).
         trust: allow a MACE file from a path. Such files are pickles, which can run any code when loaded.
@@ -201,6 +202,11 @@ def load_potential(
     """
     if dtype not in (None, "float32", "float64"):
         raise ConfigError(f"dtype of a potential must be float32 or float64, got {dtype!r}.")
+    if name.lower().endswith("+mp2020"):
+        from oracles.corrections import CorrectedPotential
+
+        plain = load_potential(name[: -len("+mp2020")], device=device, dtype=dtype, trust=trust, options=options)
+        return CorrectedPotential(plain)
     kind, _, rest = name.partition(":")
     if kind.lower() == "chgnet":
         from oracles.chgnet_potential import load_chgnet

@@ -211,13 +211,15 @@ def _reference_state(symbol: str) -> Atoms | None:
         return None
 
 
-def write_references(output: Path, table: pd.DataFrame, potential: Potential, **provenance: Any) -> References:
+def write_references(
+    output: Path, table: pd.DataFrame, potential: Potential | EnergyType, **provenance: Any
+) -> References:
     """Write the lowest finite energy of each formula, sorted by formula, and the JSON with its provenance.
 
     Args:
         output: .csv or .csv.gz
         table: columns formula, energy_per_atom (eV/atom), id.
-        potential: what computed it.
+        potential: what computed it, or the type of energies that come from elsewhere.
         provenance: further entries of the JSON.
     """
     import gzip
@@ -229,11 +231,8 @@ def write_references(output: Path, table: pd.DataFrame, potential: Potential, **
     lowest = finite.sort_values(["energy_per_atom", "id"]).drop_duplicates("formula").sort_values("formula")
     lowest = lowest[["formula", "energy_per_atom", "id", "held_out"]]
     text = lowest.to_csv(index=False, float_format="%.5f", lineterminator="\n").encode()
-    about = potential.about
     meta = {
-        "energy_type": asdict(potential.energy_type),
-        "potential": {"name": about.name, "citation": about.citation, "licence": about.licence, "dtype": about.dtype},
-        "what": "energy of the lowest-energy known crystal of each formula, single point in its published cell",
+        **_origin(potential),
         "unit": "eV/atom",
         "rows": len(lowest),
         "held_out": int(lowest["held_out"].sum()),
@@ -249,6 +248,17 @@ def write_references(output: Path, table: pd.DataFrame, potential: Potential, **
     write_text(_json_path(output), json.dumps(meta, indent=2) + "\n")
     _load.cache_clear()
     return load_references(output)
+
+
+def _origin(potential: Potential | EnergyType) -> dict[str, Any]:
+    if isinstance(potential, EnergyType):
+        return {"energy_type": asdict(potential), "what": "lowest given energy of each formula"}
+    about = potential.about
+    return {
+        "energy_type": asdict(potential.energy_type),
+        "potential": {"name": about.name, "citation": about.citation, "licence": about.licence, "dtype": about.dtype},
+        "what": "energy of the lowest-energy known crystal of each formula, single point in its published cell",
+    }
 
 
 def _read_sources(sources: Sequence[str | Path], config: BuildConfig) -> tuple[pd.DataFrame, dict[str, str]]:

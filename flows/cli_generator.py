@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from flows.console import emit, progress
+from flows.console import emit, note, progress
 
 PLURAL = ("--spacegroup", "--elements", "--exclude", "--require", "--sites")
 
@@ -72,12 +72,15 @@ def generate(
     dtype: Dtype = Dtype.float32,
     json: Json = False,
 ) -> None:
-    """Draw crystals from the generator. Conditions are exact: every crystal keeps them."""
+    """Draw crystals from the generator. Conditions are exact: every crystal keeps them.
+
+    Tables get the log-probabilities under the conditions (nats), the atoms of the primitive cell as n_atoms, and the
+    tokens as drawn. CIFs in a folder state their symmetry.
+    """
     from flows import generation
     from flows.outputs import check_crystals
     from generator.conditions import Sampling
     from generator.guard import Guard
-    from loop.crystals import write_crystals
 
     check_crystals(output)
     sampling = Sampling(
@@ -97,10 +100,21 @@ def generate(
         model = generation.load_model(checkpoint, device, dtype.value)
         made = generation.generate(model, n, seed, sampling, guard, report)
     found = made.candidates
-    columns = generation.candidate_columns(found)
-    write_crystals(output, columns["id"], [candidate.structure for candidate in found], columns)
+    generation.write_generated(output, made)
+    if len(found) < n:
+        note(
+            f"warning: {len(found)} of {n} crystals written: {made.drawn} were drawn, the others have atoms closer "
+            f"than {min_distance} A or no volume. Ask for more, or loosen the conditions."
+        )
     accepted = {"drawn": made.drawn, "acceptance": made.acceptance, "acceptance_error": made.acceptance_error}
-    summary = {"written": len(found), **accepted, "seed": seed, "checkpoint": model.checksum, "output": str(output)}
+    summary = {
+        "written": len(found),
+        "asked": n,
+        **accepted,
+        "seed": seed,
+        "checkpoint": model.checksum,
+        "output": str(output),
+    }
     emit(summary, json)
 
 
@@ -109,6 +123,9 @@ def likelihood(
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write.")],
     checkpoint: Checkpoint = None,
     compat: Annotated[bool, typer.Option("--compat", help="The published definition, for imported models.")] = False,
+    as_written: Annotated[
+        bool, typer.Option("--as-written/--canonical", help="Score the tokens that came with a crystal, where any did.")
+    ] = True,
     device: Device = "cpu",
     dtype: Dtype = Dtype.float32,
     json: Json = False,
@@ -123,7 +140,7 @@ def likelihood(
     with progress() as report:
         model = generation.load_model(checkpoint, device, dtype.value)
         table = read_crystals(input)
-        frame = generation.likelihoods(model, table, compat, report)
+        frame = generation.likelihoods(model, table, compat, report, as_written=as_written)
     write_text(output, frame.to_csv(index=False, lineterminator="\n"))
     good = frame[frame["status"] == "ok"]
     means = {f"mean_{name}": float(good[name].mean()) for name in good.columns if name.startswith("logp")}
@@ -136,6 +153,7 @@ def pretrain(
     val: Annotated[Path, typer.Option(help="Validation crystals.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint folder to write.")],
     config: Annotated[Path | None, typer.Option(help="YAML with settings of the training.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Checkpoint to start from, for another set; shipped: ours.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as epochs=10.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
     json: Json = False,
@@ -144,10 +162,14 @@ def pretrain(
     from flows import configfile, generation
     from flows.config import forbid_extra
     from flows.outputs import check_folder
+    from generator.checkpoint import default_checkpoint
     from generator.pretrain import PretrainConfig
 
     check_folder(output)
-    checked = configfile.load(forbid_extra(PretrainConfig), config, configfile.parse_settings(settings or []))
+    chosen = configfile.parse_settings(settings or [])
+    if init is not None:
+        chosen["init"] = str(default_checkpoint() if str(init) == "shipped" and not init.exists() else init)
+    checked = configfile.load(forbid_extra(PretrainConfig), config, chosen)
     with progress() as report:
         summary = generation.pretrain(train, val, output, checked, resume=resume, progress=report)
     emit({**summary, "output": str(output)}, json)
@@ -225,7 +247,8 @@ def import_checkpoint(
     from flows.outputs import check_folder
     from generator.importer import convert_checkpoint
 
-    check_folder(output)
+    if output.exists():  # else it is made when the pickle has been read
+        check_folder(output)
     checksum = convert_checkpoint(pkl, output)
     emit({"checkpoint": str(output), "sha256": checksum}, json)
 

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from generator.checkpoint import Checkpoint
     from generator.conditions import Sampling
     from generator.guard import Guard
+    from generator.tokens import CrystalBatch
     from loop.contracts import Progress
     from loop.crystals import CrystalTable
     from loop.values import Candidate
 
 BATCH = 256
+TOKENS = "tokens"  # column
+TERMS = ("g", "w", "a", "xyz", "l")
 
 
 def load_model(checkpoint: Path | None, device: str, dtype: str) -> Checkpoint:
@@ -48,6 +51,8 @@ class Generated:
     """Crystals to order, and what it took."""
 
     candidates: list[Candidate]
+    batch: CrystalBatch  # their tokens as drawn
+    logp: dict[str, list[float]]  # g, w, a, xyz, l: nats, given the conditions but not the guard
     drawn: int  # crystals drawn; the guard turned the others away
     acceptance: float  # share that passed the guard
     acceptance_error: float  # standard error
@@ -76,29 +81,64 @@ def generate(
     rng = np.random.default_rng(seed)
     found = draw(checkpoint.model, n, rng, sampling, guard=guard, batch_size=BATCH, report=report)
     made = to_candidates(found.sample, policy=checkpoint.checksum[:8], round=0, source="base")
+    rows = [row for row, candidate in enumerate(made) if candidate is not None]
     crystals = [candidate for candidate in made if candidate is not None]
-    return Generated(crystals, found.tries, found.acceptance, found.acceptance_error)
+    logp = {name: getattr(found.sample.logp, name).double().cpu().numpy()[rows].tolist() for name in TERMS}
+    batch = found.sample.batch[np.array(rows, dtype=int)]
+    return Generated(crystals, batch, logp, found.tries, found.acceptance, found.acceptance_error)
 
 
-def candidate_columns(candidates: list[Candidate]) -> dict[str, list[Any]]:
-    """Columns that go with generated crystals."""
+def candidate_columns(made: Generated) -> dict[str, list[Any]]:
+    """Columns that go with generated crystals. `n_atoms` counts the primitive cell, as the conditions do."""
+    from generator.text import describe
+
     return {
-        "id": [candidate.id for candidate in candidates],
-        "formula": [candidate.formula for candidate in candidates],
-        "space_group": [candidate.origin.space_group for candidate in candidates],
-        "n_atoms": [len(candidate.structure) for candidate in candidates],
-        "logp": [candidate.origin.logp for candidate in candidates],
+        "id": [candidate.id for candidate in made.candidates],
+        "formula": [candidate.formula for candidate in made.candidates],
+        **{f"logp_{name}": values for name, values in made.logp.items()},
+        "logp": [candidate.origin.logp for candidate in made.candidates],
+        **describe(made.batch),
     }
 
 
+def write_generated(output: Path, made: Generated) -> None:
+    """Write generated crystals: tables with columns, or a folder of CIFs, with their symmetry where it can be read.
+
+    Raises:
+        InputError: the format is unknown, or the place cannot be written.
+    """
+    from loop.crystals import write_crystals
+
+    structures = [candidate.structure for candidate in made.candidates]
+    ids = [candidate.id for candidate in made.candidates]
+    if output.suffix:
+        write_crystals(output, ids, structures, candidate_columns(made))
+        return
+    from generator.text import to_symmetrised_cif
+    from loop.cif import to_cif
+    from loop.files import write_folder
+
+    def fill(folder: Path) -> None:
+        for row, (name, structure) in enumerate(zip(ids, structures, strict=True)):
+            text = to_symmetrised_cif(made.batch, row)
+            (folder / f"{name}.cif").write_text(to_cif(structure) if text is None else text, encoding="utf-8")
+
+    write_folder(output, fill, (".cif",))
+
+
 def likelihoods(
-    checkpoint: Checkpoint, table: CrystalTable, compat: bool, progress: Progress | None = None
+    checkpoint: Checkpoint,
+    table: CrystalTable,
+    compat: bool,
+    progress: Progress | None = None,
+    *,
+    as_written: bool = True,
 ) -> pd.DataFrame:
     """The table's columns, then space_group, logp_w, logp_a, logp_xyz, logp_l and their sum logp (nats), and a status.
 
-    The likelihood is that of the canonical description of a crystal. A generator may draw another description of the
-    same crystal (another origin or order of sites), whose probability it then reports: the two agree where it drew the
-    canonical one (7 of 10 samples of the shipped checkpoint).
+    A row with `tokens`, as `generate` writes them, is scored as it was drawn: where nothing was asked of the
+    generator, that is the very number that it reported. Any other row, or all of them without `as_written`, gets the
+    likelihood of its canonical description (7 of 10 samples of the shipped checkpoint are drawn canonically).
 
     Raises:
         ConfigError: `compat` of a model that is none of the published ones.
@@ -109,6 +149,7 @@ def likelihoods(
     from generator.compat import tokenize_published
     from generator.likelihood import log_prob
     from generator.sequence import Crystals
+    from generator.text import from_json
     from generator.tokens import CrystalBatch, TokenError, tokenize
     from loop.values import failed
 
@@ -119,10 +160,14 @@ def likelihoods(
     names = ("w", "a", "xyz", "l")
     nothing = dict.fromkeys(("space_group", *(f"logp_{name}" for name in names), "logp"), float("nan"))
     tokens, rows, found = [], [], {}
+    written = _written(table) if as_written and not compat else {}
     for row, structure in enumerate(table.structures):
         if structure is not None:
             try:
-                tokens.append(read(structure, max_sites=model.config.slots - 1))
+                if row in written:
+                    tokens.append(from_json(written[row], model.config.slots))
+                else:
+                    tokens.append(read(structure, max_sites=model.config.slots - 1))
                 rows.append(row)
             except TokenError as error:
                 found[row] = nothing | {"status": failed(error.kind), "message": str(error)}
@@ -136,10 +181,18 @@ def likelihoods(
             block = torch.stack([getattr(terms, name) for name in names], 1).double().cpu().numpy()
             for row, group, values in zip(rows[start : start + BATCH], batch.G.tolist(), block, strict=True):
                 parts = {f"logp_{name}": value for name, value in zip(names, values.tolist(), strict=True)}
-                found[row] = {"space_group": group} | parts | {"logp": values.sum(), "status": "ok", "message": ""}
+                parts |= {"logp": values.sum(), "description": "as-written" if row in written else "canonical"}
+                found[row] = {"space_group": group} | parts | {"status": "ok", "message": ""}
             if progress is not None:
                 progress("likelihood", min(start + BATCH, len(rows)), len(rows), {})
     return rows_with(table, found)
+
+
+def _written(table: CrystalTable) -> dict[int, str]:
+    """Tokens that came with crystals, by row."""
+    if TOKENS not in table.frame:
+        return {}
+    return {row: text for row, text in enumerate(table.frame[TOKENS].tolist()) if isinstance(text, str) and text}
 
 
 def status_counts(frame: pd.DataFrame) -> dict[str, int]:
@@ -158,7 +211,9 @@ def pretrain(
         raise ConfigError(f"{output} holds a training run: go on with --resume, or choose another folder")
     sets = [prepare(path, cache=output / "tokens", progress=progress) for path in (train, val)]
     report: Callable[[dict[str, float]], None] | None = None
-    if progress is not None:
+    if config.devices > 1:
+        report = _print_row  # in another process, where the progress bar is not
+    elif progress is not None:
         tell = progress
         shown = ("train", "nll", "seconds")
         report = lambda row: tell(  # noqa: E731
@@ -167,6 +222,12 @@ def pretrain(
     last = pretrain(config, sets[0].batch, sets[1].batch, output, resume=resume, report=report)
     failures = {name: one.failures_by_kind() for name, one in zip(("train", "val"), sets, strict=True)}
     return {**last, "crystals": {"train": len(sets[0].batch), "val": len(sets[1].batch)}, "failures": failures}
+
+
+def _print_row(row: dict[str, float]) -> None:
+    from flows.console import note
+
+    note(f"epoch {row['epoch']:.0f}  train {row['train']:.4g}  nll {row['nll']:.4g}  seconds {row['seconds']:.0f}")
 
 
 def finetune(config: CampaignConfig, output: Path, *, resume: bool, progress: Progress | None = None) -> dict[str, Any]:

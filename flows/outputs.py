@@ -31,6 +31,11 @@ def check_crystals(path: Path) -> Path:
     Raises:
         InputError: the format is unknown, the place cannot be written, or other files there would be lost.
     """
+    if path.resolve() == Path.cwd():
+        raise InputError(
+            f"{path} is the present folder: expected the name of a file ending in {', '.join(CRYSTAL_FORMATS)}, "
+            "or of a new folder of CIFs"
+        )
     if not path.suffix:
         check_replaceable(path, (".cif",))
         return make_folder(path)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from generator.model import CrystalFormer, ModelConfig
 from loop.errors import CheckpointError
+from loop.files import make_folder
 
 FORMAT = "crystalformer-1"
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -40,7 +41,7 @@ def checksum(path: Path) -> str:
 
 def save_checkpoint(model: CrystalFormer, folder: Path, provenance: dict[str, Any] | None = None) -> str:
     """Write weights and description; returns the checksum. Readers never see half a file."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     part = folder / (WEIGHTS + ".part")
     save_file(weights, part)

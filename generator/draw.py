@@ -72,7 +72,8 @@ def draw(
     tries = accepted = kept = 0
     most = n if guard is None else guard.max_tries * n
     while kept < n and tries < most:
-        size = n - kept if guard is None else min(max(n - kept, SMALLEST_BATCH), most - tries)
+        least = min(n, SMALLEST_BATCH)
+        size = n - kept if guard is None else min(max(n - kept, least), most - tries)
         size = min(batch_size, size)
         drawn = sample(model, draw_space_groups(model, size, rng, sampling=sampling), rng, sampling)
         passed = np.ones(size, bool) if guard is None else guard.passes(drawn.batch)

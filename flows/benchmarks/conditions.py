@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 PROTOCOL = (
     "Crystals of each condition are drawn with the default guard and temperature 1, and expanded to structures; what "
-    "was asked for is then counted on those, not taken from the sampler: elements, formula, atoms of the primitive cell "
-    "(by the centring of the group's symbol); space group and Wyckoff sites are those of the tokens. `space_group_found` "
+    "was asked for is then counted on those, not taken from the sampler: elements, formula, atoms of a primitive cell "
+    "(centring of the group's symbol); space group and Wyckoff sites are those of the tokens. `space_group_found` "
     "counts crystals in which moyo finds the very group at 0.01 A; the others have more symmetry than they were drawn "
     "with. `guard_kept` counts crystals without atoms closer than 0.5 A, measured by pymatgen, and `valid` those of "
     "them that pass SMACT."

@@ -1,0 +1,77 @@
+"""Inputs for codes on clusters: no licence and no code is needed to check them."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from loop.errors import EngineError
+from oracles import dft_inputs
+from oracles.dft_inputs import vasp_flow, write_espresso, write_inputs
+from tests.crystals import nacl, rutile
+
+
+def test_espresso_inputs_hold_the_crystal(tmp_path):
+    from ase.io import read
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    write_espresso(rutile(), tmp_path)
+    for name in ("relax.in", "scf.in"):
+        atoms = read(tmp_path / name, format="espresso-in")
+        assert AseAtomsAdaptor.get_structure(atoms).matches(rutile())
+    scf = (tmp_path / "scf.in").read_text()
+    assert "'fixed'" in scf  # ph.x takes insulators only
+    assert "vc-relax" in (tmp_path / "relax.in").read_text()
+    assert "Ti.upf" in scf
+    mesh = [int(number) for number in scf.partition("K_POINTS")[2].splitlines()[1].split()]
+    # 2 pi / 4.594 = 1.368 and 2 pi / 2.959 = 2.123 per Angstrom, at most 0.2 apart
+    assert mesh == [7, 7, 11, 0, 0, 0]
+    assert "epsil = .true." in (tmp_path / "ph.in").read_text()
+
+
+def test_one_folder_a_crystal(tmp_path):
+    folders = write_inputs([("mp-22862", nacl()), ("a/b", rutile())], tmp_path, "espresso")
+    assert [folder.name for folder in folders] == ["0000_mp-22862", "0001_a_b"]
+    assert all((folder / "scf.in").is_file() for folder in folders)
+
+
+def test_vasp_needs_its_extra(monkeypatch, tmp_path):
+    monkeypatch.setattr(dft_inputs, "find_spec", lambda _: None)
+    with pytest.raises(EngineError, match=r"pip install 'discovery-loop\[vasp\]'"):
+        write_inputs([("x", nacl())], tmp_path, "vasp")
+
+
+def test_vasp_inputs_are_those_of_the_materials_project(tmp_path):
+    pytest.importorskip("atomate2")
+    from pymatgen.io.vasp import Incar, Kpoints, Poscar
+
+    folder = write_inputs([("x", nacl().get_primitive_structure())], tmp_path, "vasp")[0]
+    incars = {step: Incar.from_file(folder / step / "INCAR") for step in dft_inputs.STEPS}
+    assert incars["relax"]["ENCUT"] == 520  # Jain et al., Comput. Mater. Sci. 50, 2295 (2011)
+    assert incars["relax"]["ISIF"] == 3
+    assert incars["static"]["NSW"] == 0
+    assert incars["dielectric"]["LEPSILON"]
+    assert incars["dielectric"]["IBRION"] in (7, 8)  # phonons at Gamma: the ionic part
+    for step in dft_inputs.STEPS:
+        poscar = Poscar.from_file(folder / step / "POSCAR", check_for_potcar=False)
+        assert poscar.structure.matches(nacl())
+        data_sets = (folder / step / "POTCAR.spec").read_text().split()
+        assert sorted(data_sets) == ["Cl", "Na_pv"]
+        assert [name.partition("_")[0] for name in data_sets] == poscar.site_symbols  # VASP goes by their order
+    assert np.prod(Kpoints.from_file(folder / "relax" / "KPOINTS").kpts[0]) >= 64
+
+
+def test_the_flow_chains_its_steps(tmp_path):
+    pytest.importorskip("atomate2")
+    from jobflow import Flow
+    from monty.serialization import loadfn
+
+    flow = vasp_flow(nacl())
+    assert len(flow.jobs) == 3
+    links = flow.graph  # a step waits for the one whose crystal it takes
+    assert [len(list(links.predecessors(job.uuid))) for job in flow.jobs] == [0, 1, 1]
+    dft_inputs.write_vasp(nacl(), tmp_path)
+    assert isinstance(loadfn(tmp_path / "flow.json"), Flow)
+    assert "atomate2" in sys.modules

@@ -231,15 +231,19 @@ class GPSurrogate:
 
     def _condition_one(self, prop: Property, j: int, Z: np.ndarray, *, refit: bool) -> dict[str, float]:
         from surrogates.exact import ExactGP
+        from surrogates.sparse import SparseGP
 
         t = prop.to_scale(self._Y[:, j])
         rows = np.flatnonzero(np.isfinite(t))
         unusable = len(t) - len(rows)
         rng = np.random.default_rng(self.config.seed)
+        given = (Z[rows], t[rows], self._input.group, self._offset(prop, self._X[rows]))
+        prior = (prop.prior_mean, prop.prior_std)
         if len(rows) > self.config.max_labels:
-            rows = np.sort(rng.choice(rows, self.config.max_labels, replace=False))
-        offset = self._offset(prop, self._X[rows])
-        gp = ExactGP(Z[rows], t[rows], self._input.group, offset, (prop.prior_mean, prop.prior_std))
+            inducing = np.sort(rng.choice(len(rows), min(self.config.inducing, len(rows)), replace=False))
+            gp: ExactGP = SparseGP(*given, prior, inducing=inducing)
+        else:
+            gp = ExactGP(*given, prior)
         former = self._hyperparameters.get(prop.name)
         fitted = True
         if former is not None and (self.config.warm_start or not refit):

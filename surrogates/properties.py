@@ -90,7 +90,9 @@ class GPConfig:
         properties: what to learn.
         calibrate: stretch standard deviations by the quantile of leave-one-formula-out residuals.
         max_fit: labels used to find hyperparameters; more are drawn down to this, by seed. Conditioning uses all.
-        max_labels: labels that condition the process (exact inference); more are drawn down to this, by seed.
+        max_labels: labels up to which inference is exact (seconds at 2,000); beyond, all of them inform a belief that
+            rests on `inducing` of their crystals.
+        inducing: crystals on which the belief rests then, drawn by seed.
         warm_start: begin each refit at the last hyperparameters. Off, a fit depends on its labels alone, so that a
             resumed campaign repeats the uninterrupted one.
         maxiter: L-BFGS steps of the fit.
@@ -100,7 +102,8 @@ class GPConfig:
     properties: tuple[Property, ...] = field(default=DEFAULT_PROPERTIES)
     calibrate: bool = True
     max_fit: int = 600
-    max_labels: int = 4000
+    max_labels: int = 2000
+    inducing: int = 1000
     warm_start: bool = False
     maxiter: int = 75
     seed: int = 0

@@ -140,6 +140,13 @@ def test_constraints_are_not_traded_against_objectives(strategy):
     assert max(belief.select(strategy, 4, config)) < 10
 
 
+def test_probability_ranks_by_the_constraint_alone():
+    mean = np.column_stack([np.arange(6.0), [0.9, 0.2, 0.5, 2.0, 0.7, 0.1]])
+    config = AcquisitionConfig(objectives=(Objective("a"),), constraints=(Constraint("b", at_most=1.0),))
+    belief = Belief(mean, diagonal(np.ones(6), np.full(6, 0.3)))
+    assert belief.select("probability", 6, config) == [5, 1, 2, 4, 0, 3]
+
+
 def test_random_ignores_the_belief():
     hits = [
         Belief(np.eye(20)[:, :1] * 9, diagonal(np.ones(20))).select("random", 1, seed=seed)[0] for seed in range(200)

@@ -1,5 +1,7 @@
 """Features against numbers that are not ours, and the cache."""
 
+import pickle
+
 import numpy as np
 import pytest
 from pymatgen.core import Element, Lattice, Structure
@@ -8,7 +10,7 @@ from loop.errors import InputError
 from loop.values import Candidate
 from surrogates.blocks import UNRELAXED_HULL, CompositionBlock, GeometryBlock, PotentialBlock, SymmetryBlock
 from surrogates.elements import PROPERTIES, element_table
-from surrogates.features import FeatureExtractor, default_blocks
+from surrogates.features import FeatureExtractor, add_to_cache, default_blocks
 from tests import crystals
 from tests.fakes import rocksalt
 
@@ -145,3 +147,25 @@ def test_blocks_of_a_wrong_shape_are_refused():
     block = PotentialBlock(lambda structures: (np.zeros(1), np.ones((1, 3))), "k", size=2)
     with pytest.raises(ValueError, match="PotentialBlock must give shape"):
         FeatureExtractor([block])([Candidate(rocksalt())])
+
+
+def test_a_detached_extractor_answers_from_memory_alone():
+    known, strange = Candidate(rocksalt()), Candidate(rocksalt("K"))
+    extractor = FeatureExtractor()
+    rows = extractor([known])
+    copy = pickle.loads(pickle.dumps(extractor.detached()))  # as it goes to a worker process
+    np.testing.assert_array_equal(copy([known]), rows)
+    assert copy.key == extractor.key
+    assert copy.groups.keys() == extractor.groups.keys()
+    with pytest.raises(ValueError, match=f"no features of 1 crystals, such as {strange.id}"):
+        copy([strange])
+
+
+def test_features_from_elsewhere_enter_the_cache(tmp_path):
+    extractor = FeatureExtractor()
+    candidate = Candidate(rocksalt())
+    rows = np.arange(len(extractor.names), dtype=float)[None]
+    add_to_cache(tmp_path, extractor, [candidate.id], rows)
+    np.testing.assert_array_equal(FeatureExtractor(cache=tmp_path)([candidate]), rows)
+    with pytest.raises(ValueError, match="expected rows of shape"):
+        add_to_cache(tmp_path, extractor, [candidate.id], rows[:, 1:])

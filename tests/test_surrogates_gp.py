@@ -15,6 +15,7 @@ from surrogates.features import FeatureExtractor, default_blocks
 from surrogates.gp import GPSurrogate
 from surrogates.properties import E_ABOVE_HULL, GPConfig, Property
 from surrogates.scaling import InputScaler
+from surrogates.sparse import SparseGP
 from tests.fakes import ANIONS, CATIONS, bulk_modulus, e_above_hull, rocksalt
 
 
@@ -258,11 +259,71 @@ def test_conformal_factor_mends_coverage():
     assert conformal_factor(y[0, :1], np.zeros(1), np.ones(1)) == 1.0
 
 
-def test_large_label_sets_are_subsampled(extractor, world):
-    surrogate = GPSurrogate(extractor, GPConfig(max_fit=10, max_labels=25))
+def test_large_label_sets_rest_on_inducing_crystals_and_use_every_label(extractor, world, tmp_path):
+    surrogate = GPSurrogate(extractor, GPConfig(max_fit=10, max_labels=25, inducing=15))
     metrics = surrogate.fit(world[:40], [label(candidate) for candidate in world[:40]])
-    assert metrics["bulk_modulus/labels"] == 25
-    assert surrogate.labels.shape == (40, 2)
+    assert metrics["bulk_modulus/labels"] == 40
+    assert isinstance(surrogate._fitted["bulk_modulus"].gp, SparseGP)
+    surrogate.save(tmp_path)
+    again = GPSurrogate(extractor)
+    again.load(tmp_path)
+    np.testing.assert_allclose(again.predict(world).mean, surrogate.predict(world).mean, rtol=1e-9)
+
+
+def test_sparse_process_on_all_labels_is_the_exact_one():
+    Z, t = data(40, 0)
+    new, _ = data(25, 1)
+    given = (Z, t, np.array([0, 0, 1, 1, 1]), np.zeros(40), (0.0, 1.0))
+    exact = with_hyperparameters(ExactGP(*given), [0.7, 2.5], 1.7, 0.03)
+    sparse = with_hyperparameters(SparseGP(*given, inducing=np.arange(40)), [0.7, 2.5], 1.7, 0.03)
+    for ours, theirs in zip(sparse.predict(new, np.zeros(25)), exact.predict(new, np.zeros(25)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-4)
+    for ours, theirs in zip(sparse.joint(new, np.zeros(25)), exact.joint(new, np.zeros(25)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-4)
+    for ours, theirs in zip(sparse.leave_out(np.arange(40) // 3), exact.leave_out(np.arange(40) // 3), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-3)
+
+
+def test_sparse_process_learns_from_labels_beyond_its_inducing_points():
+    def truth(Z):
+        return np.sin(1.5 * Z[:, 0]) + 0.3 * Z[:, 3] ** 2
+
+    rng = np.random.default_rng(3)
+    Z, new = rng.normal(size=(1200, 5)), rng.normal(size=(300, 5))
+    t = truth(Z) + 0.1 * rng.normal(size=1200)
+    group, few = np.zeros(5), np.arange(60)
+    subset = with_hyperparameters(ExactGP(Z[few], t[few], group, np.zeros(60), (0.0, 1.0)), [2.5], 1.5, 0.02)
+    sparse = with_hyperparameters(SparseGP(Z, t, group, np.zeros(1200), (0.0, 1.0), inducing=few), [2.5], 1.5, 0.02)
+    errors = [float(np.abs(gp.predict(new, np.zeros(300))[0] - truth(new)).mean()) for gp in (subset, sparse)]
+    assert errors[1] < 0.85 * errors[0]
+
+
+def test_fit_on_tabulated_distances_is_the_fit_on_the_kernel():
+    import torch
+
+    Z, t = data(30, 5)
+    gp = ExactGP(Z, t, np.array([0, 0, 1, 1, 1]), np.zeros(30), (0.0, 1.0))
+    kernel = gp._parts["covariance"].base_kernel
+    with torch.no_grad():
+        kernel.log_lengthscale.copy_(torch.tensor([0.3, 1.2]))
+    plain = kernel(gp._x).to_dense()
+    kernel.tabulate(gp._x)
+    torch.testing.assert_close(kernel(gp._x).to_dense(), plain)
+
+
+def test_calibration_rests_on_the_labels_that_chance_picked(extractor, world):
+    """Labels that were chosen are flattering here: they lie on the trend, those that chance picked scatter."""
+    rng = np.random.default_rng(1)
+    drawn = {candidate.id for candidate in world[:20]}
+    labels = [
+        label(c, bulk_modulus=bulk_modulus(c.structure) * float(np.exp(0.5 * rng.normal())) if c.id in drawn else 30.0)
+        for c in world
+    ]
+    factors = []
+    for ids in (frozenset(), drawn):
+        surrogate = GPSurrogate(extractor)
+        factors.append(surrogate.fit(world, labels, drawn=ids)["bulk_modulus/factor"])
+    assert factors[1] > 1.2 * factors[0]
 
 
 def test_distance_flags_what_is_unlike_the_labels(extractor, world):

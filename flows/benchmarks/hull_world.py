@@ -55,21 +55,18 @@ class RelaxingOracle:
             for line in path.read_text(encoding="utf-8").splitlines():
                 id, answer = _read(line)
                 self._answers[id] = answer
-        self.computed = 0
 
     def __call__(self, candidates: Sequence[Candidate]) -> list[Answer]:
         """One answer a crystal, in order."""
         from oracles.relax import relax
 
         missing = list({c.id: c for c in candidates if c.id not in self._answers}.values())
-        if missing:
-            for candidate, found in zip(
-                missing, relax([c.structure for c in missing], self._potential, self._config), strict=True
-            ):
+        size = self._config.batch_size  # what relaxes together, and what a kill may cost
+        for part in (missing[start : start + size] for start in range(0, len(missing), size)):
+            relaxed = relax([candidate.structure for candidate in part], self._potential, self._config)
+            for candidate, found in zip(part, relaxed, strict=True):
                 self._answers[candidate.id] = Answer(found.status, found.energy, found.structure, found.steps)
-            self.computed += len(missing)
-            lines = [_line(id, answer) for id, answer in self._answers.items()]
-            write_text(self._path, "".join(lines))
+            write_text(self._path, "".join(_line(id, answer) for id, answer in self._answers.items()))
         return [self._answers[candidate.id] for candidate in candidates]
 
 

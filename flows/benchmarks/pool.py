@@ -53,7 +53,7 @@ class PoolConfig:
     pool_seed: int = 0
     initial: int = 20
     batch: int = 20
-    budget: int = 220
+    budget: int = 240
     workers: int = 1
     potential: str = "chgnet"
     engine: Engine = field(default_factory=Engine)

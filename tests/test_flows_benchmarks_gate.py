@@ -1,0 +1,47 @@
+"""The gate benchmark and the selection benchmark, small."""
+
+import json
+
+import numpy as np
+import pytest
+
+from flows.benchmarks import selection
+from flows.benchmarks.gate import GateConfig, shortfall, summarise
+from flows.benchmarks.pool_simulation import Campaign, Outcome
+from loop.errors import ConfigError
+
+
+def test_shortfall_of_the_best_twenty():
+    utilities = np.arange(1000.0)
+    assert shortfall(utilities, range(1000)) == 0
+    assert shortfall(utilities, range(980, 1000)) == 0
+    assert shortfall(utilities, range(500)) == pytest.approx(500 / utilities[-20:].mean())
+    assert shortfall(-utilities, range(20, 1000)) == pytest.approx((29.5 - 9.5) / 9.5)
+
+
+def test_summary_cuts_at_shares_of_the_pool():
+    utilities = np.arange(200.0)
+    orders = [list(range(199, 159, -1)), list(range(40))]
+    outcomes = [
+        Outcome(Campaign(name, 0), [], [], order, [], 1.0)
+        for name, order in zip(("greedy", "random"), orders, strict=True)
+    ]
+    rows = {(row["strategy"], row["share_of_calls"]): row for row in summarise("task", utilities, outcomes)}
+    assert rows["greedy", 0.1]["calls"] == 20
+    assert rows["greedy", 0.1]["shortfall"] == 0
+    assert rows["random", 0.1]["shortfall"] > rows["random", 0.2]["shortfall"] > 0.8
+    assert "band_gap_window" not in GateConfig().tasks
+
+
+def test_selection_chooses_from_cached_features_in_a_process_of_its_own(tmp_path):
+    config = selection.SelectionConfig(pool=150, batch=4, labels=20, draws=30, potential="none")
+    record = selection.run(tmp_path, config)
+    assert record["results"]["chosen"] == 4
+    assert record["results"]["pool"] == 130
+    assert 0.1 < record["results"]["peak_gib"] < 4
+    assert record["results"]["cpu_seconds"] <= record["results"]["wall_seconds"] * 2
+    assert json.loads((tmp_path / "record.json").read_text())["config"]["batch"] == 4
+    ids = {candidate.id for candidate in selection.candidates(config)}
+    assert len(ids) == 150
+    with pytest.raises(ConfigError, match="larger than labels and batch"):
+        selection.SelectionConfig(pool=10)

@@ -1,0 +1,175 @@
+"""The hull benchmark: its metrics against the published definitions, and episodes in a world of two elements."""
+
+import json
+
+import numpy as np
+import pytest
+from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
+from pymatgen.core import Composition, Lattice, Structure
+
+from flows.benchmarks.hull import HullConfig
+from flows.benchmarks.hull_methods import InOrder, Ours, Pool, Ranking, random_crystals
+from flows.benchmarks.hull_summary import discovery_area, scores, summarise
+from flows.benchmarks.hull_world import Answer, Episode, Outcome, RelaxingOracle
+from loop.errors import ConfigError
+from loop.hull import Hull, HullEntry
+from loop.values import Candidate, EnergyType
+from surrogates.blocks import UNRELAXED_HULL
+from surrogates.features import FeatureExtractor, default_blocks
+
+KIND = EnergyType("test", "none", "none")
+FCC = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+
+
+def hull():
+    return Hull([HullEntry("Mg", 0.0), HullEntry("Ag", 0.0), HullEntry("MgAg", -0.2)], KIND)
+
+
+def alloy(*symbols, a=4.2, c=1.0):
+    """Four sites of a stretched face-centred cell."""
+    return Candidate(Structure(Lattice.tetragonal(a, a * c), list(symbols), FCC))
+
+
+def test_metrics_are_the_published_ones():
+    assert discovery_area(np.arange(1, 51)) == pytest.approx(1.0)
+    assert discovery_area(np.zeros(50)) == 0
+    assert discovery_area([0, 1, 2, 3]) == pytest.approx((0 + 0.5 + 1.5 + 2.5) / 8)
+    found = scores([1, 2, 3, 4], [0, 0, 1, 1])
+    assert found == {"af": 3.0, "ef": 4.0, "audc": pytest.approx(1.0), "msun": 1.0}
+    assert scores([0, 0, 0, 1], [0, 0, 0, 2])["af"] == 0
+    nothing = scores([0, 1], [0, 0])
+    assert nothing["ef"] == 100
+    assert np.isnan(nothing["af"])
+
+
+def test_discoveries_are_counted_anew_on_each_hull():
+    """Distances are pymatgen's; a deep find takes an earlier one off the list, a copy and a failure add none."""
+    episode = Episode(hull(), None, (0.1,))
+    found = [(alloy("Mg", "Mg", "Mg", "Ag"), -0.05), (alloy("Mg", "Mg", "Mg", "Ag", c=1.002), -0.05)]
+    found += [(alloy("Mg", "Ag", "Mg", "Ag", c=1.3), -0.45), (alloy("Mg", "Ag", "Ag", "Ag"), -0.2)]
+    for candidate, energy in found:
+        episode.take(candidate, Answer("ok", energy, candidate.structure))
+    bad = alloy("Mg", "Mg", "Ag", "Ag", c=0.6)
+    assert np.isnan(episode.take(bad, Answer("failed:exploded")))
+    assert np.isnan(episode.take(bad, Answer("ok", -5.0, bad.structure)))  # too good to be true
+    assert [query.verdict for query in episode.queries] == ["new", "duplicate", "new", "new", "", ""]
+    assert episode.queries[-1].status == "failed:energy-outlier"
+    entries = [PDEntry(Composition(f), e * Composition(f).num_atoms) for f, e in (("Mg", 0), ("Ag", 0), ("MgAg", -0.2))]
+    above = []
+    for candidate, energy in found[:3]:
+        entries.append(PDEntry(candidate.structure.composition, 4 * energy))
+        above.append(PhaseDiagram(entries).get_e_above_hull(entries[-1]))
+    np.testing.assert_allclose([query.e_above_hull for query in episode.queries[:3]], above, atol=1e-9)
+    assert PhaseDiagram(entries).get_e_above_hull(entries[3]) > 0.1  # the first find, once the third is known
+    assert episode.curves[0.1] == [1, 1, 1, 2, 2, 2]
+
+
+class StretchOracle:
+    """A potential whose energy falls with the stretch of the cell, for crystals as they are."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def __call__(self, candidates):
+        self.asked += len(candidates)
+        return [Answer("ok", energy(candidate) - 0.02, candidate.structure) for candidate in candidates]
+
+
+def energy(candidate):
+    stretch = candidate.structure.lattice.c / candidate.structure.lattice.a
+    return float(-0.3 + abs(stretch - 1.5))
+
+
+def pool():
+    rows = [("Mg", "Ag", "Ag", "Ag"), ("Mg", "Mg", "Mg", "Ag"), ("Mg", "Mg", "Ag", "Ag")]
+    made = [alloy(*rows[i % 3], c=1.1 + 0.07 * i) for i in range(12)]
+    return Pool(tuple(made), np.array([energy(candidate) for candidate in made]))
+
+
+def above(structures, energies):
+    places = hull().batch([s.composition for s in structures], energies, KIND)
+    return np.array([place.e_above_hull for place in places])
+
+
+def test_ranking_and_ours_take_the_lowest_of_each_prototype_first():
+    def describe(structures):
+        return np.array([energy(Candidate(s)) for s in structures]), np.zeros((len(structures), 2))
+
+    extractor = FeatureExtractor(default_blocks(describe, above, key="stretch", size=2))
+    assert UNRELAXED_HULL in extractor.names
+    crystals = pool()
+    ranked = Ranking(crystals).propose(Episode(hull(), None, (0.1,)), 12)
+    unrelaxed = [above([c.structure], [energy(c)])[0] for c in ranked]
+    assert unrelaxed == sorted(unrelaxed)
+    episode, method, oracle = Episode(hull(), None, (0.1,)), Ours(crystals, extractor, 0.1), StretchOracle()
+    asked = []
+    while chosen := method.propose(episode, 2):
+        for candidate, answer in zip(chosen, oracle(chosen), strict=True):
+            method.observe(candidate, answer, episode.take(candidate, answer))
+            asked.append(candidate)
+    assert asked[0].id == ranked[0].id
+    assert len({candidate.formula for candidate in asked}) == len(asked) == 3  # all of a formula share their symmetry
+    assert len(method._labels) == 3
+
+
+def test_ours_moves_its_bound_with_the_hull():
+    crystals = pool()
+    extractor = FeatureExtractor(default_blocks(lambda s: (np.zeros(len(s)), np.zeros((len(s), 2))), above, size=2))
+    method, episode = Ours(crystals, extractor, 0.1), Episode(hull(), None, (0.1,))
+    before = method.log_stable(episode)
+    deep = alloy("Mg", "Ag", "Mg", "Ag", c=1.3)
+    episode.take(deep, Answer("ok", -0.6, deep.structure))
+    assert (method.log_stable(episode) < before).all()
+
+
+def test_random_crystals_keep_system_and_size():
+    made = random_crystals(("Mg", "Ag", "Zn"), 40, 6, seed=1)
+    assert {len(c.structure.composition) for c in made} == {2, 3}
+    assert max(len(c.structure) for c in made) <= 6
+    assert [c.id for c in made] == [c.id for c in random_crystals(("Mg", "Ag", "Zn"), 40, 6, seed=1)]
+    in_order = InOrder(made)
+    assert in_order.propose(None, 3) == made[:3]
+    assert in_order.propose(None, 3) == made[3:6]
+
+
+def test_relaxations_are_paid_for_once(tmp_path, monkeypatch):
+    from oracles.relax import RelaxConfig, Relaxed
+
+    calls = []
+
+    def relax(structures, *_):
+        calls.append(len(structures))
+        return [Relaxed("ok", structures[0], -1.5, 3), Relaxed("failed:exploded")][: len(structures)]
+
+    monkeypatch.setattr("oracles.relax.relax", relax)
+    crystals = [alloy("Mg", "Mg", "Ag", "Ag"), alloy("Mg", "Ag", "Ag", "Ag")]
+    path = tmp_path / "answers.jsonl"
+    first = RelaxingOracle(None, RelaxConfig(), path)(crystals)
+    second = RelaxingOracle(None, RelaxConfig(), path)([*crystals[::-1]])
+    assert calls == [2]
+    assert [answer.status for answer in second] == ["failed:exploded", "ok"]
+    assert second[1].energy == first[0].energy == -1.5
+    assert second[1].structure == first[0].structure
+    assert not second[0].ok
+
+
+def test_summary_has_means_with_standard_errors_over_systems():
+    def outcome(system, method, curve):
+        queries = [{"status": "ok", "verdict": "new"}] * len(curve)
+        return Outcome(system, method, 0, {"0.1": curve}, queries, 1.0)
+
+    runs = [outcome("A-B", "random", [0, 0, 1, 1]), outcome("A-C", "random", [0, 1, 1, 1])]
+    runs += [outcome("A-B", "ours", [1, 2, 3, 4]), outcome("A-C", "ours", [1, 1, 2, 2])]
+    rows = {row["method"]: row for row in summarise(runs, 4)}
+    assert rows["ours"]["ef"] == pytest.approx(3.0)
+    assert rows["ours"]["ef_se"] == pytest.approx(1.0)  # of 4 and 2
+    assert rows["ours"]["af"] == pytest.approx(2.5)  # of 3 / 1 and 2 / 1
+    assert rows["random"]["af"] == rows["random"]["ef"] == 1
+    json.dumps(rows)
+
+
+def test_wrong_settings_are_named():
+    with pytest.raises(ConfigError, match="methods among random"):
+        HullConfig(methods=("luck",))
+    with pytest.raises(ConfigError, match="at least 1"):
+        HullConfig(budget=0)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from loop.contracts import Oracle, Progress
     from loop.crystals import CrystalTable
 
+PROPERTIES = ["energy", "band_gap", "band_gap_direct", "dielectric_electronic", "volume", "max_force", "max_stress"]
+PROPERTIES += ["magnetic_moment", "steps", "scf_attempts"]
+WHOLE = ("space_group", "cores")  # columns of whole numbers, which may be missing
 KEYS = ("structure_id", "settings")  # columns that tell which rows of an earlier output still hold
 
 
@@ -41,9 +44,8 @@ def dft_table(table: CrystalTable, oracle: Oracle, output: Path, progress: Progr
             continue
         evaluation = oracle.evaluate([candidate])[0]
         results[row], final[row] = row_of(evaluation), evaluation.structure or structure
-        frame = rows_with(table, results)
-        write_crystals(output, table.ids, final, _without_pending(frame, results, table))
-    frame = rows_with(table, results)
+        write_crystals(output, table.ids, final, _frame(table, results))
+    frame = _frame(table, results)
     write_crystals(output, table.ids, final, frame)
     return frame
 
@@ -52,7 +54,7 @@ def row_of(evaluation: Evaluation) -> dict[str, Any]:
     """An evaluation as a flat row: properties in the units of `Quantity`, energies in eV/atom."""
     return {
         "status": evaluation.status,
-        **{name: quantity.value for name, quantity in evaluation.properties.items()},
+        **{name: evaluation.value(name) for name in PROPERTIES},
         "energy_type": str(evaluation.energy_type) if evaluation.energy_type else "",
         "space_group": evaluation.space_group_relaxed or evaluation.space_group,
         "seconds": round(evaluation.cost.seconds, 1),
@@ -64,8 +66,12 @@ def row_of(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _without_pending(frame: pd.DataFrame, results: dict[int, dict[str, Any]], table: CrystalTable) -> pd.DataFrame:
-    """Rows whose turn has not come are pending, not unreadable."""
+def _frame(table: CrystalTable, results: dict[int, dict[str, Any]]) -> pd.DataFrame:
+    """All rows; those whose turn has not come are pending."""
+    frame = rows_with(table, results)
+    for name in WHOLE:
+        if name in frame:
+            frame[name] = frame[name].astype("Int64")
     waiting = [row for row, s in enumerate(table.structures) if s is not None and row not in results]
     frame.loc[waiting, "status"] = "pending"
     frame.loc[waiting, "message"] = ""
@@ -89,14 +95,9 @@ def _earlier(output: Path, oracle: Oracle) -> dict[str, tuple[dict[str, Any], St
             f"{output} holds results of other settings ({', '.join(others)}, now {oracle.settings_hash}): give another "
             "name, or the settings that it was begun with"
         )
-    names = list(row_of(Evaluation("", "", "", "")))
-    columns = [name for name in frame if name in names or name in _properties(frame)]
-    rows = done[columns].to_dict("records")
-    kept = [{str(name): value for name, value in row.items() if value == value} for row in rows]  # NaN: no value
-    return {row["structure_id"]: (row, table.structures[index]) for row, index in zip(kept, done.index, strict=True)}
-
-
-def _properties(frame: pd.DataFrame) -> list[str]:
-    """Columns between `status` and `energy_type`: what was measured."""
-    names = [str(name) for name in frame]
-    return names[names.index("status") + 1 : names.index("energy_type")]
+    names = [name for name in row_of(Evaluation("", "", "", "")) if name in frame]
+    rows = done[names].to_dict("records")
+    return {
+        str(row["structure_id"]): ({str(name): value for name, value in row.items()}, table.structures[index])
+        for row, index in zip(rows, done.index, strict=True)
+    }

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from loop.cif import parse_cif
 from loop.errors import ConfigError, InputError
 from loop.files import write_text
 from loop.hull import Hull, HullEntry
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from oracles.references import References
 
-WINDOW = 0.03  # eV/atom above the default potential's hull within which a known phase may be on the judge's
+WINDOW = 0.01  # eV/atom above the default potential's hull within which a known phase may be on the judge's
 MARGIN = 0.3  # eV/atom by which fitted references may move a distance: samples further off are not stable
 RIDGE = 1.0  # weight of the elements' own energies in the fit of references, in formation energies
 CHUNK = 200  # crystals between two writes of the cache
@@ -115,6 +116,7 @@ class Phases:
         frame = pd.concat(frames).drop_duplicates("material_id").set_index("material_id")
         self.cifs, self.formation = frame["cif"], frame["formation_energy_per_atom"]
         self.hull, self.energy_type = references.hull(), references.energy_type
+        self._near_hull: dict[frozenset[str], set[str]] = {}
         self.systems: dict[frozenset[str], list[tuple[str, str, float]]] = {}
         from pymatgen.core import Composition
 
@@ -123,9 +125,11 @@ class Phases:
             self.systems.setdefault(key, []).append((identifier, formula, float(energy)))
 
     def deciding(self, structure: Structure) -> set[str]:
-        """Ids of the phases on the default hull at this composition."""
+        """Ids of the phases on the default hull at this composition, and of the elements."""
         result = self.hull.e_above_hull(structure.composition, 0.0, self.energy_type)
-        return set(result.ids.values()) & set(self.cifs.index)
+        elements = [self.systems.get(frozenset((element.symbol,)), []) for element in structure.composition]
+        ids = [*result.ids.values(), *(entry[0] for entries in elements for entry in entries)]
+        return {identifier for identifier in ids if identifier in self.cifs.index}
 
     def near(self, structure: Structure) -> set[str]:
         """Ids of the phases of this chemical system that lie within `WINDOW` of the default hull."""
@@ -133,17 +137,25 @@ class Phases:
         found: set[str] = set()
         for size in range(1, len(symbols) + 1):
             for subset in combinations(symbols, size):
-                for identifier, formula, energy in self.systems.get(frozenset(subset), []):
-                    above = self.hull.e_above_hull(formula, energy, self.energy_type).e_above_hull
-                    if above <= WINDOW and identifier in self.cifs.index:
-                        found.add(identifier)
+                found |= self._near(frozenset(subset))
         return found
+
+    def _near(self, system: frozenset[str]) -> set[str]:
+        """Those of exactly these elements: looked at once."""
+        if system not in self._near_hull:
+            entries = [entry for entry in self.systems.get(system, []) if entry[0] in self.cifs.index]
+            above = [
+                self.hull.e_above_hull(formula, energy, self.energy_type).e_above_hull for _, formula, energy in entries
+            ]
+            self._near_hull[system] = {entry[0] for entry, far in zip(entries, above, strict=True) if far <= WINDOW}
+        return self._near_hull[system]
 
     def structure(self, identifier: str) -> Structure:
         """The published crystal."""
-        from pymatgen.core import Structure
+        from pymatgen.core import Element, Lattice, Structure
 
-        return Structure.from_str(self.cifs[identifier], fmt="cif")
+        basis, numbers, coordinates = parse_cif(self.cifs[identifier])
+        return Structure(Lattice(basis), [Element.from_Z(z) for z in numbers.tolist()], coordinates)
 
 
 class IndependentHull:

@@ -43,7 +43,8 @@ def _select(payload: Mapping[str, Any]) -> str:
 
 def _label(payload: Mapping[str, Any]) -> str:
     statuses = ", ".join(f"{count} {status}" for status, count in payload["statuses"].items())
-    return f"{statuses or 'nothing'}; {payload['paid']} oracle calls paid"
+    rungs = "".join(f"; {count} to {name}" for name, count in payload.get("rungs", {}).items())
+    return f"{statuses or 'nothing'}; {payload['paid']} oracle calls paid{rungs}"
 
 
 def _retrain(payload: Mapping[str, Any]) -> str:

@@ -30,7 +30,7 @@ class DftSettings:
     ecut: float = 400.0  # eV, plane waves of energy and gap
     relax_ecut: float = 700.0  # eV, of a relaxation
     k_spacing: float = 0.25  # 1/A (2 pi included), largest distance of points of the Gamma-centred mesh
-    path_spacing: float | None = None  # 1/A between points of lines along which the gap is sought too; None: no lines
+    path_spacing: float | None = 0.15  # 1/A between points of lines along which the gap is sought too; None: no lines
     width: float = 0.01  # eV, Fermi-Dirac; small, for insulators' gaps must not be smeared away
     scf_energy: float = 5e-4  # eV/electron, GPAW's default
     scf_density: float = 1e-4  # electrons/electron, GPAW's default
@@ -74,8 +74,8 @@ class DftSettings:
 PRESETS = {
     # seconds for two atoms: the chain works, numbers within some 10 %
     "test": DftSettings(
-        ecut=300.0, relax_ecut=500.0, k_spacing=0.35, response_k_spacing=0.45, response_ecut=40.0, max_steps=15,
-        fmax=0.05, smax=1.0,
+        ecut=300.0, relax_ecut=500.0, k_spacing=0.35, path_spacing=None, response_k_spacing=0.45, response_ecut=40.0,
+        max_steps=15, fmax=0.05, smax=1.0,
     ),
     # tens of seconds for two atoms: screening
     "fast": DftSettings(),

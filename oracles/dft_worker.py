@@ -73,12 +73,13 @@ def calculator(folder: Path, job: dict[str, Any], ecut: float, attempt: dict[str
     from gpaw import GPAW, PW
 
     settings = job["settings"]
+    points: Any = np.array(job["kpts"])
     mixer = {name: attempt[name] for name in ("beta", "nmaxold", "weight") if name in attempt}
     options: dict[str, Any] = {"mixer": mixer} if mixer else {}
     return GPAW(
         mode=PW(ecut),
         xc=settings["functional"],
-        kpts=np.array(job["kpts"]),
+        kpts=points,
         occupations={"name": "fermi-dirac", "width": attempt.get("width", settings["width"])},
         # empty bands at the gap must be converged too; the two highest need not be
         nbands=-job["empty_bands"],  # negative: as many empty ones
@@ -128,7 +129,7 @@ def optimise(atoms: Any, job: dict[str, Any], log: Log, first: int) -> None:
     from ase.optimize import BFGS
 
     settings, cell = job["settings"], job["relax"] == "cell"
-    target = FrechetCellFilter(atoms) if cell else atoms
+    target: Any = FrechetCellFilter(atoms) if cell else atoms
     # converged is what `small` says: forces and stress apart, which ASE's one threshold cannot
     for number, _ in enumerate(BFGS(target, logfile=None).irun(fmax=0.0, steps=settings["max_steps"] - first), first):
         force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
@@ -185,15 +186,27 @@ def edges(calc: Any) -> dict[str, Any]:
             "conduction": min(conduction) + float(fermi), "direct": direct}  # fmt: skip
 
 
+def special_lines(job: dict[str, Any]) -> np.ndarray | None:
+    """k-points on the lines between special points (Setyawan and Curtarolo, 2010); None where none are asked for."""
+    spacing = job["settings"]["path_spacing"]
+    if spacing is None:
+        return None
+    cell = make_atoms(job["structure"], None).cell
+    try:
+        return cell.bandpath(density=1 / spacing).kpts
+    except Exception:  # of a lattice that ASE cannot classify; the mesh alone then tells the gap
+        return None
+
+
 def gap(folder: Path, job: dict[str, Any], log: Log) -> None:
     """Fundamental and direct gap: on the mesh, and along the lines between special points where asked."""
     found = dict(log.steps["ground"])
-    if not found["metal"] and job["settings"]["path_spacing"] is not None:
+    path = None if found["metal"] else special_lines(job)
+    if path is not None:
         from gpaw import GPAW
 
-        path = make_atoms(job["structure"], None).cell.bandpath(density=1 / job["settings"]["path_spacing"])
         calc = GPAW(str(folder / "ground.gpw"), txt=None).fixed_density(
-            kpts=path.kpts, symmetry="off", nbands=-job["empty_bands"], convergence={"bands": -2},
+            kpts=path, symmetry="off", nbands=-job["empty_bands"], convergence={"bands": -2},
             txt=str(folder / "path.txt"),
         )  # fmt: skip
         lines = edges(calc)

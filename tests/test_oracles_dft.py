@@ -317,6 +317,18 @@ def test_edges():
     assert magnet["conduction"] - magnet["valence"] == pytest.approx(1.7)
 
 
+def test_lines_between_special_points():
+    """Through Gamma, X, L of the face-centred lattice, with neighbours as far apart as asked."""
+    structure = {"numbers": [14, 14], "positions": [[0, 0, 0], [0.25] * 3], "cell": SILICON.tolist()}
+    points = dft_worker.special_lines({"structure": structure, "settings": {"path_spacing": 0.15}})
+    steps = np.linalg.norm(np.diff(points @ np.linalg.inv(SILICON).T, axis=0), axis=1) * 2 * np.pi
+    assert np.median(steps) == pytest.approx(0.15, rel=0.05)
+    lengths = np.linalg.norm(points @ np.linalg.inv(SILICON).T, axis=1) * 5.43
+    for special in (0.0, 1.0, np.sqrt(3) / 2):  # Gamma, X, L in units of 2 pi / a
+        assert np.abs(lengths - special).min() < 1e-6
+    assert dft_worker.special_lines({"structure": structure, "settings": {"path_spacing": None}}) is None
+
+
 # the real engine -----------------------------------------------------------------------------------------------------
 
 

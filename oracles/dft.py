@@ -217,7 +217,8 @@ class Calculation:
     def job(self, steps: list[str], cell: Structure) -> dict[str, Any]:
         """What the engine is told."""
         numbers, lattice = self.config.numbers, cell.lattice.matrix
-        magnetic = self.config.spin == "auto" and any(str(e) in MOMENTS for e in cell.composition)
+        moments = [MOMENTS.get(site.specie.symbol, 0.0) for site in cell]
+        magnetic = self.config.spin == "auto" and any(moments)
         return {
             "steps": steps,
             "structure": {
@@ -228,9 +229,9 @@ class Calculation:
             "settings": asdict(numbers),
             "relax": self.config.relax,
             "min_gap": self.config.min_gap,
-            "magmoms": [MOMENTS.get(site.specie.symbol, 0.0) for site in cell] if magnetic else None,
+            "magmoms": moments if magnetic else None,
             "kpts": monkhorst_pack(mesh_size(lattice, numbers.k_spacing)).tolist(),
-            "empty_bands": EMPTY_BANDS,
+            "empty_bands": EMPTY_BANDS + math.ceil(sum(moments) / 2),  # the majority spin fills that many more
             "response": {"kpts": response_mesh(lattice, numbers.response_k_spacing).tolist()},
         }
 

@@ -21,6 +21,7 @@ SMALL = {"layers": 2, "heads": 2, "head_size": 8, "width": 16, "embedding": 8, "
 LAYOUTS = {
     "free": ModelConfig(**SMALL, dropout=0.0),
     "published": ModelConfig.published(**SMALL, dropout=0.0),
+    "published, heads wider than the network": ModelConfig.published(**(SMALL | {"head_size": 32}), dropout=0.0),
 }
 SAMPLINGS = {"plain": Sampling(), "masked": Sampling(0.7, 0.8, (3, 8, 11, 17, 22, 38))}
 

@@ -6,12 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from generator.checkpoint import load_checkpoint, save_checkpoint
 from generator.model import ModelConfig
-from generator.pretrain import STATE, PretrainConfig, Trainer, batches, learning_rate, pretrain, space_group_logits
+from generator.pretrain import STATE, PretrainConfig, Trainer, mean_nll, pretrain, space_group_logits
 from generator.sample import sample
+from generator.schedule import batches, learning_rate
+from generator.sequence import Crystals
 from loop.errors import CheckpointError
 from tests.test_generator_likelihood import SMALL, random_model
 
@@ -115,3 +118,94 @@ def test_bad_checkpoints(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
     with pytest.raises(CheckpointError, match="damaged"):
         load_checkpoint(tmp_path)
+
+
+def test_starts_from_given_weights_with_its_own_space_groups(crystals, tmp_path):
+    base = Trainer(CONFIG, crystals[:300], crystals[300:], tmp_path / "base")
+    base.run()
+    other = crystals[crystals.G == 225]
+    config = replace(CONFIG, init=str(tmp_path / "base"), model=ModelConfig(layers=9, dropout=0.0), epochs=1)
+    tuned = Trainer(config, other, other, tmp_path / "tuned")
+    assert tuned.model.config == replace(CONFIG.model, dropout=0.0)  # the network is that of the checkpoint
+    saved = load_checkpoint(tmp_path / "base")
+    for name, value in tuned.model.named_parameters():
+        torch.testing.assert_close(value, saved.model.get_parameter(name), rtol=0, atol=0)
+    assert tuned.model.space_group_logits.argmax() == 224
+    fresh = Trainer(replace(config, init=None, model=tuned.model.config), other, other, tmp_path / "fresh")
+    start, untrained = (mean_nll(t.model, t.val_set)["nll"] for t in (tuned, fresh))
+    assert start < untrained - 5
+    assert tuned.run()["nll"] < start
+    assert load_checkpoint(tmp_path / "tuned").provenance["init_sha256"] == saved.checksum
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        Trainer(replace(CONFIG, init=str(tmp_path / "nowhere")), other, other, tmp_path / "x")
+
+
+def test_trains_the_published_definition_until_the_clock_says_so(crystals, tmp_path):
+    config = replace(
+        CONFIG,
+        model=ModelConfig.published(**SMALL),
+        definition="published",
+        epochs=10_000,
+        max_seconds=1.0,
+        clock="cpu",
+        anneal="seconds",
+        validate_every=1000,
+    )
+    trainer = Trainer(config, crystals[:300], crystals[300:], tmp_path)
+    last = trainer.run()
+    assert 1.0 < trainer.seconds < 3.0
+    assert len(trainer.curve) == 1
+    assert trainer.rate < 0.05 * config.learning_rate  # the cosine has come to its end
+    terms = mean_nll(trainer.model, trainer.val_set, definition="published")
+    assert last["nll"] == pytest.approx(terms["nll"])
+    assert abs(terms["nll"] - mean_nll(trainer.model, trainer.val_set)["nll"]) > 1e-3
+    with pytest.raises(ValueError, match="max_seconds"):
+        replace(config, max_seconds=None)
+
+
+def test_resumes_a_run_from_before_a_setting_existed(crystals, tmp_path):
+    trainer = Trainer(CONFIG, crystals, crystals, tmp_path)
+    trainer.save()
+    with safe_open(tmp_path / STATE, framework="pt") as file:
+        text = json.loads(file.metadata()["state"])
+    tensors = load_file(tmp_path / STATE)
+    for name in ("definition", "init", "devices", "precision", "clock", "anneal", "accelerator", "validate_every"):
+        del text["config"][name]
+    save_file(tensors, tmp_path / STATE, metadata={"state": json.dumps(text)})
+    Trainer(CONFIG, crystals, crystals, tmp_path).resume()
+    with pytest.raises(CheckpointError, match="other settings of definition"):
+        Trainer(replace(CONFIG, definition="published"), crystals, crystals, tmp_path).resume()
+
+
+def test_bfloat16_keeps_coordinates_and_probabilities(crystals):
+    model = random_model(ModelConfig(**SMALL), scale=0.3)
+    reference = mean_nll(model, Crystals.from_batch(crystals[:60], model.head.weight))["nll"]
+    half = model.to(torch.bfloat16)
+    drawn = sample(half, crystals.G[:60], np.random.default_rng(0))
+    fractions = drawn.batch.XYZ[drawn.batch.XYZ > 0]
+    assert np.abs(fractions * 256 - np.round(fractions * 256)).max() > 0.1  # eight bits would give multiples of 1/256
+    assert drawn.logp.total.dtype == torch.float32
+    again = mean_nll(half, Crystals.from_batch(crystals[:60], half.head.weight))["nll"]
+    assert again == pytest.approx(reference, rel=0.02)
+
+
+def test_autocast_trains(crystals, tmp_path):
+    trainer = Trainer(replace(CONFIG, precision="bf16-mixed", epochs=2), crystals[:300], crystals[300:], tmp_path)
+    last = trainer.run()
+    assert last["nll"] < trainer.curve[0]["nll"]
+    assert trainer.model.head.weight.dtype == torch.float32
+
+
+def test_refuses_devices_that_are_not_there(crystals, tmp_path):
+    with pytest.raises(CheckpointError, match="cannot train with accelerator cuda"):
+        pretrain(replace(CONFIG, accelerator="cuda"), crystals, crystals, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_updates_of_one(crystals, tmp_path):
+    config = replace(CONFIG, model=ModelConfig(**SMALL, dropout=0.0), epochs=2)
+    train, val = crystals[:301], crystals[301:]  # an odd number: the last batch is shared unevenly
+    one = pretrain(config, train, val, tmp_path / "one")
+    two = pretrain(replace(config, devices=2), train, val, tmp_path / "two")
+    assert two["nll"] == pytest.approx(one["nll"], abs=2e-3)
+    assert two["train"] == pytest.approx(one["train"], abs=2e-2)

@@ -98,8 +98,10 @@ def _networks(shipped: Checkpoint, checkpoint: Path | None, seed: int) -> dict[s
     for name, sizes in SIZES.items():
         torch.manual_seed(seed)
         networks[name] = CrystalFormer(ModelConfig.published(**sizes)).eval()
+    published = networks["published"].config
+    sizes: dict[str, Any] = {name: getattr(published, name) for name in ("layers", "heads", "head_size", "width")}
     torch.manual_seed(seed)
-    networks["published_own_layout"] = CrystalFormer(ModelConfig(layers=16, heads=16, head_size=64, width=64)).eval()
+    networks["published_own_layout"] = CrystalFormer(ModelConfig(**sizes)).eval()
     networks["shipped"] = shipped.model
     if checkpoint is not None:
         networks["imported"] = load_checkpoint(checkpoint).model

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from loop.errors import InputError
 from loop.values import Candidate, Origin
 
@@ -18,7 +20,11 @@ if TYPE_CHECKING:
 def predict_table(
     table: CrystalTable, campaign: Path | None, progress: Progress | None = None
 ) -> tuple[pd.DataFrame, int]:
-    """One row a crystal with ``<property>_mean`` and ``<property>_std``; and the number of labels behind them.
+    """Beliefs, one row a crystal, and the number of labels behind them.
+
+    Columns: ``<property>_mean`` and ``<property>_std``; ``p_stable``, the probability of lying at or below the
+    campaign's threshold of stability; and ``distance`` from the labelled crystals in the space of features, of which
+    above 1 means out of distribution (empty without labels).
 
     Args:
         table: crystals as they are, not relaxed.
@@ -44,11 +50,15 @@ def predict_table(
     if progress is not None:
         surrogate.extractor(candidates, progress)
     beliefs = surrogate.predict(candidates)
+    stable = surrogate.probability(candidates, config.campaign.stability, at_most=config.campaign.threshold)
+    distance = surrogate.distance(candidates)
     results: dict[int, dict[str, Any]] = {}
     for index, row in enumerate(rows):
         found: dict[str, Any] = {"status": "ok"}
         for column, name in enumerate(beliefs.names):
             found[f"{name}_mean"] = beliefs.mean[index, column]
             found[f"{name}_std"] = beliefs.std[index, column]
+        found["p_stable"] = stable[index]
+        found["distance"] = distance[index] if np.isfinite(distance[index]) else None
         results[row] = found
     return rows_with(table, results), len(surrogate.labels)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.stats import norm
 
+from loop.errors import ConfigError
 from loop.metrics import calibration
 from loop.values import Candidate, Evaluation, Prediction
 from surrogates.calibration import ENOUGH, conformal_factor, shift_weights
@@ -149,6 +151,20 @@ class GPSurrogate:
         factors = [self._fitted[prop.name].factor for prop in self.properties]
         covariance = np.stack([part[1] * factor**2 for part, factor in zip(parts, factors, strict=True)])
         return JointPrediction(np.column_stack([part[0] for part in parts]), covariance, self.properties)
+
+    def probability(self, candidates: Sequence[Candidate], name: str, *, at_most: float) -> np.ndarray:
+        """Probability (n,) that a property is at most a value (own unit): of stability, for the energy above the hull.
+
+        Raises:
+            ConfigError: the property is not predicted.
+        """
+        names = [prop.name for prop in self.properties]
+        if name not in names:
+            raise ConfigError(f"no surrogate predicts {name!r}; there are {', '.join(names)}")
+        column = names.index(name)
+        bound = self.properties[column].to_scale(np.array(at_most))
+        mean, std = self.marginal(candidates)
+        return norm.cdf((bound - mean[:, column]) / std[:, column])
 
     def distance(self, candidates: Sequence[Candidate]) -> np.ndarray:
         """How far outside the labelled crystals each candidate lies, shape (n,); above 1 is out of distribution.

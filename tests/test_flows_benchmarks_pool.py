@@ -44,7 +44,9 @@ def test_pool_hides_the_best_of_the_readable_labelled_rows(table):
 def test_benchmark_finds_the_best_sooner_than_chance_and_records_it(table, tmp_path):
     path, _ = table
     seen = []
-    config = PoolConfig(("bulk_modulus",), ("random", "greedy"), 2, None, initial=10, batch=15, budget=55)
+    config = PoolConfig(
+        ("bulk_modulus",), ("random", "greedy"), 2, None, initial=10, batch=15, budget=55, potential="none"
+    )
     record = run(path, tmp_path, config, lambda *args: seen.append(args))
     rows = {row["strategy"]: row for row in record["summary"]}
     assert rows["greedy"]["recall_50"] > 0.9

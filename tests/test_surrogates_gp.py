@@ -6,7 +6,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
 from loop.contracts import Surrogate
-from loop.errors import CheckpointError
+from loop.errors import CheckpointError, ConfigError
 from loop.values import OK, Candidate, Evaluation, Quantity, failed
 from surrogates.acquisition import JointSurrogate
 from surrogates.calibration import conformal_factor
@@ -332,6 +332,19 @@ def test_distance_flags_what_is_unlike_the_labels(extractor, world):
     strange = Candidate(rocksalt("U", "As", 4.0))
     assert surrogate.distance([strange])[0] > 1
     np.testing.assert_allclose(surrogate.distance(world[:5]), 0, atol=1e-6)
+
+
+def test_probability_of_stability_is_the_share_of_draws_from_the_belief(extractor, world):
+    surrogate = GPSurrogate(extractor)
+    surrogate.fit(world[:30], [label(candidate) for candidate in world[:30]])
+    found = surrogate.probability(world[30:], "e_above_hull", at_most=0.1)
+    mean, std = surrogate.marginal(world[30:])
+    draws = mean[:, 0] + std[:, 0] * np.random.default_rng(0).normal(size=(20_000, 30))
+    np.testing.assert_allclose(found, (E_ABOVE_HULL.from_scale(draws) <= 0.1).mean(axis=0), atol=0.015)
+    stable = np.array([e_above_hull(candidate.structure) <= 0.1 for candidate in world[30:]])
+    assert found[stable].mean() > found[~stable].mean() + 0.3
+    with pytest.raises(ConfigError, match="no surrogate predicts 'colour'"):
+        surrogate.probability(world, "colour", at_most=1.0)
 
 
 def test_save_and_load(extractor, world, tmp_path):

@@ -20,6 +20,7 @@ from surrogates.properties import GPConfig
 FOREST = "forest_greedy"  # the outside baseline: a random forest, best predicted means first
 RANDOM = "random"
 HELD_OUT = 500  # unlabelled crystals, drawn at random each round, on which calibration is measured
+TREES = 50  # of the forest
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class ForestSurrogate:
 
         self._extractor, self._prop = extractor, TASKS[pool.task].prop
         # a third of the columns a split, the usual choice for regression (Hastie et al. 2009, section 15.3)
-        self._forest = RandomForestRegressor(100, max_features=1 / 3, random_state=seed, n_jobs=1)
+        self._forest = RandomForestRegressor(TREES, max_features=1 / 3, random_state=seed, n_jobs=1)
 
     def fit(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation], **_: object) -> dict[str, float]:
         """Grow the forest anew."""

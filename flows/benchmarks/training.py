@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 BATCH = 100
 PROTOCOL = (
-    "One step: forward, backward, clipping and update by AdamW, dropout 0.1, float32, one thread, batches of 100 crystals "
-    "of alike length as `discovery-loop pretrain` forms them. Steps of an epoch differ, so their mean is taken, over "
-    "batches drawn from an epoch, the first step left out. CPU seconds of this process against CPU seconds of the "
-    "original's process (`ratio_cpu`: the same work on the same kind of core), and one core of ours against the wall "
-    "seconds of its two cores (`ratio_one_core`). `published`: the original's layout and loss; `own`: the free layout and "
-    "the exact likelihood at the same sizes."
+    "One step: forward, backward, clipping and update by AdamW, dropout 0.1, float32, one thread, batches of 100 "
+    "crystals of alike length as `discovery-loop pretrain` forms them. Steps of an epoch differ: their mean is taken, "
+    "over batches spread evenly from the shortest to the longest of an epoch, after a warm-up. CPU seconds of this "
+    "process against CPU seconds of the original's process (`ratio_cpu`: the same work on the same kind of core), and "
+    "one core of ours against the wall seconds of its two cores (`ratio_one_core`). `published`: the original's layout "
+    "and loss; `own`: the free layout and the exact likelihood at the same sizes."
 )
 
 
@@ -114,7 +114,9 @@ def _measure(size: str, batch: CrystalBatch, steps: int, seed: int) -> dict[str,
     learners = {name: Learner(config, definition, batch, seed) for name, (config, definition) in layouts.items()}
     cuts = [rows for rows in batches(batch.num_sites, BATCH, np.random.default_rng(seed)) if len(rows) == BATCH]
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in layouts}
-    used = cuts[: steps + 1]
+    cuts.sort(key=lambda rows: float(batch.num_sites[rows].mean()))
+    spread = np.linspace(0, len(cuts) - 1, steps + 2)[1:-1].round().astype(int)
+    used = [cuts[k] for k in (len(cuts) // 2, *spread)]  # a warm-up, then short, middling and long ones alike
     for rows in used:
         for name, learner in learners.items():
             times[name].append(learner.step(rows))

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import cli_benchmarks_generator
+from flows import cli_benchmarks_generator, cli_benchmarks_oracles
 from flows.console import emit, note, progress
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the record, tables and figures.")]
@@ -17,6 +17,7 @@ Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 
 app = typer.Typer(no_args_is_help=True, help="Measure this installation and its methods; records go to a folder.")
 cli_benchmarks_generator.register(app)
+cli_benchmarks_oracles.register(app)
 
 
 @app.command()

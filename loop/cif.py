@@ -40,7 +40,10 @@ def parse_cif(text: str) -> Arrays:
     Raises:
         InputError: no crystal can be made of the text (`DisorderedError`: it is disordered).
     """
-    arrays = _parse_p1(text)
+    try:
+        arrays = _parse_p1(text)
+    except IndexError as error:  # of gemmi's C++, for loops without values
+        raise InputError(f"unreadable CIF: {error}") from error
     return _parse_by_pymatgen(text) if arrays is None else arrays
 
 
@@ -50,7 +53,7 @@ def cif_blocks(text: str) -> list[tuple[str, str]]:
 
     try:
         document = gemmi.cif.read_string(text)
-    except (ValueError, RuntimeError):
+    except (ValueError, RuntimeError, IndexError):
         return [("", text)]
     blocks = [block for block in document if block.find("_atom_site_", ["fract_x"])]
     return [(block.name, block.as_string()) for block in blocks] or [("", text)]

@@ -7,7 +7,6 @@ decided by geometry within a formula, and equal symmetry only widens the toleran
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import Counter
 from dataclasses import dataclass
 
@@ -16,10 +15,11 @@ from pymatgen.core import Element, Structure
 from pymatgen.optimization.neighbors import find_points_in_spheres
 from scipy.special import ndtr
 
+from loop.moyo import find_symmetry
+
 SYMPRECS = (0.1, 0.01)  # Angstrom: loose and tight, for relaxed and for published crystals
 RADII = np.linspace(0.75, 2.8, 8)  # in units of (volume per atom)^(1/3): the first shell to about the fourth
 WIDTH = 0.1  # smoothing of each neighbour's distance, same unit: above a displacement of 0.05 A and a strain of 3 %
-_MOYO_LOG = logging.getLogger("moyo")
 N_GEOMETRY = 3 * len(RADII)
 
 
@@ -57,15 +57,10 @@ def symmetry(structure: Structure, symprec: float) -> tuple[int, int]:
     Wyckoff letters change with the choice of origin (the Euclidean normaliser permutes them); site symmetries do not.
     Multiplicities are those of the primitive cell. (1, 0) where no symmetry is found.
     """
-    import moyopy
-
-    _MOYO_LOG.setLevel(logging.ERROR)  # it warns about every supercell, whose site symmetries are right all the same
-    numbers = [site.specie.Z for site in structure]
-    cell = moyopy.Cell(structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), numbers)
-    try:
-        found = moyopy.MoyoDataset(cell, symprec=symprec)
-    except Exception:  # moyopy raises bare exceptions of several kinds where it finds no cell
+    found = find_symmetry(structure, symprec)  # of supercells, too: their site symmetries are right all the same
+    if found is None:
         return 1, 0
+    numbers = [site.specie.Z for site in structure]
     multiset = Counter(zip(numbers, found.site_symmetry_symbols, strict=True))
     per_primitive = len(found.prim_std_cell.numbers) / len(numbers)  # the cell at hand may be a supercell
     text = ";".join(f"{z}:{symbol}:{count * per_primitive:.0f}" for (z, symbol), count in sorted(multiset.items()))
@@ -83,8 +78,8 @@ def geometry(structure: Structure) -> np.ndarray:
     not enter. Two crystals are compared by the largest difference of an entry.
     """
     scale = (structure.volume / len(structure)) ** (1 / 3)
-    coords = np.ascontiguousarray(structure.cart_coords)
     lattice = np.ascontiguousarray(structure.lattice.matrix)
+    coords = np.mod(structure.frac_coords, 1.0) @ lattice  # far-away atoms would be looked for cell by cell
     cutoff = (RADII[-1] + 3 * WIDTH) * scale
     pbc = np.ones(3, dtype=np.int64)
     centers, neighbors, _, distances = find_points_in_spheres(coords, coords, r=cutoff, pbc=pbc, lattice=lattice)

@@ -10,7 +10,6 @@ an edge.
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -20,11 +19,13 @@ import numpy as np
 from pymatgen.core import Element, Structure
 
 from loop.fingerprint import geometry
+from loop.moyo import find_symmetry
 
 SHIFT = 0.01  # A, of any atom
 LENGTHS = 0.003  # relative, of the primitive lattice vectors: some 1e-5 eV/atom
 ANGLES = 0.3  # degrees
 GEOMETRY = 0.008  # largest difference of `loop.fingerprint.geometry`; SHIFT and LENGTHS change it by less
+MAX_GIVEN = 500  # atoms in the cell as it comes; the search for symmetry takes seconds beyond
 MAX_SITES = 100  # atoms in the primitive cell; larger crystals are told apart by their content id alone
 
 
@@ -40,17 +41,8 @@ class Identity:
     @classmethod
     def of(cls, structure: Structure) -> Self | None:
         """Identity of an ordered crystal; None for what has none: not ordered, not finite, too large."""
-        import moyopy
-
-        matrix, coords = structure.lattice.matrix, structure.frac_coords
-        if not (structure.is_ordered and np.isfinite(matrix).all() and np.isfinite(coords).all()):
-            return None
-        logging.getLogger("moyo").setLevel(logging.ERROR)  # it warns about every supercell
-        try:
-            numbers = [int(species.Z) for species in structure.species]  # a dummy species has none
-            cell = moyopy.Cell(matrix.tolist(), coords.tolist(), numbers)
-            found = moyopy.MoyoDataset(cell, symprec=SHIFT)
-        except Exception:  # moyopy raises bare exceptions of several kinds where it finds no cell
+        found = find_symmetry(structure, SHIFT) if len(structure) <= MAX_GIVEN else None
+        if found is None:
             return None
         reduced = found.prim_std_cell
         if len(reduced.numbers) > MAX_SITES:

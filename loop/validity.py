@@ -68,7 +68,8 @@ class ValidityRules:
         kinds = set(numbers.tolist())
         allowed = None if self.elements is None else _numbers(self.elements)
         rules = {
-            "disordered": 0 in kinds,
+            "no-atoms": len(numbers) == 0,
+            "disordered": not all(0 < kind < len(_radii()) for kind in kinds),  # or dummy species
             "too-many-atoms": self.max_atoms is not None and len(numbers) > self.max_atoms,
             "too-many-elements": self.max_elements is not None and len(kinds) > self.max_elements,
             "element-not-allowed": bool(kinds & _numbers(self.exclude)) or not (allowed is None or kinds <= allowed),
@@ -93,7 +94,8 @@ class ValidityRules:
         cutoff = max(floor, 2 * fraction * float(radii.max()))
         if cutoff == 0:
             return None
-        coords, lattice = np.ascontiguousarray(structure.cart_coords), np.ascontiguousarray(structure.lattice.matrix)
+        lattice = np.ascontiguousarray(structure.lattice.matrix)
+        coords = np.mod(structure.frac_coords, 1.0) @ lattice  # far-away atoms would be looked for cell by cell
         pbc = np.ones(3, dtype=np.int64)
         one, other, images, distances = find_points_in_spheres(coords, coords, r=cutoff, pbc=pbc, lattice=lattice)
         pairs = (one != other) | images.any(axis=1)  # an atom is not too close to itself, but may be to its image

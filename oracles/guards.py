@@ -9,6 +9,8 @@ from pymatgen.core import Structure
 
 from loop.values import OK, failed
 
+FARTHEST = 1e4  # cells from the origin; beyond, neighbours are looked for in vain until the memory is full
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -46,6 +48,10 @@ def check(structure: Structure, elements: frozenset[str], limits: Limits) -> Ver
     matrix, frac = structure.lattice.matrix, structure.frac_coords
     if not (np.isfinite(matrix).all() and np.isfinite(frac).all()):
         return Verdict(failed("not-finite"), "expected finite lattice and coordinates, got NaN or infinity")
+    if np.abs(frac).max() > FARTHEST:
+        return Verdict(
+            failed("coordinates"), f"expected fractional coordinates within {FARTHEST:g}, got {np.abs(frac).max():.3g}"
+        )
     longest = float(np.linalg.norm(matrix, axis=1).max())
     volume = abs(float(np.linalg.det(matrix))) / len(structure)
     if longest > limits.max_length or not limits.min_volume <= volume <= limits.max_volume:

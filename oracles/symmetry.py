@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 
-import moyopy
 import numpy as np
 from numpy.typing import NDArray
 from pymatgen.core import Element, Structure
 
-logging.getLogger("moyo").setLevel(logging.ERROR)  # it warns of what matters only to readers of its operations
+from loop.moyo import find_symmetry
 
 _ELEMENTS = {element.Z: element for element in Element}
 CELLS_AT_ONCE = 4_000_000  # numbers held at a time while atoms are matched
@@ -51,7 +49,7 @@ class Group:
 
 def space_group(structure: Structure, symprec: float) -> int:
     """International number of the space group, 1 where none is found; `symprec` in Angstrom."""
-    found = _dataset(structure, symprec)
+    found = find_symmetry(structure, symprec)
     return 1 if found is None else int(found.number)
 
 
@@ -62,7 +60,7 @@ def primitive(structure: Structure, symprec: float) -> Structure:
         structure: ordered, with finite coordinates.
         symprec: in Angstrom; atoms move by less than that.
     """
-    found = _dataset(structure, symprec)
+    found = find_symmetry(structure, symprec)
     if found is None:
         return structure
     cell = found.prim_std_cell
@@ -76,7 +74,7 @@ def find_group(structure: Structure, symprec: float) -> Group:
         structure: exactly symmetric, as `primitive` gives it.
         symprec: in Angstrom.
     """
-    found = _dataset(structure, symprec)
+    found = find_symmetry(structure, symprec)
     if found is None or len(found.operations.rotations) < 2:
         return Group.trivial(len(structure))
     rotations = np.array(found.operations.rotations, dtype=np.int64)
@@ -101,13 +99,3 @@ def _match(structure: Structure, moved: NDArray, symprec: float) -> tuple[NDArra
         return None
     shift = np.take_along_axis(whole, permutation[..., None, None], 2)[:, :, 0].astype(np.int64)
     return permutation, shift
-
-
-def _dataset(structure: Structure, symprec: float) -> moyopy.MoyoDataset | None:
-    """What moyopy finds; None where it finds nothing."""
-    numbers = [species.Z for species in structure.species]
-    try:
-        cell = moyopy.Cell(structure.lattice.matrix.tolist(), structure.frac_coords.tolist(), numbers)
-        return moyopy.MoyoDataset(cell, symprec=symprec)
-    except Exception:  # it raises bare exceptions of several kinds
-        return None

@@ -1,0 +1,76 @@
+"""Verbs of ``discovery-loop benchmark`` that measure the oracles: relaxation, elasticity, robustness."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.console import emit, note, progress
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the record, tables and figures.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
+Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
+Minutes = Annotated[float, typer.Option(help="Begin nothing after this time; repeat the command, and it goes on.")]
+Potential = Annotated[str, typer.Option(help="chgnet, mace:NAME, mace:PATH, or an ASE calculator as module:Class.")]
+FOREVER = float("inf")
+
+
+def relaxation(
+    output: Output,
+    n: Annotated[int, typer.Option("--n", min=1, help="Crystals to draw and relax.")] = 200,
+    optimizer: Annotated[
+        list[str] | None, typer.Option(help="Of ASE: LBFGS (default), FIRE, BFGS. Repeatable.")
+    ] = None,
+    minutes: Minutes = FOREVER,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Batched relaxation against ASE one by one with the same CHGNet: speed, and whether both end alike."""
+    from flows.benchmarks.relaxation import RelaxationBenchmark, run
+
+    config = RelaxationBenchmark(n, seed=seed, optimizers=tuple(optimizer or ("LBFGS",)), minutes=minutes)
+    with progress() as report:
+        record = run(output, config, report)
+    _tell(record, output, json)
+
+
+def elasticity(
+    output: Output,
+    potential: Potential = "chgnet",
+    trust: Annotated[bool, typer.Option("--trust", help="Load a MACE file, which is a pickle.")] = False,
+    json: Json = False,
+) -> None:
+    """Elastic constants and phonons of 16 textbook crystals against published values."""
+    from flows.benchmarks.elasticity import run
+
+    with progress() as report:
+        record = run(output, potential, trust=trust, progress=report)
+    _tell(record, output, json)
+
+
+def robustness(
+    output: Output,
+    n: Annotated[int, typer.Option("--n", min=1, help="Damaged inputs.")] = 10_000,
+    minutes: Minutes = FOREVER,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Damaged and absurd inputs through reading, symmetry, relaxation and hull: each outcome must have a name."""
+    from flows.benchmarks.robustness import RobustnessBenchmark, run
+
+    with progress() as report:
+        record = run(output, RobustnessBenchmark(n, seed=seed, minutes=minutes), report)
+    _tell(record, output, json)
+
+
+def _tell(record: dict[str, Any], output: Path, json: bool) -> None:
+    emit(record if json else record["results"], json)
+    note(f"wrote {output}/record.json")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (relaxation, elasticity, robustness):
+        app.command()(verb)

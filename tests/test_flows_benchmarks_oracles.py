@@ -1,0 +1,138 @@
+"""Robustness, relaxation: small runs, and that what must be found is found."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+
+from flows.benchmarks import robustness
+from flows.benchmarks.damage import DAMAGES, damaged
+from flows.benchmarks.relaxation import RelaxationBenchmark
+from flows.benchmarks.relaxation import run as compare_relaxations
+from flows.benchmarks.relaxation_summary import compare
+from flows.benchmarks.robustness import CRASH, ESCAPED, HANG, Judge, RobustnessBenchmark, Worker, unnamed
+from loop.errors import InputError
+from loop.moyo import find_symmetry
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return Judge(RobustnessBenchmark(max_steps=2))
+
+
+def test_a_sample_of_damaged_inputs_has_named_outcomes(judge):
+    rows = [row for start in range(0, 125, 25) for row in judge(list(range(start, start + 25)))]
+    assert [row for row in rows if row["status"] == ESCAPED or unnamed(row)] == []
+    statuses = Counter(row["status"] for row in rows)
+    assert {"ok", "failed:unreadable", "failed:volume", "failed:not-finite"} <= set(statuses)
+    assert len({row["damage"] for row in rows}) > len(DAMAGES) - 4
+
+
+def test_the_same_seed_gives_the_same_damage():
+    one, other = damaged(7), damaged(7)
+    assert one[0] == other[0]
+    assert str(one[1]) == str(other[1])
+
+
+def test_what_escapes_or_has_no_name_is_counted(judge, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(judge.potential, "single_points", broken)
+        assert {row["status"] for row in judge([1, 2, 3, 4])} <= {ESCAPED, "failed:unreadable"}
+    assert unnamed({"status": "", "message": ""})
+    assert unnamed({"status": "failed:overlap", "message": ""})
+    assert not unnamed({"status": "failed:overlap", "message": "too close"})
+
+
+class Deadly:
+    """Stands for a judge: dies of one input, never answers to another."""
+
+    def __init__(self, config):
+        pass
+
+    def __call__(self, seeds):
+        if 3 in seeds:
+            os.kill(os.getpid(), 9)
+        if 5 in seeds:
+            time.sleep(1000)
+        return [{"seed": seed, "status": "ok"} for seed in seeds]
+
+
+def serve_deadly(connection, config):
+    robustness.Judge = Deadly
+    robustness._serve(connection, config)
+
+
+def test_crashes_and_hangs_are_found_and_the_rest_goes_on(monkeypatch):
+    monkeypatch.setattr(robustness, "_serve_process", serve_deadly)
+    worker = Worker(RobustnessBenchmark(silence=5.0))
+    rows = worker.put([1, 2, 3, 4]) + worker.put([5])
+    worker.close()
+    assert {row["seed"]: row["status"] for row in rows} == {1: "ok", 2: "ok", 3: CRASH, 4: "ok", 5: HANG}
+
+
+def test_a_panic_of_the_symmetry_finder_is_no_symmetry(monkeypatch):
+    import moyopy
+
+    class Panic(BaseException):
+        pass
+
+    def panic(*_, **__):
+        raise Panic
+
+    crystal = Structure(Lattice.cubic(4), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    assert find_symmetry(crystal, 0.01).number == 221
+    monkeypatch.setattr(moyopy, "MoyoDataset", panic)
+    assert find_symmetry(crystal, 0.01) is None
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        Structure(Lattice([[1, 0, 0], [2, 0, 0], [0, 0, 3]]), ["Cu"], [[0, 0, 0]]),
+        Structure(Lattice.cubic(4), ["Cu"], [[np.nan, 0, 0]]),
+        Structure(Lattice.cubic(4), ["Cu"], [[1e12, 0, 0]]),
+        Structure(Lattice.cubic(1e10), ["Cu"], [[0, 0, 0]]),
+        Structure(Lattice.cubic(4), [], []),
+    ],
+    ids=["flat", "nan", "far", "huge", "empty"],
+)
+def test_what_is_no_crystal_has_no_symmetry(structure):
+    assert find_symmetry(structure, 0.01) is None
+
+
+def test_relaxations_are_compared_and_a_cut_off_run_goes_on(tmp_path):
+    config = RelaxationBenchmark(n=3, chunk=2, max_steps=3)
+    begun = compare_relaxations(tmp_path, RelaxationBenchmark(n=3, chunk=2, max_steps=3, minutes=0))
+    assert begun["results"] == {}
+    compare_relaxations(tmp_path, config)
+    rows = (tmp_path / "rows.jsonl").read_text().splitlines()
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows[:7]) + '\n{"torn')
+    record = compare_relaxations(tmp_path, config)
+    assert (tmp_path / "rows.jsonl").read_text().splitlines()[:6] == rows[:6]
+    assert record["results"]["batched"]["crystals"] == record["results"]["ase-LBFGS"]["crystals"] == 3
+    ratio = record["results"]["ase-LBFGS"]["cpu_seconds"] / record["results"]["batched"]["cpu_seconds"]
+    assert record["results"]["batched against ase-LBFGS"]["speedup_cpu"] == pytest.approx(ratio)
+    assert json.loads((tmp_path / "record.json").read_text())["protocol"]
+    with pytest.raises(InputError, match="other settings"):
+        compare_relaxations(tmp_path, RelaxationBenchmark(n=3, chunk=2, max_steps=4))
+
+
+def test_ends_are_told_apart():
+    cell = Structure(Lattice.cubic(4), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]).as_dict()
+    other = Structure(Lattice.cubic(4), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0, 0]]).as_dict()
+    row = {"status": "ok", "energy": -3.0, "structure": cell}
+    assert compare(row, row | {"energy": -3.001}) == "same"
+    assert compare(row, row | {"energy": -3.1}) == "same crystal by StructureMatcher, higher here"
+    assert compare(row, row | {"energy": -2.9, "structure": other}) == "lower here"
+    assert compare(row, row | {"structure": other}) == "same energy, other crystal by StructureMatcher"
+    lost = {"status": "failed:volume-collapse", "energy": float("nan"), "structure": None}
+    assert (compare(row, lost), compare(lost, row), compare(lost, lost)) == ("only here", "only there", "same failure")

@@ -103,7 +103,9 @@ def run(
             for kind in ("fixed", "lattice") if lattice else ("fixed",):
                 if progress is not None:
                     progress(f"{preset} {kind}", done, len(cases), {"crystal": float(done)})
-                rows += _measure(case, kind, replace(config, preset=preset), rows)
+                new = _measure(case, kind, replace(config, preset=preset), rows)
+                replaced = {_place(row) for row in new}  # of other settings, or another version
+                rows = [row for row in rows if _place(row) not in replaced] + new
                 write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     record = _record(rows)
     write_text(output / "table.csv", _csv(rows))
@@ -124,6 +126,10 @@ def _measure(case: Case, kind: str, config: DftConfig, known: list[dict[str, Any
         return []
     evaluation = oracle.evaluate([case.candidate()])[0]
     return [_row(case, config.preset, item, evaluation) for item in wanted]
+
+
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ("preset", "name", "a", "property"))
 
 
 def _row(case: Case, preset: str, item: tuple[str, float, str], evaluation: Evaluation) -> dict[str, Any]:

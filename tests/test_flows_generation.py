@@ -193,3 +193,85 @@ def test_pretrain_from_files(tmp_path):
     bad = run(*base, "--resume", "--set", "epoch=4")
     assert bad.exit_code == 1
     assert "did you mean 'epochs'" in bad.stderr
+
+
+def test_generated_files_score_as_they_were_drawn(tmp_path):
+    """Of the shipped checkpoint, whose samples are not all canonical descriptions."""
+    file, scored = tmp_path / "a.csv", tmp_path / "l.csv"
+    double = ["--dtype", "float64"]
+    assert run("generate", "--n", 24, "--seed", 5, *double, "--output", file).exit_code == 0
+    assert run("likelihood", "--input", file, *double, "--output", scored).exit_code == 0
+    drawn, again = pd.read_csv(file), pd.read_csv(scored)
+    for name in ("logp_w", "logp_a", "logp_xyz", "logp_l", "logp"):
+        np.testing.assert_allclose(again[name], drawn[name], atol=1e-5)
+    assert set(again.description) == {"as-written"}
+    np.testing.assert_allclose(drawn[[f"logp_{name}" for name in ("w", "a", "xyz", "l")]].sum(axis=1), drawn.logp)
+    assert (drawn.logp_g < 0).all()
+    done = run("likelihood", "--canonical", "--input", file, *double, "--output", scored, "--json")
+    assert done.exit_code == 0
+    canonical = pd.read_csv(scored)
+    assert set(canonical.description) == {"canonical"}
+    assert (canonical.logp - drawn.logp).abs().max() > 0.1
+
+
+def test_atoms_are_those_of_the_primitive_cell(checkpoint, tmp_path):
+    options = ["--spacegroup", 225, "--max-atoms", 12, "--min-distance", 0]
+    done = run("generate", "--n", 20, "--checkpoint", checkpoint, *options, "--output", tmp_path / "a.csv")
+    assert done.exit_code == 0, done.stderr
+    frame = pd.read_csv(tmp_path / "a.csv")
+    assert frame.n_atoms.max() <= 12 < frame.n_atoms_conventional.max()
+    assert (frame.n_atoms * 4 == frame.n_atoms_conventional).all()
+    for structure, n in zip(read_crystals(tmp_path / "a.csv").structures, frame.n_atoms_conventional, strict=True):
+        assert len(structure) == n
+
+
+def test_a_folder_of_cifs_states_the_symmetry(checkpoint, tmp_path):
+    base = ["--n", 6, "--seed", 2, "--spacegroup", 139, "--checkpoint", checkpoint, "--output"]
+    assert run("generate", *base, tmp_path / "cifs").exit_code == 0
+    assert run("generate", *base, tmp_path / "a.csv").exit_code == 0
+    texts = [path.read_text() for path in sorted((tmp_path / "cifs").glob("*.cif"))]
+    assert sum("_symmetry_Int_Tables_number   139" in text for text in texts) >= 4
+    folder, table = read_crystals(tmp_path / "cifs"), read_crystals(tmp_path / "a.csv")
+    plain = dict(zip(table.ids, table.structures, strict=True))
+    assert set(folder.ids) == set(plain)
+    for name, structure in zip(folder.ids, folder.structures, strict=True):
+        assert structure.composition == plain[name].composition
+        assert structure.volume == pytest.approx(plain[name].volume, rel=1e-6)
+
+
+def test_a_shortage_is_said(checkpoint, tmp_path):
+    options = ["--min-distance", 9, "--output", tmp_path / "a.csv", "--json"]
+    done = run("generate", "--n", 3, "--checkpoint", checkpoint, *options)
+    assert done.exit_code == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["written"] < 3 == summary["asked"]
+    assert summary["drawn"] == 60  # twenty for each, and not a batch of 32 at a time
+    assert "of 3 crystals written" in done.stderr
+
+
+def test_the_present_folder_is_no_output(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = run("generate", "--n", 2, "--checkpoint", checkpoint, "--output", ".")
+    assert done.exit_code == 1
+    assert "is the present folder: expected the name of a file" in done.stderr
+
+
+def test_a_pickle_that_cannot_be_read_leaves_no_folder(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(b"no pickle")
+    done = run("import-checkpoint", tmp_path / "x.pkl", "--output", tmp_path / "new")
+    assert done.exit_code == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_pretrain_from_given_weights(checkpoint, tmp_path):
+    salts = [rocksalt(cation, anion, 5.5) for cation in ("Li", "Na", "K") for anion in ("F", "Cl")]
+    write_crystals(tmp_path / "t.csv", [str(i) for i in range(6)], salts)
+    base = ["pretrain", "--train", tmp_path / "t.csv", "--val", tmp_path / "t.csv", "--json", "--set", "epochs=1"]
+    done = run(*base, "--init", checkpoint, "--output", tmp_path / "m")
+    assert done.exit_code == 0, done.stderr
+    drawn = run("generate", "--n", 8, "--checkpoint", tmp_path / "m", "--output", tmp_path / "g.csv")
+    assert drawn.exit_code == 0
+    assert (pd.read_csv(tmp_path / "g.csv").space_group == 225).mean() > 0.2  # p(g) is that of the new set
+    missing = run(*base, "--init", tmp_path / "none", "--output", tmp_path / "x")
+    assert missing.exit_code == 1
+    assert "no checkpoint in" in missing.stderr

@@ -49,6 +49,33 @@ def test_a_small_run_leaves_record_table_and_figure(tmp_path):
     assert (tmp_path / "out" / "parity.png").stat().st_size > 1000
 
 
+def test_a_killed_run_relaxes_nothing_twice(tmp_path, monkeypatch):
+    from flows.benchmarks import references
+    from oracles import relax as relaxing
+
+    crystals = {"MgO": bulk("MgO", "rocksalt", a=4.21), "NaCl": bulk("NaCl", "rocksalt", a=5.64)}
+    rows = [(f, f, len(a), 0.0, "test", to_cif(to_structure(a))) for f, a in crystals.items()]
+    names = ["material_id", "pretty_formula", "n_atoms", "e_above_hull", "split", "cif"]
+    pd.DataFrame(rows, columns=names).to_csv(tmp_path / "data.csv", index=False)
+    asked, right = [], relaxing.relax
+
+    def counted(structures, *arguments, **options):
+        asked.append(len(structures))
+        return right(structures, *arguments, **options)
+
+    monkeypatch.setattr(relaxing, "relax", counted)
+    with monkeypatch.context() as patched:
+        patched.setattr(references, "_place", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(
+            references, "_unrelaxed", lambda *_: {"unrelaxed": 0.0, "unrelaxed_full_hull": 0.0, "sparse": False}
+        )
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "out", 2, [tmp_path / "data.csv"])
+    record = run(tmp_path / "out", 2, [tmp_path / "data.csv"])
+    assert asked == [2, 0]
+    assert record["results"]["relaxed"]["statuses"] == {"ok": 2}
+
+
 def test_data_without_test_rows_is_refused(tmp_path):
     (tmp_path / "x.csv").write_text("material_id,cif\n1,a\n")
     with pytest.raises(InputError, match="split"):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.journal import Journal
+from flows.screening import relax_all, relax_settings
 from loop.contracts import Progress
 from loop.errors import InputError
 from loop.files import make_folder, sha256, write_text
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from loop.hull import Hull
     from oracles.potentials import Potential
     from oracles.references import References
+    from oracles.relax import RelaxConfig
 
 STABLE = 0.1  # eV/atom: metastability window of Sun et al., Sci. Adv. 2, e1600225 (2016), doi 10.1126/sciadv.1600225
 LARGEST = 20  # atoms a cell
@@ -52,7 +55,7 @@ def run(
     potential: str = "chgnet",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compare, and write ``record.json``, ``table.csv`` and ``parity.png``.
+    """Compare, and write ``record.json``, ``table.csv`` and ``parity.png``. A killed run goes on with its relaxations.
 
     Args:
         output: folder.
@@ -85,7 +88,8 @@ def run(
     config = RelaxConfig()
     if relax:
         chosen = frame.sample(min(n, len(frame)), random_state=seed).index
-        columns = _relaxed(frame.loc[chosen], loaded, hulls, config, progress)
+        with Journal(output / "table.csv", {**relax_settings(loaded, config), "seed": seed}) as journal:
+            columns = _relaxed(frame.loc[chosen], (loaded, config), hulls, progress, journal)
         for name, values in columns.items():
             frame.loc[chosen, name] = values
         part = frame.loc[chosen]
@@ -190,16 +194,15 @@ def _unrelaxed(
 
 
 def _relaxed(
-    frame: pd.DataFrame, potential: Potential, hulls: Sequence[Hull], config: Any, progress: Progress | None
+    frame: pd.DataFrame,
+    how: tuple[Potential, RelaxConfig],
+    hulls: Sequence[Hull],
+    progress: Progress | None,
+    journal: Journal,
 ) -> dict[str, Any]:
-    from oracles.relax import relax
-
-    def tell(done: int, total: int) -> None:
-        if progress is not None:
-            progress("relaxations", done, total, {})
-
+    """Relax; what the journal of a killed run holds is not relaxed again."""
     structures = _structures(frame)
-    outcomes = relax(structures, potential, config, tell)
+    outcomes = relax_all(structures, *how, progress, journal)
     energies = np.array([outcome.energy if outcome.status == OK else np.nan for outcome in outcomes])
     columns = _place(structures, energies, hulls, "relaxed")
     columns.pop("sparse")  # as found before

@@ -35,9 +35,9 @@ def cpu_seconds() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def timed(works: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, Timing]:
+def timed(works: dict[str, Callable[[], Any]], repetitions: int, *, warm_up: bool = True) -> dict[str, Timing]:
     """Times of several pieces of work, taken in turns after a warm-up, so that other load meets all of them."""
-    for work in works.values():
+    for work in works.values() if warm_up else ():
         work()
     found: dict[str, Timing] = {name: Timing([], []) for name in works}
     for _ in range(repetitions):

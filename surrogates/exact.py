@@ -117,7 +117,8 @@ class ExactGP:
         """
         parts = _parts(self._group)
         parts.load_state_dict(self._parts.state_dict())
-        parts["covariance"].base_kernel.tabulate(self._x[rows])
+        kernel: Any = parts["covariance"]
+        kernel.base_kernel.tabulate(self._x[rows])
         with warnings.catch_warnings():
             # botorch asks for inputs in [0, 1] (the priors here are for unit variance); reaching maxiter is no failure.
             warnings.simplefilter("ignore")

@@ -9,6 +9,7 @@ from flows.benchmarks import selection
 from flows.benchmarks.gate import GateConfig, shortfall, summarise
 from flows.benchmarks.pool_simulation import Campaign, Outcome
 from loop.errors import ConfigError
+from tests.fakes import rocksalt
 
 
 def test_shortfall_of_the_best_twenty():
@@ -41,7 +42,8 @@ def test_selection_chooses_from_cached_features_in_a_process_of_its_own(tmp_path
     assert 0.1 < record["results"]["peak_gib"] < 4
     assert record["results"]["cpu_seconds"] <= record["results"]["wall_seconds"] * 2
     assert json.loads((tmp_path / "record.json").read_text())["config"]["batch"] == 4
-    ids = {candidate.id for candidate in selection.candidates(config)}
-    assert len(ids) == 150
+    first, second = selection.candidates(config, [rocksalt()], 2)
+    assert first.id != second.id
+    assert first.structure.volume != second.structure.volume
     with pytest.raises(ConfigError, match="larger than labels and batch"):
         selection.SelectionConfig(pool=10)

@@ -102,7 +102,7 @@ def run(data: Path, output: Path, config: PoolConfig | None = None, progress: Pr
         sizes[task] = {"pool": len(pool.candidates), "top": len(pool.top)}
     summary = summarise(outcomes, sizes)
     for name, frame in tables(outcomes, summary).items():
-        write_text(output / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+        write_text(output / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n", float_format="%.5g"))
     figures = draw(outcomes, sizes, output)
     record = {
         "benchmark": "pool",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 TARGET = 0.5  # share of the top crystals whose finding is timed
 CHECKPOINTS = (50, 100, 200, 300, 500)  # labels at which recall and EF are reported
+STEP = 5  # labels between two rows of the curves' table
 SETTLED = 3  # rounds before calibration counts
 
 
@@ -79,7 +80,7 @@ def _interval(name: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def tables(outcomes: Mapping[str, Sequence[Outcome]], summary: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
-    """``summary``, ``curves`` (recall and best by label) and ``calibration`` (by round), one row an entry."""
+    """``summary``, ``curves`` (recall and best at each `STEP` labels) and ``calibration`` (by round), one row an entry."""
     import pandas as pd
 
     curves, rounds = [], []
@@ -87,6 +88,10 @@ def tables(outcomes: Mapping[str, Sequence[Outcome]], summary: list[dict[str, An
         for outcome in runs:
             head = {"task": task, "strategy": outcome.campaign.strategy, "seed": outcome.campaign.seed}
             pairs = zip(outcome.found, outcome.best, strict=True)
-            curves += [head | {"labels": i + 1, "recall": found, "best": best} for i, (found, best) in enumerate(pairs)]
+            curves += [
+                head | {"labels": i, "recall": found, "best": best}
+                for i, (found, best) in enumerate(pairs, 1)
+                if i % STEP == 0
+            ]
             rounds += [head | row for row in outcome.rounds]
     return {"summary": pd.DataFrame(summary), "curves": pd.DataFrame(curves), "calibration": pd.DataFrame(rounds)}

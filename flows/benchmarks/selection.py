@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from loop.values import OK, Candidate, Evaluation, Origin, Quantity
 
 PROTOCOL = (
     "A pool of distinct crystals (draws of the shipped generator, each at many volumes) whose features lie in the "
-    "cache on disk. Timed in a process of its own: content ids, features from the cache, beliefs, and the choice of a "
-    "batch by the campaign's default surrogate and selection. The surrogate was fitted before, to made-up labels: "
-    "values do not change the time. Peak memory is that of the process, crystals included."
+    "cache on disk. Timed in a process of its own: features from the cache, beliefs, and the choice of a batch by the "
+    "campaign's default surrogate and selection. Content ids are given: a pool has them from its search for copies. "
+    "The surrogate was fitted before, to made-up labels: values do not change the time. Peak memory is that of the "
+    "process, crystals included."
 )
 COPIES_WITHIN = 0.02  # relative change of the cell lengths between the copies of one draw
 
@@ -107,13 +108,12 @@ def prepare(output: Path, config: SelectionConfig) -> dict[str, Any]:
     drawn = _draws(config)
     rows = extractor([Candidate(structure) for structure in drawn])
     rng = np.random.default_rng(config.seed)
-    pool = candidates(config)
-    table = rows[np.arange(len(pool)) % len(drawn)]
-    table = table * (1 + 0.05 * rng.standard_normal(table.shape))
-    add_to_cache(output / "features", extractor, [candidate.id for candidate in pool], table)
+    table = rows[np.arange(config.pool) % len(drawn)]
+    table *= 1 + 0.05 * rng.standard_normal(table.shape)
+    add_to_cache(output / "features", extractor, [_id(i) for i in range(config.pool)], table)
     surrogate = _surrogate(_extractor(output / "features", config))
-    labelled = pool[: config.labels]
-    surrogate.adapt(pool[:1000])
+    labelled = candidates(config, drawn, config.labels)
+    surrogate.adapt(labelled)
     surrogate.fit(labelled, _labels(labelled, rng))
     surrogate.save(output / "surrogate")
     return {}
@@ -124,7 +124,7 @@ def choose(output: Path, config: SelectionConfig) -> dict[str, Any]:
     from flows.config import CampaignConfig
     from surrogates.acquisition import PoolAcquisition
 
-    pool = candidates(config)[config.labels :]
+    pool = candidates(config, _draws(config), config.pool)[config.labels :]
     stages: dict[str, tuple[float, float]] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
@@ -133,7 +133,6 @@ def choose(output: Path, config: SelectionConfig) -> dict[str, Any]:
         stages[name] = (time.perf_counter() - began, time.process_time() - used)
         return result
 
-    timed("ids", lambda: [candidate.id for candidate in pool])
     extractor = timed("read_cache", lambda: _extractor(output / "features", config))
     surrogate = _surrogate(extractor)
     timed("load_surrogate", lambda: surrogate.load(output / "surrogate"))
@@ -152,24 +151,24 @@ def choose(output: Path, config: SelectionConfig) -> dict[str, Any]:
     }
 
 
-def candidates(config: SelectionConfig) -> list[Candidate]:
-    """The pool: copies of the draws with cells scaled by up to `COPIES_WITHIN`, all distinct."""
+def candidates(config: SelectionConfig, drawn: Sequence[Any], n: int) -> list[Candidate]:
+    """The first n of the pool: copies of the draws with cells scaled by up to `COPIES_WITHIN`."""
     from pymatgen.core import Lattice, Structure
 
-    drawn = _draws(config)
-    rounds = -(-config.pool // len(drawn))
-    factors = np.linspace(1 - COPIES_WITHIN, 1 + COPIES_WITHIN, max(rounds, 2))
-    return [
-        Candidate(
-            Structure(
-                Lattice(drawn[i % len(drawn)].lattice.matrix * factors[i // len(drawn)]),
-                drawn[i % len(drawn)].species,
-                drawn[i % len(drawn)].frac_coords,
-            ),
-            Origin("benchmark"),
-        )
-        for i in range(config.pool)
-    ]
+    factors = np.linspace(1 - COPIES_WITHIN, 1 + COPIES_WITHIN, 1 + config.pool // len(drawn))
+    made = []
+    for i in range(n):
+        base = drawn[i % len(drawn)]
+        lattice = Lattice(base.lattice.matrix * factors[i // len(drawn)])
+        candidate = Candidate(Structure(lattice, base.species, base.frac_coords), Origin("benchmark"))
+        candidate.__dict__["id"] = _id(i)
+        made.append(candidate)
+    return made
+
+
+def _id(i: int) -> str:
+    """As long as a content id."""
+    return f"{i:016x}"
 
 
 def _draws(config: SelectionConfig) -> list[Any]:

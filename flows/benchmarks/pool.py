@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -190,7 +190,8 @@ def _one(campaign: Campaign) -> Outcome:
 def _key(pool: Pool, extractor: FeatureExtractor, campaign: Campaign, engine: Engine) -> str:
     """Name of a campaign's file: readable, and a hash of everything that changes its outcome."""
     ids = "".join(candidate.id for candidate in pool.candidates)
-    ours = "" if campaign.strategy in (RANDOM, FOREST) else repr(engine)
+    chosen = replace(engine, acquisition=replace(engine.acquisition, strategy=campaign.strategy))
+    ours = "" if campaign.strategy in (RANDOM, FOREST) else repr(chosen)
     parts = [pool.task, ids, extractor.key, repr(campaign), ours]
     digest = hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
     return f"{pool.task}-{campaign.strategy}-{campaign.seed}-{digest}"

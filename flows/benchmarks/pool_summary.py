@@ -80,7 +80,7 @@ def _interval(name: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def tables(outcomes: Mapping[str, Sequence[Outcome]], summary: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
-    """``summary``, ``curves`` (recall and best, each `STEP` labels) and ``calibration`` (by round), one row an entry."""
+    """``summary``, ``curves`` (recall and best, each `STEP` labels) and ``calibration`` (by round)."""
     import pandas as pd
 
     curves, rounds = [], []

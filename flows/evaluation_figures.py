@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ def draw(structures: Sequence[Structure], known: Sequence[Structure], rows: pd.D
     figure.savefig(path, dpi=130)
 
 
-def _histogram(axis: Any, sides: dict[str, list[float]], bins: Any) -> None:
+def _histogram(axis: Any, sides: Mapping[str, Sequence[float]], bins: Any) -> None:
     values = [value for part in sides.values() for value in part]
     edges = np.histogram_bin_edges(values, bins) if isinstance(bins, int) else bins
     for name, part in sides.items():

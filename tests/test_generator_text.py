@@ -38,7 +38,7 @@ def test_json_refuses(change):
     assert len(from_json(json.dumps(good), 21)) == 1
     with pytest.raises(TokenError, match="as `generate` writes them"):
         from_json(json.dumps(good | change), 21)
-    with pytest.raises(TokenError, match="too-many-sites|at most 1"):
+    with pytest.raises(TokenError, match="at most 1"):
         from_json(json.dumps(good | {"w": "aa", "a": [11, 11], "x": [[0, 0, 0]] * 2}), 2)
     with pytest.raises(TokenError, match="as `generate` writes them"):
         from_json("{", 21)

@@ -99,9 +99,9 @@ def _networks(shipped: Checkpoint, checkpoint: Path | None, seed: int) -> dict[s
         torch.manual_seed(seed)
         networks[name] = CrystalFormer(ModelConfig.published(**sizes)).eval()
     published = networks["published"].config
-    sizes: dict[str, Any] = {name: getattr(published, name) for name in ("layers", "heads", "head_size", "width")}
+    own: dict[str, Any] = {name: getattr(published, name) for name in ("layers", "heads", "head_size", "width")}
     torch.manual_seed(seed)
-    networks["published_own_layout"] = CrystalFormer(ModelConfig(**sizes)).eval()
+    networks["published_own_layout"] = CrystalFormer(ModelConfig(**own)).eval()
     networks["shipped"] = shipped.model
     if checkpoint is not None:
         networks["imported"] = load_checkpoint(checkpoint).model

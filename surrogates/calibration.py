@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.stats import norm
 
@@ -10,6 +12,7 @@ LEVEL = 0.9  # the interval that users are shown
 BOUNDS = (0.5, 3.0)
 # From fewer residuals than this the 90 % quantile is the largest or second largest: it may warn, but not promise.
 ENOUGH = 15
+SPREADS = (0.2, 5.0)  # factors beyond these rest on too few residuals
 
 
 def conformal_factor(
@@ -42,6 +45,46 @@ def conformal_factor(
     score = scores[min(int(np.searchsorted(share, wanted - 1e-12)), len(scores) - 1)]
     low = BOUNDS[0] if effective >= ENOUGH else 1.0
     return float(np.clip(score / norm.ppf(0.5 + level / 2), low, BOUNDS[1]))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How the size of residuals grows along one coordinate, relative to the stated standard deviations; mean 1.
+
+    Relaxation takes a crystal that was drawn well a little way down and a poor one a long way, so errors of one size
+    are too wide for the former, on whom decisions fall. Normalising residuals by a difficulty estimate keeps conformal
+    intervals valid (Papadopoulos et al., doi 10.1007/3-540-36755-1_29). The estimate is the isotonic regression of
+    |y - mean| / std, which assumes no more than that difficulty does not fall.
+    """
+
+    at: np.ndarray  # coordinates, ascending, shape (k,); none: 1 everywhere
+    size: np.ndarray  # shape (k,)
+
+    @classmethod
+    def none(cls) -> Spread:
+        """The same everywhere."""
+        return cls(np.empty(0), np.empty(0))
+
+    @classmethod
+    def fit(cls, coordinate: np.ndarray, y: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Spread:
+        """From held-out labels, shape (n,) each; `none` for fewer than `ENOUGH`."""
+        from sklearn.isotonic import IsotonicRegression
+
+        scores = np.abs(y - mean) / std
+        if len(y) < ENOUGH or np.ptp(coordinate) == 0 or not scores.any():
+            return cls.none()
+        # One more residual of the average size at each end, so that no interval rests on lucky ones alone.
+        usual = scores.mean()
+        low, high = coordinate.min(), coordinate.max()
+        fitted = IsotonicRegression(increasing=True).fit([*coordinate, low, high], [*scores, usual, usual])
+        size = fitted.y_thresholds_ / usual
+        return cls(fitted.X_thresholds_, np.clip(size, *SPREADS))
+
+    def __call__(self, coordinate: np.ndarray) -> np.ndarray:
+        """Factors on standard deviations, shape (n,)."""
+        if not len(self.at):
+            return np.ones(len(coordinate))
+        return np.interp(coordinate, self.at, self.size)
 
 
 def shift_weights(labelled: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from scipy.stats import norm
 from loop.errors import ConfigError
 from loop.metrics import calibration
 from loop.values import Candidate, Evaluation, Prediction
-from surrogates.calibration import ENOUGH, conformal_factor, shift_weights
+from surrogates.calibration import ENOUGH, Spread, conformal_factor, shift_weights
 from surrogates.features import FeatureExtractor
 from surrogates.properties import GPConfig, Property
 from surrogates.scaling import InputScaler
@@ -40,10 +40,15 @@ class JointPrediction:
 
 @dataclass
 class _Fitted:
-    """One property's process and the factor on its standard deviations."""
+    """One property's process and the factors on its standard deviations."""
 
     gp: ExactGP
     factor: float
+    spread: Spread
+
+    def widths(self, offset: np.ndarray) -> np.ndarray:
+        """Factors on standard deviations, shape (n,)."""
+        return self.factor * self.spread(offset)
 
 
 class GPSurrogate:
@@ -139,17 +144,20 @@ class GPSurrogate:
             Z = self._standardised(X[rows])
             for j, prop in enumerate(self.properties):
                 fitted = self._fitted[prop.name]
-                mean[rows, j], std[rows, j] = fitted.gp.predict(Z, self._offset(prop, X[rows]))
-                std[rows, j] *= fitted.factor
+                offset = self._offset(prop, X[rows])
+                mean[rows, j], std[rows, j] = fitted.gp.predict(Z, offset)
+                std[rows, j] *= fitted.widths(offset)
         return mean, std
 
     def joint(self, candidates: Sequence[Candidate]) -> JointPrediction:
         """Joint belief in at most a few thousand candidates (memory: m n^2 numbers)."""
         X = self.extractor(candidates)
         Z = self._standardised(X)
-        parts = [self._fitted[prop.name].gp.joint(Z, self._offset(prop, X)) for prop in self.properties]
-        factors = [self._fitted[prop.name].factor for prop in self.properties]
-        covariance = np.stack([part[1] * factor**2 for part, factor in zip(parts, factors, strict=True)])
+        offsets = [self._offset(prop, X) for prop in self.properties]
+        fitted = [self._fitted[prop.name] for prop in self.properties]
+        parts = [one.gp.joint(Z, offset) for one, offset in zip(fitted, offsets, strict=True)]
+        widths = [one.widths(offset) for one, offset in zip(fitted, offsets, strict=True)]
+        covariance = np.stack([part[1] * np.outer(w, w) for part, w in zip(parts, widths, strict=True)])
         return JointPrediction(np.column_stack([part[0] for part in parts]), covariance, self.properties)
 
     def probability(self, candidates: Sequence[Candidate], name: str, *, at_most: float) -> np.ndarray:
@@ -269,14 +277,17 @@ class GPSurrogate:
             fitted = gp.fit(np.sort(subset), self.config.maxiter)
         self._hyperparameters[prop.name] = gp.hyperparameters()
         metrics = {"labels": float(len(rows)), "unusable": float(unusable), "fit_failed": float(not fitted)}
-        factor = 1.0
+        factor, spread = 1.0, Spread.none()
         if len(rows) >= 3:
             mean, std = gp.leave_out(self._blocks[rows])
             if self.config.calibrate:
+                offset = self._offset(prop, self._X[rows])
+                spread = Spread.fit(offset, t[rows], mean, std)
+                std = std * spread(offset)
                 factor = conformal_factor(t[rows], mean, std, self._weights(gp, Z, rows))
             cross = _metrics(prop, self._Y[rows, j], mean, std * factor)
             metrics |= {f"cv_{name}": value for name, value in cross.items()}
-        self._fitted[prop.name] = _Fitted(gp, factor)
+        self._fitted[prop.name] = _Fitted(gp, factor, spread)
         return metrics | {"factor": factor}
 
     def _weights(self, gp: ExactGP, Z: np.ndarray, rows: np.ndarray) -> np.ndarray | None:

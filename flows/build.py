@@ -102,7 +102,8 @@ class Builder:
         if (dft := self.config.oracle.dft) is not None:
             from oracles.dft import DftOracle
 
-            found.append(Rung("dft", DftOracle(dft.oracle_config()), dft.best, dft.only_stable))
+            oracle = DftOracle(dft.oracle_config())
+            found.append(Rung("dft", oracle, dft.best, dft.only_stable, oracle.accepts))
         if (handoff := self.config.oracle.handoff) is not None:
             from oracles.handoff import HandoffOracle
 

@@ -6,7 +6,7 @@ property ``band_gap`` of rung ``dft`` is ``dft_band_gap``. Surrogates, ranking a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -17,6 +17,8 @@ from loop.store import OracleKey
 from loop.values import Candidate, Evaluation, Origin
 
 if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
     from loop.campaign import Campaign
     from loop.history import Label
     from loop.settings import CampaignSettings
@@ -55,6 +57,7 @@ class Rung:
     oracle: Oracle | HandOff
     best: int = 2  # candidates of a round
     only_stable: bool = False
+    accepts: Callable[[Structure], bool] | None = None  # what it can measure at all; the others are passed over
 
     def __post_init__(self) -> None:
         """Check values."""
@@ -110,6 +113,8 @@ def best_of(labels: Sequence[Label], settings: CampaignSettings, rung: Rung) -> 
     usable = [label for label in labels if label.evaluation.ok]
     if rung.only_stable:
         usable = [label for label in usable if label.is_stable(settings)]
+    if rung.accepts is not None:
+        usable = [label for label in usable if rung.accepts(sent_up(label.candidate, label.first).structure)]
     return ranked(usable, settings)[: rung.best]
 
 

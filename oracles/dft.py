@@ -117,21 +117,32 @@ class DftOracle:
                 progress(done, len(candidates))
         return found
 
+    def accepts(self, structure: Structure) -> bool:
+        """Whether a crystal is one that can be computed: no overlaps, known elements, not too large."""
+        return not self._refusal(structure)[0]
+
     # one crystal ------------------------------------------------------------------------------------------------------
 
     def _evaluate(self, candidate: Candidate) -> Evaluation:
-        verdict = check(candidate.structure, self.engine.elements, Limits())
-        if not verdict.ok:
-            return self._evaluation(candidate, verdict.status, message=verdict.message)
+        refused, message = self._refusal(candidate.structure)
+        if refused:
+            return self._evaluation(candidate, refused, message=message)
         cell = primitive(candidate.structure, self.config.symprec)
-        if len(cell) > self.config.max_atoms:
-            message = f"{len(cell)} atoms in the primitive cell, at most {self.config.max_atoms} are computed"
-            return self._evaluation(candidate, failed("size"), message=message)
         key = _hash([candidate.id, self.settings_hash])
         with _work_folder(self.config.resources.scratch, key) as folder:
             calculation = Calculation(self, folder, cell)
             calculation.run()
             return self._result(candidate, calculation)
+
+    def _refusal(self, structure: Structure) -> tuple[str, str]:
+        """Status and message of what is not computed; empty texts otherwise."""
+        verdict = check(structure, self.engine.elements, Limits())
+        if not verdict.ok:
+            return verdict.status, verdict.message
+        atoms = len(primitive(structure, self.config.symprec))
+        if atoms <= self.config.max_atoms:
+            return "", ""
+        return failed("size"), f"{atoms} atoms in the primitive cell, at most {self.config.max_atoms} are computed"
 
     def _result(self, candidate: Candidate, calculation: Calculation) -> Evaluation:
         """The evaluation that the finished steps and the ending amount to."""

@@ -93,6 +93,16 @@ def test_a_rung_is_counted_apart_and_shown(tmp_path):
     assert list(stable.index) == list(range(len(stable)))
 
 
+def test_what_a_rung_cannot_measure_is_passed_over(tmp_path):
+    settings, first, dear = replace(SETTINGS, rounds=0), DearOracle(), DearOracle()
+    run(tmp_path / "all", (Rung("dear", first, best=1),), settings)
+    refused = first.asked[0].formula
+    rung = Rung("dear", dear, best=1, accepts=lambda structure: structure.composition.reduced_formula != refused)
+    run(tmp_path / "some", (rung,), settings)
+    assert len(dear.asked) == 1
+    assert dear.asked[0].formula != refused
+
+
 def test_a_killed_rung_goes_on_to_the_same_list(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run(whole, (Rung("dear", DearOracle(), best=3),))

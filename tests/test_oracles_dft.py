@@ -269,6 +269,7 @@ def test_what_cannot_be_computed_costs_nothing(oracle, tmp_path):
     assert statuses == {"spinel": "failed:unsupported-element", "perovskite": "ok"}  # there is no Mg, no Al
     small = oracle(max_atoms=4).evaluate([Candidate(perovskite())])[0]
     assert small.status == "failed:size"
+    assert [made.accepts(make()) for make in (spinel, perovskite)] == [False, True]
     assert "5 atoms" in small.message
     assert (tmp_path / "scratch" / "calls.txt").read_text().count("\n") == 1
 

@@ -1,0 +1,154 @@
+"""Monitors and guards of the fine-tuning: each limit ends a run, repeats and over-represented elements cost."""
+
+import copy
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+
+from generator.finetune import Finetuner, policy_log_prob
+from generator.finetune_drift import DriftLimits, drift, element_ratios, element_shares, keys, over_represented
+from generator.finetune_objectives import FinetuneConfig
+from generator.finetune_replay import Memory
+from generator.model import ModelConfig
+from generator.sequence import Crystals
+from generator.tokens import CrystalBatch
+from loop.errors import ConfigError
+from tests.test_generator_likelihood import SMALL, random_model
+
+
+def batch_of(*crystals):
+    """Crystals as (space group, letters, elements), with the same coordinates and cell."""
+    n = len(crystals)
+    W, A = np.zeros((n, 5), np.int8), np.zeros((n, 5), np.int8)
+    for row, (_, letters, elements) in enumerate(crystals):
+        W[row, : len(letters)], A[row, : len(elements)] = letters, elements
+    G = np.array([crystal[0] for crystal in crystals], np.int16)
+    return CrystalBatch(G, W, A, np.zeros((n, 5, 3)), np.ones((n, 6)))
+
+
+SALT, LAMP, HOT = (225, (1, 2), (11, 17)), (221, (1, 2), (57, 5)), (216, (1, 3), (94, 8))
+
+
+def test_numbers_of_a_batch():
+    batch = batch_of(SALT, SALT, LAMP, HOT)
+    p = np.zeros(230)
+    p[[224, 220]] = 0.75, 0.25
+    found = drift(batch, element_ratios(element_shares(batch), np.zeros(119)), p)
+    assert found["unique"] == 0.75
+    assert found["f_block"] == 0.5  # lanthanum and plutonium
+    assert found["radioactive"] == 0.25
+    assert found["group_share"] == 0.75
+    assert found["group_entropy"] == pytest.approx(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
+    assert found["element_ratio"] == pytest.approx((0.5 + 0.002) / 0.002)
+
+
+def test_keys_tell_elements_letters_and_groups_apart():
+    found = keys(batch_of(SALT, SALT, (225, (1, 2), (17, 11)), (221, (1, 2), (11, 17)), (225, (1, 3), (11, 17))))
+    assert found[0] == found[1]
+    assert len(set(found)) == 4
+
+
+BREACHES = {
+    "max_kl": {"kl": 60.0},
+    "min_entropy": {"entropy": 1.0},
+    "min_valid": {"valid": 0.1},
+    "min_unique": {"unique": 0.4},
+    "max_known": {"known": 0.95},
+    "max_replay": {"replay": 0.95},
+    "max_element_ratio": {"element_ratio": 25.0},
+    "max_f_block": {"f_block": 0.95},
+    "max_radioactive": {"radioactive": 0.6},
+    "max_group_share": {"group_share": 0.95},
+    "min_group_entropy": {"group_entropy": 0.1},
+}
+HEALTHY = {"kl": 1.0, "entropy": 20.0, "valid": 0.8, "unique": 0.95, "known": 0.2, "replay": 0.1, "element_ratio": 2.0}
+HEALTHY |= {"f_block": 0.4, "radioactive": 0.05, "group_share": 0.2, "group_entropy": 3.0}
+
+
+@pytest.mark.parametrize("limit", BREACHES)
+def test_each_limit_ends_a_run(limit):
+    limits = replace(DriftLimits(window=2), min_entropy=5.0)
+    assert limits.passed([HEALTHY] * 5) is None
+    bad = HEALTHY | BREACHES[limit]
+    assert limits.passed([HEALTHY, bad]) is None or limit in ("max_kl", "max_element_ratio")
+    assert limit in limits.passed([HEALTHY, bad, bad])
+    assert replace(limits, **{limit: None}).passed([bad, bad]) is None
+    assert limits.passed([bad]) is None  # a window is not full
+    (metric,) = BREACHES[limit]
+    assert limits.passed([{k: v for k, v in HEALTHY.items() if k != metric}] * 2) is None  # no number, no verdict
+
+
+def test_every_limit_is_tested():
+    assert set(asdict(DriftLimits())) == {*BREACHES, "window"}
+
+
+@pytest.fixture(scope="module")
+def base():
+    model = random_model(ModelConfig(**SMALL, dropout=0.0), scale=0.15).float()
+    with torch.no_grad():
+        model.head.bias[model.rows["letter"].start] += 3  # small crystals, quick tests
+    return model
+
+
+CONFIG = FinetuneConfig(iterations=6, batch_size=16, minibatch_size=16, epochs=1, space_groups=(221, 225))
+
+
+def tuned(base, config, reward):
+    tuner = Finetuner(copy.deepcopy(base), base, config, seed=1, anchor="a")
+    return tuner, tuner.run(reward, name="t", round=1, progress=None, folder=None)
+
+
+def test_a_drifting_run_stops_and_says_why(base):
+    limits = DriftLimits(window=2, max_element_ratio=None)
+    all_invalid = lambda candidates: (np.zeros(len(candidates)), [{"guard_invalid": 1.0}] * len(candidates))  # noqa: E731
+    tuner, rows = tuned(base, replace(CONFIG, limits=limits), all_invalid)
+    assert len(rows) == 2
+    assert rows[-1]["stopped"] == tuner.now.stopped == "valid 0 is below min_valid 0.2"
+    assert "stopped" not in rows[0]
+
+
+def test_repeats_are_discounted_within_and_across_batches():
+    memory = Memory(0)
+    rewards = np.array([1.0, 1.0, 0.5, -1.0, 0.0])
+    np.testing.assert_allclose(memory.discounted(rewards, list("aabaa"), 0.5), [1.0, 0.5, 0.5, -1.0, 0.0])
+    np.testing.assert_allclose(memory.discounted(rewards[:3], list("abc"), 0.5), [0.25, 0.5, 0.5])
+
+
+def test_the_best_are_kept_once_each():
+    memory = Memory(2)
+    batch = batch_of(SALT, LAMP, SALT, HOT)
+    memory.keep(batch, np.array([0.5, 0.9, 0.6, 0.0]), keys(batch))
+    assert memory.best_rewards.tolist() == [0.9, 0.6]
+    memory.keep(batch_of(HOT), np.array([0.7]), keys(batch_of(HOT)))
+    assert memory.best_rewards.tolist() == [0.9, 0.7]
+    assert memory.best.G.tolist() == [221, 216]
+    other = Memory(2)
+    other.restore({}, memory.best_keys, memory.tensors())
+    assert other.best.A.tolist() == memory.best.A.tolist()
+
+
+def test_over_represented_elements_cost():
+    batch, ratios = batch_of(SALT, LAMP), np.ones(119)
+    ratios[57], ratios[17] = 6.0, 1.5
+    np.testing.assert_allclose(over_represented(batch, ratios, 3.0), [1.0, 0.5])
+
+
+def test_replay_pulls_towards_the_best(base):
+    """Rewards that say nothing: only self-imitation moves the policy, towards what it kept."""
+    flat = lambda candidates: (np.linspace(0.1, 0.2, len(candidates)), [{}] * len(candidates))  # noqa: E731
+    config = replace(CONFIG, iterations=3, learning_rate=3e-3, standardise=False, kl_weight=0.0, limits=DriftLimits(99))
+    tuners = [tuned(base, replace(config, replay=kept, replay_weight=1.0), flat)[0] for kept in (0, 4)]
+    crystals = Crystals.from_batch(tuners[1].memory.best, base.head.weight)
+    without, with_ = (policy_log_prob(t.policy, crystals, config).sum().item() for t in tuners)
+    assert with_ > without
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"iterations": 0}, {"clip": 0.0}, {"kl_weight": -1.0}, {"repeat_discount": 1.5}, {"element_limit": -1.0}],
+)
+def test_nonsense_is_refused(changes):
+    with pytest.raises(ConfigError, match=next(iter(changes))):
+        FinetuneConfig(**changes)

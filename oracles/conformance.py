@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from pymatgen.core import Element, Structure
@@ -65,7 +66,7 @@ def default_crystals(potential: Potential) -> list[Structure]:
     radius = np.mean([float(Element(symbol).atomic_radius or 1.4) for symbol in (one, one, two, three)])
     lengths = np.array([2.9, 3.1, 3.3]) * max(radius, 1.0)
     cell = np.diag(lengths) + np.array([[0, 0, 0], [-0.3, 0, 0], [0.2, 0.4, 0]])
-    sites = [[0, 0, 0], [0.5, 0.5, 0.1], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+    sites = np.array([[0, 0, 0], [0.5, 0.5, 0.1], [0.5, 0, 0.5], [0, 0.5, 0.5]])
     crystals = []
     for seed, repeat in enumerate([(1, 1, 1), (1, 2, 1), (1, 1, 1)]):
         crystal = Structure(cell * (1 + 0.02 * seed), [one, one, two, three], sites) * repeat
@@ -119,16 +120,14 @@ class _Suite:
         forces = _array(self.point(crystal).forces, "forces")
         for atom in range(len(crystal)):
             for axis in range(3):
-                worst = max(
-                    worst, abs(forces[atom, axis] + self.slope(lambda h, a=atom, x=axis: _moved(crystal, a, x, h)))
-                )
+                worst = max(worst, abs(forces[atom, axis] + self.slope(partial(_moved, crystal, atom, axis))))
         return _within(worst, self.bounds.force, "eV/A between forces and the negative gradient of the energy")
 
     def stress(self) -> str:
         crystal, worst = self.crystals[0], 0.0
         stress = _array(self.point(crystal).stress, "stress")
         for i, j in [(0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2)]:
-            slope = self.slope(lambda h, i=i, j=j: _strained(crystal, i, j, h)) / crystal.volume
+            slope = self.slope(partial(_strained, crystal, i, j)) / crystal.volume
             worst = max(worst, abs(stress[i, j] - slope), abs(stress[i, j] - stress[j, i]))
         return _within(worst, self.bounds.stress, "eV/A^3 between stress and the gradient with strain")
 

@@ -154,7 +154,7 @@ def _rows(entries: Sequence[Any], system: str) -> list[dict[str, Any]]:
             "energy_per_atom": entry.energy_per_atom,
             "uncorrected_energy_per_atom": entry.uncorrected_energy_per_atom,
             "run_type": str(entry.parameters.get("run_type", "")),
-            "e_above_hull": float(diagram.get_e_above_hull(entry)),
+            "e_above_hull": float(diagram.get_e_above_hull(entry) or 0.0),
             "cif": to_cif(entry.structure),
         }
         for entry in entries

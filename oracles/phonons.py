@@ -88,9 +88,17 @@ def phonons(relaxed: Structure, potential: Potential, config: PhononConfig = Pho
             calculation.symmetrize_force_constants()
             wave_vectors = _commensurate(supercell)
             calculation.run_qpoints(wave_vectors)
+            frequencies = _frequencies(calculation)
     except (RuntimeError, ValueError, ArithmeticError, np.linalg.LinAlgError, TypeError) as error:
         return Phonons(failed("phonons"), supercell=supercell, message=f"{type(error).__name__}: {error}")
-    return _judged(wave_vectors, np.array(calculation.qpoints.frequencies), supercell, config)
+    return _judged(wave_vectors, frequencies, supercell, config)
+
+
+def _frequencies(calculation: Phonopy) -> np.ndarray:
+    """Frequencies (wave vectors, branches) in THz."""
+    if calculation.qpoints is None:
+        raise RuntimeError("phonopy gave no frequencies")
+    return np.array(calculation.qpoints.frequencies)
 
 
 def supercell_of(structure: Structure, config: PhononConfig) -> tuple[int, int, int]:

@@ -25,7 +25,7 @@ def sound() -> tuple[Structure, ...]:
         bulk("ZnO", "wurtzite", a=3.25, c=5.2), bulk("CaF2", "fluorite", a=5.51), bulk("CsCl", "cesiumchloride", a=4.1),
         bulk("GaAs", "zincblende", a=5.75, cubic=True), bulk("Cu", cubic=True),
     ]  # fmt: skip
-    perovskite = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+    perovskite = np.array([[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
     crystals = [to_structure(atoms) for atoms in cells]
     return (*crystals, Structure(Lattice.cubic(3.92), ["Sr", "Ti", "O", "O", "O"], perovskite))
 

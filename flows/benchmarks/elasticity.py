@@ -104,8 +104,8 @@ def atoms_of(material: Material) -> Atoms:
     """The crystal."""
     from ase.build import bulk
 
-    a, *rest = material.lattice
-    return bulk(material.name, material.prototype, a=a, **({"c": rest[0]} if rest else {}))
+    a, c = (*material.lattice, None)[:2]
+    return bulk(material.name, material.prototype, a=a, c=c)
 
 
 def _measured(material: Material, potential: Potential) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _write(output: Path, table: pd.DataFrame, potential: Potential) -> dict[str,
     results["dynamically stable"] = int((table["dynamically stable"] == True).sum())  # noqa: E712
     results["materials"] = len(table)
     results["cpu_seconds_each"] = float(table["cpu seconds"].mean())
-    record = {
+    record: dict[str, Any] = {
         "benchmark": "elasticity", "made_with": provenance(), "protocol": PROTOCOL, "sources": SOURCES,
         "potential": {"name": potential.name, "energy_type": asdict(potential.energy_type)},
         "units": {"bulk": "GPa", "shear": "GPa", "C11": "GPa", "optical": "THz", "volume": "ratio to the published"},

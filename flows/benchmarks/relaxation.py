@@ -193,7 +193,8 @@ def _ase(cell: Structure, calculator: Calculator, settings: RelaxConfig) -> dict
     atoms.calc = calculator
     volume = atoms.get_volume()
     with _quiet():
-        optimizer = OPTIMIZERS[settings.optimizer](FrechetCellFilter(atoms), logfile=None)
+        system: Any = FrechetCellFilter(atoms)
+        optimizer = OPTIMIZERS[settings.optimizer](system, logfile=None)
         try:
             for steps in range(settings.max_steps + 1):
                 force = float(np.linalg.norm(atoms.get_forces(), axis=1).max())

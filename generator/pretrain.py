@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -339,10 +340,10 @@ def pretrain(
 
     With several devices, `report` is called in the first one's process and has to survive pickling.
     """
-    job = (config, train, val, folder, resume, report)
-    if config.devices == 1:
-        return _train(make_fabric(config), *job)
-    return make_fabric(config).launch(_train, *job)  # type: ignore[arg-type]
+    job = partial(_train, config=config, train=train, val=val, folder=folder, resume=resume, report=report)
+    fabric = make_fabric(config)
+    # Fabric looks into the arguments of what it spawns, and takes no frozen dataclass there: they are bound instead.
+    return job(fabric) if config.devices == 1 else fabric.launch(job)
 
 
 def _train(

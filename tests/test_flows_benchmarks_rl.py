@@ -1,0 +1,202 @@
+"""The benchmark of fine-tuning: counting, intervals, and an independent hull on an invented chemistry."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flows.benchmarks.rl import RLConfig
+from flows.benchmarks.rl_hull import Energies, IndependentHull, JudgeConfig, Phases, fitted_elements
+from flows.benchmarks.rl_judge import Tally, counts, drift
+from flows.benchmarks.rl_summary import draw_curves, draw_shares, summarise, table
+from flows.benchmarks.rl_variants import RECIPE, VARIANTS
+from loop.cif import to_cif
+from loop.errors import ConfigError
+from loop.values import Candidate, EnergyType, Origin
+from oracles.references import References
+from tests.fakes import rocksalt
+
+FORMATION = {"NaCl": -2.0, "KCl": -1.8, "NaBr": -1.5, "KBr": -1.6}  # eV/atom
+OWN = {"Na": -1.3, "K": -1.1, "Cl": -1.8, "Br": -1.6}  # the judge's elements, which it gets wrong
+TRUE = {"Na": -1.0, "K": -1.0, "Cl": -2.0, "Br": -1.7}  # those that go with its compounds
+
+
+def rows(n=10):
+    """Ten samples: 8 structure-valid, 6 stable, of which one is known, one a copy, and one breaks other rules."""
+    good = [True] * 8 + [False] * 2
+    return pd.DataFrame(
+        {
+            "formula": [f"X{i}" for i in range(n)],
+            "space_group": [225] * 5 + [221] * 5,
+            "elements": ["Na Cl"] * 4 + ["La B"] * 4 + ["Pu"] * 2,
+            "structure_valid": good,
+            "valid": [*good[:7], False, False, False],
+            "unique": [True, True, False, True, True, True, True, True, False, False],
+            "new": [False, *good[1:]],
+            "known": [True] + [False] * 9,
+            "replay": [True] + [False] * 9,
+            "e_above_hull": [0.0, 0.05, 0.05, -0.01, 0.3, -0.9, 0.09, 0.1, 0.0, np.nan],
+        }
+    )
+
+
+def test_counts():
+    found = counts(rows())
+    assert (found["stable"], found["sun"], found["valid_sun"], found["sun_on_hull"]) == (6, 4, 3, 1)
+    assert (found["structure_valid"], found["unique"], found["known"]) == (8, 7, 1)
+
+
+def test_drift_names_the_element():
+    base = rows().assign(elements="Na Cl")
+    found = drift(rows(), base, smallest=1)
+    assert found["element"] in ("La", "B")
+    assert found["element_ratio"] == pytest.approx(5.0)
+    assert (found["f_block"], found["radioactive"], found["single_element"]) == pytest.approx((0.6, 0.2, 0.2))
+    assert found["largest_group_share"] == 0.5
+
+
+def cell(variant, seed, sun, **more):
+    one = dict.fromkeys(("structure_valid", "valid", "unique", "known", "replay", "stable", "valid_sun"), 50)
+    one |= {"variant": variant, "seed": seed, "samples": 100, "sun": sun, "sun_on_hull": 1, "element": "O"}
+    one |= dict.fromkeys(("element_ratio", "f_block", "radioactive", "single_element"), 1.0)
+    one |= {"largest_group_share": 0.2, "group_entropy": 3.0, "stopped": "", "cpu_seconds": 1.0}
+    return one | {"evaluations": 0, "finds": 0} | more
+
+
+def test_summary_compares_with_the_base():
+    cells = [
+        cell("base", 0, 20),
+        cell("base", 1, 20),
+        cell("tuned", 0, 50, evaluations=100, finds=30),
+        cell("tuned", 1, 60),
+    ]
+    found = summarise(cells)
+    assert found["tuned"]["sun"]["value"] == pytest.approx(0.55)
+    assert found["tuned"]["sun"]["low"] < 0.55 < found["tuned"]["sun"]["high"]
+    assert found["tuned"]["sun_seeds"] == [0.5, 0.6]
+    assert found["tuned"]["sun_ratio"]["value"] == pytest.approx(2.75)
+    assert found["tuned"]["sun_ratio"]["low"] > 1.5
+    assert found["tuned"]["yield"] == pytest.approx((30 + 100) / 300)
+    assert "independent_sun" not in found["tuned"]
+    assert table(found).splitlines()[2].startswith("tuned,2,200,50.0")
+
+
+def test_figures(tmp_path):
+    summary = summarise([cell("base", 0, 20), cell("tuned", 0, 50)])
+    draw_shares(summary, tmp_path / "shares.png")
+    draw_curves({("tuned", 0): {"curve": [{"iteration": 0, "reward": 0.1, "kl": 0.0}]}}, tmp_path / "curves.png")
+    draw_curves({("base", 0): {}}, tmp_path / "none.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "shares.png"]
+
+
+def test_tally_counts_distinct_finds():
+    above = [0.05, 0.05, 0.2, -0.9, 0.0, np.nan]
+    known = [0, 0, 0, 0, 1, 0]
+    crystals = [Candidate(rocksalt("Na"), Origin("policy", 225))] * 2 + [
+        Candidate(rocksalt(cation), Origin("policy", 225)) for cation in ("K", "Li", "Rb", "Cs")
+    ]
+    components = [{"e_above_hull": e, "known": float(k)} for e, k in zip(above, known, strict=True)]
+    tally = Tally(lambda candidates: (np.zeros(len(candidates)), components))
+    tally(crystals)
+    assert tally.evaluations == 6
+    assert tally.found == {"NaCl 225"}
+
+
+def test_fitted_elements_reproduce_formation_energies():
+    compositions = [rocksalt(name[:-2], name[-2:]).composition.fractional_composition for name in FORMATION]
+    energies = np.array([sum(TRUE[e.symbol] * x for e, x in c.items()) for c in compositions])
+    energies += list(FORMATION.values())
+    alone = fitted_elements(compositions, energies, np.array(list(FORMATION.values())), {"Na": TRUE["Na"]})
+    assert alone == pytest.approx(TRUE)
+    pulled = fitted_elements(compositions, energies, np.full(4, np.nan), OWN)
+    assert pulled == pytest.approx(OWN)  # nothing published: their own
+
+
+class FakeEnergies:
+    """The judge: compounds on the scale of `TRUE`, elements off by `OWN`; a stretched crystal costs its square."""
+
+    config = JudgeConfig(model="fake")
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, structures, report=None):
+        self.seen += [structure.composition.reduced_formula for structure in structures]
+        return np.array([self.of(structure) for structure in structures])
+
+    def of(self, structure):
+        formula = structure.composition.reduced_formula
+        if len(structure.composition) == 1:
+            return OWN[structure.elements[0].symbol]
+        shares = structure.composition.fractional_composition
+        elements = sum(TRUE[e.symbol] * x for e, x in shares.items())
+        return elements + FORMATION[formula] + (structure.lattice.a - 5.64) ** 2
+
+
+def test_independent_hull(tmp_path):
+    crystals = {"NaCl": rocksalt("Na"), "KCl": rocksalt("K"), "NaBr": rocksalt("Na", "Br"), "KBr": rocksalt("K", "Br")}
+    crystals |= {f"{symbol}": rocksalt(symbol, symbol) for symbol in OWN}
+    ids = [f"mp-{k}" for k in range(len(crystals))]
+    formation = [FORMATION.get(name, 0.0) for name in crystals]
+    cifs = [to_cif(crystal) for crystal in crystals.values()]
+    path = tmp_path / "known.csv"
+    pd.DataFrame({"material_id": ids, "cif": cifs, "formation_energy_per_atom": formation}).to_csv(path, index=False)
+    kind = EnergyType("default", "PBE", "none")
+    references = References(
+        tuple(crystals), np.array(formation), tuple(ids), np.zeros(len(ids), bool), kind, "checksum", {}
+    )
+    hull = IndependentHull(FakeEnergies(), Phases(references, [path]))
+    samples = [rocksalt("Na", a=5.94), rocksalt("K", a=5.64), rocksalt("Na", a=7.0)]
+    assert hull.judge(samples) == pytest.approx([0.09, 0.0, 1.36**2], abs=1e-3)
+    assert hull.about["samples"] == 3
+    assert hull.about["looked_at_closely"] == 2
+
+
+def judge_script(tmp_path, body):
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\n{body}\n")
+    script.chmod(0o755)
+    return script
+
+
+def test_energies_are_cached_and_may_be_missing(tmp_path):
+    """The interpreter gets script, model, input, output."""
+    python = judge_script(tmp_path, f'echo run >> {tmp_path}/runs; echo "[-3.5, null]" > "$4"')
+    config = JudgeConfig(model=tmp_path / "model", python=python)
+    crystals = [rocksalt("Na"), rocksalt("K")]
+    energies = Energies(config, tmp_path / "cache.json")(crystals)
+    np.testing.assert_array_equal(energies, [-3.5, np.nan])
+    again = Energies(config, tmp_path / "cache.json")(crystals[::-1])
+    np.testing.assert_array_equal(again, [np.nan, -3.5])
+    assert (tmp_path / "runs").read_text() == "run\n"
+    assert len(json.loads((tmp_path / "cache.json").read_text())) == 2
+
+
+def test_a_judge_that_cannot_run_says_why(tmp_path):
+    python = judge_script(tmp_path, "echo 'no module named matgl' >&2; exit 1")
+    config = JudgeConfig(model=tmp_path / "model", python=python)
+    with pytest.raises(ConfigError, match="no module named matgl"):
+        Energies(config, tmp_path / "cache.json")([rocksalt()])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": ("base", "x")}, "no such variant: x"),
+        ({"variants": ("tuned",)}, "the base"),
+        ({"seeds": 0}, "positive"),
+    ],
+)
+def test_nonsense_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        RLConfig(**changes)
+
+
+def test_variants_differ_from_the_recipe_and_run_as_often():
+    for name, variant in VARIANTS.items():
+        config, _ = variant.settings(RECIPE)
+        assert (config == RECIPE) == (not variant.finetune), name
+    assert RLConfig(seeds=2, ablation_seeds=1).cells[:5] == [
+        ("base", 0), ("tuned", 0), ("best-of-n", 0), ("supervised", 0), ("base", 1)
+    ]  # fmt: skip

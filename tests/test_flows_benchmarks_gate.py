@@ -8,6 +8,7 @@ import pytest
 from flows.benchmarks import selection
 from flows.benchmarks.gate import GateConfig, shortfall, summarise
 from flows.benchmarks.pool_simulation import Campaign, Outcome
+from flows.benchmarks.pool_tasks import Pool
 from loop.errors import ConfigError
 from tests.fakes import rocksalt
 
@@ -27,11 +28,15 @@ def test_summary_cuts_at_shares_of_the_pool():
         Outcome(Campaign(name, 0), [], [], order, [], 1.0)
         for name, order in zip(("greedy", "random"), orders, strict=True)
     ]
-    rows = {(row["strategy"], row["share_of_calls"]): row for row in summarise("task", utilities, outcomes)}
+    rows = {(row["strategy"], row["share_of_calls"]): row for row in summarise("task", utilities, outcomes, (0.1, 0.2))}
     assert rows["greedy", 0.1]["calls"] == 20
     assert rows["greedy", 0.1]["shortfall"] == 0
     assert rows["random", 0.1]["shortfall"] > rows["random", 0.2]["shortfall"] > 0.8
     assert "band_gap_window" not in GateConfig().tasks
+    pool = Pool("bulk_modulus", [None] * 200, utilities)
+    assert GateConfig().of(pool).budget == 40
+    with pytest.raises(ConfigError, match="at least 40 labels"):
+        GateConfig(budget=30).of(pool)
 
 
 def test_selection_chooses_from_cached_features_in_a_process_of_its_own(tmp_path):

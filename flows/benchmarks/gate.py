@@ -18,11 +18,11 @@ from flows.benchmarks.pool import PoolConfig, campaigns, extractor_of
 from flows.benchmarks.pool_simulation import RANDOM, Engine, Outcome
 from flows.benchmarks.pool_tasks import TASKS, Pool, load_pool
 from loop.contracts import Progress
+from loop.errors import ConfigError
 from loop.files import make_folder, sha256, write_text
 from loop.metrics import bootstrap_mean
 
 FINAL = 20  # candidates in the final list
-SHARES = (0.1, 0.2)  # of the calls of exhaustive labelling
 PROTOCOL = (
     f"Mean utility of the best {FINAL} labelled against that of the best {FINAL} of the pool; the shortfall is their "
     "difference over the latter's size. 95 % bootstrap intervals over seeds."
@@ -32,8 +32,16 @@ WITHOUT_WINDOW = tuple(name for name, task in TASKS.items() if not task.constrai
 
 @dataclass(frozen=True)
 class GateConfig:
-    """Settings of the benchmark; see `PoolConfig` for those of the same name."""
+    """Settings of the benchmark; see `PoolConfig` for those of the same name.
 
+    Attributes:
+        shares: of the calls of exhaustive labelling.
+        budget: labels of a campaign; None: the largest share. With that of the pool benchmark and its folder as output,
+            its campaigns serve here.
+    """
+
+    shares: tuple[float, ...] = (0.1, 0.2)
+    budget: int | None = None
     tasks: tuple[str, ...] = WITHOUT_WINDOW  # in a window the best 20 are all alike
     strategies: tuple[str, ...] = (RANDOM, "greedy", "ucb")
     seeds: int = 10
@@ -46,9 +54,16 @@ class GateConfig:
     engine: Engine = field(default_factory=Engine)
 
     def of(self, pool: Pool) -> PoolConfig:
-        """Campaigns that end at the largest share of the pool."""
+        """Campaigns that reach the largest share of the pool.
+
+        Raises:
+            ConfigError: the budget does not reach it.
+        """
+        needed = round(max(self.shares) * len(pool.candidates))
+        budget = needed if self.budget is None else self.budget
+        if budget < needed:
+            raise ConfigError(f"a budget of at least {needed} labels is needed for the shares {self.shares}")
         shared = {name: getattr(self, name) for name in ("strategies", "seeds", "initial", "batch", "workers")}
-        budget = round(max(SHARES) * len(pool.candidates))
         return PoolConfig((pool.task,), budget=budget, potential=self.potential, engine=self.engine, **shared)
 
 
@@ -70,7 +85,7 @@ def run(data: Path, output: Path, config: GateConfig | None = None, progress: Pr
         extractor = extractor_of(task, output / "features", config.potential)
         extractor(pool.candidates, progress)
         outcomes = campaigns(pool, extractor, output / "campaigns", config.of(pool), progress)
-        rows += summarise(task, pool.utilities(), outcomes)
+        rows += summarise(task, pool.utilities(), outcomes, config.shares)
     write_text(output / "summary.csv", pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
     record = {
         "benchmark": "gate",
@@ -85,12 +100,14 @@ def run(data: Path, output: Path, config: GateConfig | None = None, progress: Pr
     return record
 
 
-def summarise(task: str, utilities: np.ndarray, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+def summarise(
+    task: str, utilities: np.ndarray, outcomes: Sequence[Outcome], shares: Sequence[float]
+) -> list[dict[str, Any]]:
     """One row a strategy and share of calls."""
     grouped: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         grouped.setdefault(outcome.campaign.strategy, []).append(outcome)
-    return [_row(task, utilities, strategy, own, share) for strategy, own in grouped.items() for share in SHARES]
+    return [_row(task, utilities, strategy, own, share) for strategy, own in grouped.items() for share in shares]
 
 
 def _row(task: str, utilities: np.ndarray, strategy: str, own: Sequence[Outcome], share: float) -> dict[str, Any]:

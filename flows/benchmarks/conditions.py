@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -116,7 +117,10 @@ def run(
     for done, name in enumerate(cases):
         if progress is not None:
             progress("conditions", done, len(cases), {})
-        results[name] = _case(loaded.model, CASES[name], n, seed)
+        part = output / "parts" / f"{loaded.checksum[:8]}-{n}-{seed}-{name}.json"  # a run that was cut off goes on
+        if not part.exists():
+            write_text(part, json.dumps(_case(loaded.model, CASES[name], n, seed)))
+        results[name] = json.loads(part.read_text())
     record = {
         "benchmark": "conditions",
         "protocol": PROTOCOL,
@@ -129,6 +133,7 @@ def run(
     table = pd.DataFrame([{"condition": name} | row for name, row in results.items()]).drop(columns="settings")
     write_text(output / "table.csv", table.to_csv(index=False, float_format="%.4g", lineterminator="\n"))
     write_text(output / "record.json", json.dumps(record, indent=1) + "\n")
+    shutil.rmtree(output / "parts")
     return record
 
 

@@ -118,6 +118,22 @@ def rl(
     _tell(record, output, json)
 
 
+@app.command("rl-speed")
+def rl_speed(
+    output: Output,
+    crystals: Annotated[int, typer.Option(min=1, help="Crystals that the batched reward judges.")] = 300,
+    slow: Annotated[int, typer.Option(min=1, help="The first of them, judged by the published scheme, too.")] = 20,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Seconds of a fine-tuning iteration, and the reward against the published one-by-one scheme."""
+    from flows.benchmarks.rl_speed import run
+
+    with progress() as report:
+        record = run(output, crystals=crystals, slow=slow, seed=seed, progress=report)
+    _tell(record, output, json)
+
+
 @app.command()
 def novelty(
     output: Output,

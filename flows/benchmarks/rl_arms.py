@@ -93,7 +93,8 @@ def run_arm(lab: Laboratory, name: str, seed: int, progress: Progress | None = N
     learned = time.process_time() - began
     samples = judge(candidates, lab.builder)
     _write_samples(samples, path.with_suffix(".csv.gz"))
-    about |= {"variant": name, "seed": seed, "cpu_seconds": {"learn": round(learned, 1)}}
+    before = about.pop("cpu_before", 0.0)  # of a run that was killed
+    about |= {"variant": name, "seed": seed, "cpu_seconds": {"learn": round(before + learned, 1)}}
     about["cpu_seconds"]["judge"] = round(time.process_time() - began - learned, 1)
     write_text(path, json.dumps(about, indent=1) + "\n")
     return about
@@ -136,13 +137,14 @@ def _tuned(
     policy = copy.deepcopy(base.model)
     tuner = Finetuner(policy, base.model, config, seed=seed, anchor=base.checksum)
     folder = lab.folder / "work" / f"{name}-{seed}"
-    tally = folder / "tally.json"
+    tally, began, before = folder / "tally.json", time.process_time(), 0.0
     if tally.exists():
         kept = json.loads(tally.read_text(encoding="utf-8"))
-        reward.evaluations, reward.found = kept["evaluations"], set(kept["found"])
+        reward.evaluations, reward.found, before = kept["evaluations"], set(kept["found"]), kept["cpu"]
 
     def report(_: str, done: int, total: int, row: dict[str, float]) -> None:
-        write_text(tally, json.dumps({"evaluations": reward.evaluations, "found": sorted(reward.found)}))
+        cpu = before + time.process_time() - began
+        write_text(tally, json.dumps({"evaluations": reward.evaluations, "found": sorted(reward.found), "cpu": cpu}))
         if progress is not None:
             progress(f"{name} {seed}", done, total, {"reward": row["reward"], "kl": row["kl"]})
 
@@ -155,6 +157,7 @@ def _tuned(
         "guards": dict(reward.reward.counts),
         "failures": dict(reward.reward.failures),
         "stopped": rows[-1].get("stopped", ""),
+        "cpu_before": before,
     }
     return about, draw(policy, lab.samples, seed + FRESH)
 

@@ -69,7 +69,8 @@ def reward_speed(builder: Builder, crystals: int, slow: int, seed: int) -> dict[
     builder.screen.judge([valid[0]])  # loads what is loaded once
     published([valid[0]])
     ours = theirs = 0.0
-    found, expected = [], []
+    found: list[float] = []
+    expected: list[float] = []
     portions = [valid[k : k + PORTION] for k in range(0, min(slow, len(valid)), PORTION)]
     shares = np.array_split(np.arange(len(valid)), max(1, len(portions)))
     for portion, share in zip(portions, shares, strict=True):

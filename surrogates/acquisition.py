@@ -41,7 +41,10 @@ class AcquisitionConfig:
 
     strategy: str = "ucb"
     objectives: tuple[Objective, ...] = (Objective("bulk_modulus"),)
-    constraints: tuple[Constraint, ...] = (Constraint("e_above_hull", at_most=0.1),)
+    constraints: tuple[Constraint, ...] = (
+        Constraint("e_above_hull", at_most=0.1),
+        Constraint("e_above_hull", at_least=-0.5),  # below, the potential errs, and the oracle refuses the label
+    )
     incumbent: int = 1
     beta: float = 2.0
     screen: int = 512

@@ -218,3 +218,14 @@ def test_wrong_settings_are_named():
         Objective("a", "target")
     with pytest.raises(ConfigError, match="either"):
         Constraint("a")
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "ucb", "stability_improvement"])
+def test_energies_too_good_to_be_true_come_last_by_default(strategy):
+    energies, log_moduli = [-0.9, 0.02, 0.4], [5.9, 4.0, 5.5]  # the first is stiffest, and an error of the potential
+    belief = Belief(
+        np.column_stack([energies, log_moduli]),
+        diagonal([0.02] * 3, [0.1] * 3),
+        properties=(E_ABOVE_HULL, BULK_MODULUS),
+    )
+    assert belief.select(strategy, 1, AcquisitionConfig())[0] == 1

@@ -25,6 +25,7 @@ from loop.files import make_folder, write_text
 
 START = 600.0  # s for the process to load the potential
 CRASH, HANG, ESCAPED = "crash", "hang", "exception"
+PLURALS = {"crashes": CRASH, "hangs": HANG, "exceptions": ESCAPED}
 PROTOCOL = (
     "Inputs are made from consecutive seeds: textbook crystals with one kind of damage each, as structures or as the "
     "text of a CIF. Each is read, its space group, fingerprint and identity for the ledger are found, its energy above "
@@ -266,7 +267,7 @@ def _record(output: Path, config: RobustnessBenchmark, rows: list[dict[str, Any]
     wrong = [row for row in rows if row["status"] in (CRASH, HANG, ESCAPED) or unnamed(row)]
     results = {
         "inputs": len(rows),
-        **{f"{kind}s": sum(row["status"] == kind for row in rows) for kind in (CRASH, HANG, ESCAPED)},
+        **{name: sum(row["status"] == kind for row in rows) for name, kind in PLURALS.items()},
         "without a name or reason": sum(unnamed(row) for row in rows) - sum(
             row["status"] in (CRASH, HANG, ESCAPED) for row in rows
         ),

@@ -10,12 +10,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from flows.benchmarks.pool_simulation import FOREST, RANDOM, Campaign, Engine, Outcome, simulate
+from flows.benchmarks.pool_simulation import FOREST, RANDOM, Campaign, Engine, Outcome, settings_of, simulate
 from flows.benchmarks.pool_summary import summarise, tables
 from flows.benchmarks.pool_tasks import TASKS, Pool, load_pool
 from loop.contracts import Progress
@@ -190,8 +190,7 @@ def _one(campaign: Campaign) -> Outcome:
 def _key(pool: Pool, extractor: FeatureExtractor, campaign: Campaign, engine: Engine) -> str:
     """Name of a campaign's file: readable, and a hash of everything that changes its outcome."""
     ids = "".join(candidate.id for candidate in pool.candidates)
-    chosen = replace(engine, acquisition=replace(engine.acquisition, strategy=campaign.strategy))
-    ours = "" if campaign.strategy in (RANDOM, FOREST) else repr(chosen)
+    ours = "" if campaign.strategy in (RANDOM, FOREST) else repr(settings_of(pool, campaign, engine))
     parts = [pool.task, ids, extractor.key, repr(campaign), ours]
     digest = hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
     return f"{pool.task}-{campaign.strategy}-{campaign.seed}-{digest}"

@@ -124,10 +124,9 @@ def simulate(pool: Pool, campaign: Campaign, extractor: FeatureExtractor, engine
     if campaign.strategy == RANDOM:
         order = rng.permutation(n)[:budget].tolist()
         return _outcome(pool, campaign, order, [], time.perf_counter() - start)
+    engine = settings_of(pool, campaign, engine)
     surrogate = _surrogate(pool, campaign, extractor, engine.gp)
-    task = TASKS[pool.task]
-    config = replace(engine.acquisition, objectives=(task.objective,), constraints=task.constraints)
-    acquisition = ACQUISITIONS["greedy" if campaign.strategy == FOREST else campaign.strategy](config)
+    acquisition = ACQUISITIONS[engine.acquisition.strategy](engine.acquisition)
     order = rng.permutation(n)[: campaign.initial].tolist()
     rounds = []
     while len(order) < budget:
@@ -144,12 +143,20 @@ def simulate(pool: Pool, campaign: Campaign, extractor: FeatureExtractor, engine
     return _outcome(pool, campaign, order, rounds, time.perf_counter() - start)
 
 
+def settings_of(pool: Pool, campaign: Campaign, engine: Engine) -> Engine:
+    """The engine with what the task and the campaign say: property, objective, constraints, strategy."""
+    task = TASKS[pool.task]
+    strategy = "greedy" if campaign.strategy == FOREST else campaign.strategy
+    wanted = {"objectives": (task.objective,), "constraints": task.constraints, "strategy": strategy}
+    return Engine(replace(engine.gp, properties=(task.prop,)), replace(engine.acquisition, **wanted))
+
+
 def _surrogate(
     pool: Pool, campaign: Campaign, extractor: FeatureExtractor, gp: GPConfig
 ) -> GPSurrogate | ForestSurrogate:
     if campaign.strategy == FOREST:
         return ForestSurrogate(extractor, pool, campaign.seed)
-    surrogate = GPSurrogate(extractor, replace(gp, properties=(TASKS[pool.task].prop,)))
+    surrogate = GPSurrogate(extractor, gp)
     surrogate.adapt(pool.candidates)
     return surrogate
 

@@ -115,9 +115,9 @@ def test_relaxations_are_compared_and_a_cut_off_run_goes_on(tmp_path):
     assert begun["results"] == {}
     compare_relaxations(tmp_path, config)
     rows = (tmp_path / "rows.jsonl").read_text().splitlines()
-    (tmp_path / "rows.jsonl").write_text("\n".join(rows[:7]) + '\n{"torn')
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows[:5]) + '\n{"torn')  # within a chunk of the baseline
     record = compare_relaxations(tmp_path, config)
-    assert (tmp_path / "rows.jsonl").read_text().splitlines()[:6] == rows[:6]
+    assert (tmp_path / "rows.jsonl").read_text().splitlines()[:5] == rows[:5]
     assert record["results"]["batched"]["crystals"] == record["results"]["ase-LBFGS"]["crystals"] == 3
     ratio = record["results"]["ase-LBFGS"]["cpu_seconds"] / record["results"]["batched"]["cpu_seconds"]
     assert record["results"]["batched against ase-LBFGS"]["speedup_cpu"] == pytest.approx(ratio)

@@ -74,14 +74,24 @@ def run(output: Path, config: RelaxationBenchmark = RelaxationBenchmark(), progr
     crystals = _crystals(config, potential)
     measure = _variants(potential, settings, config.optimizers)
     done = {(row["crystal"], row["variant"]) for row in rows}
-    for start in range(0, len(crystals), config.chunk):
-        for name in [name for name in measure if (start, name) not in done]:
-            if time.monotonic() - began > 60 * config.minutes:
-                break
-            rows += _append(output / ROWS, _measured(crystals[start:][: config.chunk], start, name, measure[name]))
-            if progress is not None:
-                progress("crystals", min(start + config.chunk, len(crystals)), len(crystals), {})
+    for start, size, name in _units(len(crystals), config.chunk, list(measure)):
+        if (start, name) in done:
+            continue
+        if time.monotonic() - began > 60 * config.minutes:
+            break
+        rows += _append(output / ROWS, _measured(crystals[start:][:size], start, name, measure[name]))
+        if progress is not None:
+            progress("crystals", start + size, len(crystals), {})
     return summarise(output, rows, {"config": asdict(config), "relax": asdict(settings), "protocol": PROTOCOL})
+
+
+def _units(crystals: int, chunk: int, variants: Sequence[str]) -> Iterator[tuple[int, int, str]]:
+    """First crystal, number of crystals and variant of each piece of work: chunks together, the baselines singly."""
+    for start in range(0, crystals, chunk):
+        size = min(chunk, crystals - start)
+        for name in variants:
+            alone = name.startswith(BASELINE)
+            yield from ((first, 1, name) for first in range(start, start + size)) if alone else [(start, size, name)]
 
 
 def _append(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -91,7 +101,7 @@ def _append(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _finished(output: Path, config: RelaxationBenchmark, settings: RelaxConfig) -> list[dict[str, Any]]:
-    """Rows of the chunks that a variant has done; the file is cut back to them."""
+    """Rows of the pieces of work that are done; the file is cut back to them."""
     what = {"config": {"chunk": config.chunk, "seed": config.seed, "n": config.n}, "relax": asdict(settings)}
     stamp, path = json.dumps(what, sort_keys=True), output / "protocol.json"
     if path.exists() and path.read_text(encoding="utf-8") != stamp:
@@ -111,7 +121,9 @@ def _finished(output: Path, config: RelaxationBenchmark, settings: RelaxConfig) 
         for key, size in sizes.items()
         if size == (config.chunk if key[0] < last else config.n - last * config.chunk)
     }
-    rows = [row for row in rows if (row["crystal"] // config.chunk, row["variant"]) in full]
+    rows = [
+        r for r in rows if r["variant"].startswith(BASELINE) or (r["crystal"] // config.chunk, r["variant"]) in full
+    ]
     write_text(output / ROWS, "".join(json.dumps(row) + "\n" for row in rows))
     return rows
 

@@ -160,16 +160,20 @@ def test_summary_has_means_with_standard_errors_over_systems():
 
     runs = [outcome("A-B", "random", [0, 0, 1, 1]), outcome("A-C", "random", [0, 1, 1, 1])]
     runs += [outcome("A-B", "ours", [1, 2, 3, 4]), outcome("A-C", "ours", [1, 1, 2, 2])]
-    rows = {row["method"]: row for row in summarise(runs, 4)}
+    rows = {row["method"]: row for row in summarise(runs)}
     assert rows["ours"]["ef"] == pytest.approx(3.0)
     assert rows["ours"]["ef_se"] == pytest.approx(1.0)  # of 4 and 2
     assert rows["ours"]["af"] == pytest.approx(2.5)  # of 3 / 1 and 2 / 1
     assert rows["random"]["af"] == rows["random"]["ef"] == 1
+    alone = summarise(runs[2:])[0]
+    assert np.isnan(alone["af"])  # nothing to compare with
+    assert np.isnan(alone["ef"])
+    assert alone["msun"] == pytest.approx(0.75)
     json.dumps(rows)
 
 
 def test_wrong_settings_are_named():
-    with pytest.raises(ConfigError, match="methods among random"):
+    with pytest.raises(ConfigError, match="methods among ours"):
         HullConfig(methods=("luck",))
     with pytest.raises(ConfigError, match="at least 1"):
         HullConfig(budget=0)

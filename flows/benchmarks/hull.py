@@ -29,6 +29,7 @@ from flows.benchmarks.hull_methods import (
     random_crystals,
 )
 from flows.benchmarks.hull_world import Episode, Outcome, RelaxingOracle
+from flows.console import finite
 from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.files import make_folder, sha256, write_text
@@ -119,7 +120,7 @@ def run(output: Path, config: HullConfig | None = None, progress: Progress | Non
             here = [o for o in outcomes if (o.system, o.seed) == (system, seed)]
             found = {f"{o.method} {t}": float(curve[-1]) for o in here for t, curve in o.curves.items()}
             progress("hull", done + 1, len(wanted), found)
-    summary = summarise(outcomes, config.budget)
+    summary = summarise(outcomes)
     for name, frame in tables(outcomes, summary).items():
         write_text(output / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
     figure = draw(outcomes, output / "discoveries.png")
@@ -132,7 +133,7 @@ def run(output: Path, config: HullConfig | None = None, progress: Progress | Non
         "provenance": provenance(),
         "files": {path.name: sha256(path) for path in [*sorted(output.glob("*.csv")), figure]},
     }
-    write_text(output / "record.json", json.dumps(record, indent=1, default=str) + "\n")
+    write_text(output / "record.json", json.dumps(finite(record), indent=1, default=str) + "\n")
     return record
 
 

@@ -25,12 +25,13 @@ def discovery_area(curve: Sequence[float]) -> float:
     return float(np.trapezoid(full) / (len(curve) ** 2 / 2))
 
 
-def scores(curve: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:
+def scores(curve: Sequence[float], baseline: Sequence[float] | None) -> dict[str, float]:
     """Metrics of one episode.
 
     Args:
         curve: discoveries after 1, 2, ... queries.
-        baseline: the same for the random generator, mean over its episodes in that system.
+        baseline: the same for the random generator, mean over its episodes in that system; None where it was not run,
+            which leaves the first two metrics NaN.
 
     Returns:
         ``af``: queries after which the baseline has all that it ever finds, over those of this episode (0 where it
@@ -38,24 +39,24 @@ def scores(curve: Sequence[float], baseline: Sequence[float]) -> dict[str, float
         at most `CAP` (NaN where neither finds anything). ``audc``: `discovery_area`. ``msun``: share of queries that
         are discoveries at the end.
     """
-    most = baseline[-1]
     found = float(curve[-1])
-    return {
-        "af": acceleration_factor(curve, baseline, most) if most > 0 else np.nan,
-        "ef": min(found / most, CAP) if most > 0 else (CAP if found else np.nan),
-        "audc": discovery_area(curve),
-        "msun": found / len(curve),
-    }
+    result = {"af": np.nan, "ef": np.nan, "audc": discovery_area(curve), "msun": found / len(curve)}
+    if baseline is None:
+        return result
+    most = baseline[-1]
+    if most > 0:
+        return result | {"af": acceleration_factor(curve, baseline, most), "ef": min(found / most, CAP)}
+    return result | {"ef": CAP if found else np.nan}
 
 
-def summarise(outcomes: Sequence[Outcome], budget: int) -> list[dict[str, Any]]:
+def summarise(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
     """One row a tolerance and method: means over systems and seeds, standard errors as ``<name>_se``."""
     rows = []
     for tolerance in dict.fromkeys(t for outcome in outcomes for t in outcome.curves):
         for method in dict.fromkeys(outcome.method for outcome in outcomes):
             own = [o for o in outcomes if o.method == method and tolerance in o.curves]
             row: dict[str, Any] = {"tolerance": float(tolerance), "method": method, "episodes": len(own)}
-            table = [scores(o.curves[tolerance], _baseline(outcomes, o.system, tolerance, budget)) for o in own]
+            table = [scores(o.curves[tolerance], _baseline(outcomes, o.system, tolerance)) for o in own]
             for name in table[0] if table else ():
                 values = np.array([entry[name] for entry in table])
                 values = values[np.isfinite(values)]
@@ -74,10 +75,10 @@ def _failures(own: Sequence[Outcome]) -> dict[str, float]:
     return {"failed": sum(not query["verdict"] for query in queries) / total, **shares}
 
 
-def _baseline(outcomes: Sequence[Outcome], system: str, tolerance: str, budget: int) -> list[float]:
-    """Mean curve of the random generator in a system; zeros where it was not run."""
+def _baseline(outcomes: Sequence[Outcome], system: str, tolerance: str) -> list[float] | None:
+    """Mean curve of the random generator in a system."""
     curves = [o.curves[tolerance] for o in outcomes if o.method == RANDOM and o.system == system]
-    return np.mean(curves, axis=0).tolist() if curves else [0.0] * budget
+    return np.mean(curves, axis=0).tolist() if curves else None
 
 
 def tables(outcomes: Sequence[Outcome], summary: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:

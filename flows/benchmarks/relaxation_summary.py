@@ -14,6 +14,7 @@ from loop.values import OK
 
 BASELINE = "ase-"
 SAME_ENERGY = 0.002  # eV/atom
+FEWEST = 5  # chunks from which an interval is given
 MARGIN = 0.002  # eV/atom by which another basin is higher or lower
 
 
@@ -67,10 +68,11 @@ def _against(pairs: list[tuple[dict[str, Any], dict[str, Any]]], chunk: int) -> 
     chunks = sums["cpu_seconds"]
     draws = chunks[np.random.default_rng(0).integers(len(chunks), size=(2000, len(chunks)))].sum(axis=1)
     verdicts = Counter(compare(one, other) for one, other in pairs)
+    interval = np.percentile(draws[:, 1] / draws[:, 0], [2.5, 97.5]).tolist() if len(chunks) >= FEWEST else None
     return {
         "crystals": len(pairs),
         "speedup_cpu": float(chunks[:, 1].sum() / chunks[:, 0].sum()),
-        "speedup_cpu_95": np.percentile(draws[:, 1] / draws[:, 0], [2.5, 97.5]).tolist(),
+        "speedup_cpu_95": interval,
         "speedup_wall": float(sums["wall_seconds"][:, 1].sum() / sums["wall_seconds"][:, 0].sum()),
         "ends": dict(verdicts.most_common()),
         "same": sum(verdicts[kind] for kind in ("same", "same failure")) / len(pairs),

@@ -25,8 +25,8 @@ class AcquisitionConfig:
     """Settings of the selection.
 
     Attributes:
-        strategy: a key of `ACQUISITIONS`. On the tasks of `benchmark pool` ucb found as much as qlogei or more, and its
-            batches cost a tenth of the time.
+        strategy: a key of `ACQUISITIONS`. On two to three simulated campaigns of `benchmark pool` ucb and qlogei found
+            about as much; ucb needs no sampling.
         objectives: what to improve; several are scalarised (each divided by its spread among the labels) by all
             strategies except qlognehvi, which seeks their Pareto front.
         constraints: bounds that a candidate must keep.

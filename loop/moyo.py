@@ -29,9 +29,7 @@ def find_symmetry(structure: Structure, symprec: float, **options: Any) -> MoyoD
         return None
     import moyopy
 
-    _LOG.setLevel(
-        logging.ERROR
-    )  # it warns about every supercell, and about its operations
+    _LOG.setLevel(logging.ERROR)  # it warns about every supercell, and about its operations
     try:
         numbers = [int(species.Z) for species in structure.species]  # a dummy species has none
         cell = moyopy.Cell(matrix.tolist(), coords.tolist(), numbers)

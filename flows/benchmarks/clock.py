@@ -21,7 +21,7 @@ class Timing:
 
     def summary(self) -> dict[str, Any]:
         """Medians and ranges."""
-        parts = {}
+        parts: dict[str, Any] = {}
         for name in ("wall", "cpu"):
             values = np.array(getattr(self, name))
             parts[f"{name}_seconds"] = float(np.median(values))

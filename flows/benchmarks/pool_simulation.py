@@ -147,8 +147,10 @@ def settings_of(pool: Pool, campaign: Campaign, engine: Engine) -> Engine:
     """The engine with what the task and the campaign say: property, objective, constraints, strategy."""
     task = TASKS[pool.task]
     strategy = "greedy" if campaign.strategy == FOREST else campaign.strategy
-    wanted = {"objectives": (task.objective,), "constraints": task.constraints, "strategy": strategy}
-    return Engine(replace(engine.gp, properties=(task.prop,)), replace(engine.acquisition, **wanted))
+    acquisition = replace(
+        engine.acquisition, objectives=(task.objective,), constraints=task.constraints, strategy=strategy
+    )
+    return Engine(replace(engine.gp, properties=(task.prop,)), acquisition)
 
 
 def _surrogate(

@@ -103,11 +103,12 @@ def script(monkeypatch, folder, text):
 
 
 def test_time_memory_and_crashes_end_a_calculation(monkeypatch, tmp_path):
+    before = set(psutil.Process().children(recursive=True))  # workers of other tests may wait to be used again
     script(monkeypatch, tmp_path, "import subprocess, time\nsubprocess.Popen(['sleep', '60'])\ntime.sleep(60)")
     outcome = run_worker(tmp_path, ONE, ENGINE, 1.0)
     assert outcome.ending == "timeout"
     assert outcome.seconds < 30
-    assert not psutil.Process().children(recursive=True)
+    assert not set(psutil.Process().children(recursive=True)) - before
     script(monkeypatch, tmp_path, "import time\nkept = b'x' * 300_000_000\ntime.sleep(60)")
     assert run_worker(tmp_path, Resources(cores=1, memory_gib=0.2), ENGINE, 60.0).ending == "memory"
     script(monkeypatch, tmp_path, "import sys\nsys.exit('the floor fell out')")

@@ -40,8 +40,8 @@ def salts(tmp_path):
 
 def test_evaluate_generator_counts(salts, tmp_path):
     write_crystals(tmp_path / "known.csv", ["mp-1"], [rocksalt("K", "Br", 6.55)])
-    done = run("evaluate-generator", "--input", salts, "--reference", tmp_path / "known.csv", "--no-energies", "--no-shipped",
-               "--output", tmp_path / "e", "--json")  # fmt: skip
+    done = run("evaluate-generator", "--input", salts, "--reference", tmp_path / "known.csv", "--no-energies",
+               "--no-shipped", "--output", tmp_path / "e", "--json")  # fmt: skip
     assert done.exit_code == 0, done.stderr
     results = json.loads(done.stdout)
     assert (results["samples"], results["readable"]) == (5, 4)

@@ -68,8 +68,8 @@ def lines_of(path: Path) -> int:
 
 
 def test_a_killed_relaxation_goes_on_where_it_was(tmp_path):
-    alloys(tmp_path / "in.csv", 40)
-    arguments = ["relax", "--input", str(tmp_path / "in.csv"), "--potential", EMT, "--fmax", "1e-5", "--smax", "1e-3"]
+    alloys(tmp_path / "in.csv", 12)
+    arguments = ["relax", "--input", str(tmp_path / "in.csv"), "--potential", EMT, "--fmax", "1e-3", "--smax", "1e-2"]
     arguments += ["--json", "--output"]
     journal = tmp_path / f"cut.csv{ENDING}"
     command = [sys.executable, "-m", "flows.cli", *arguments, str(tmp_path / "cut.csv")]
@@ -81,11 +81,11 @@ def test_a_killed_relaxation_goes_on_where_it_was(tmp_path):
     assert process.wait() == -signal.SIGKILL, process.stderr.read()
     assert not (tmp_path / "cut.csv").exists()
     found = lines_of(journal) - 1
-    assert 3 <= found < 40
+    assert 3 <= found < 12
     again = CliRunner().invoke(app, [*arguments, str(tmp_path / "cut.csv")])
     assert again.exit_code == 0, again.stderr
     assert f"{found} crystals are done already" in again.stderr
-    assert json.loads(again.stdout)["statuses"] == {"ok": 40}
+    assert json.loads(again.stdout)["statuses"] == {"ok": 12}
     assert not journal.exists()
     whole = CliRunner().invoke(app, [*arguments, str(tmp_path / "whole.csv")])
     assert whole.exit_code == 0, whole.stderr

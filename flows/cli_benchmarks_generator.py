@@ -36,6 +36,7 @@ def training(
     output: Output,
     data: OwnData = None,
     steps: Annotated[int, typer.Option(min=2, help="Steps that are timed; a quarter at the large size.")] = 20,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 2,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -43,7 +44,7 @@ def training(
     from flows.benchmarks.training import run
 
     with progress() as report:
-        record = run(output, data, steps=steps, seed=seed, progress=report)
+        record = run(output, data, steps=steps, threads=threads, seed=seed, progress=report)
     _tell(record, output, json)
 
 

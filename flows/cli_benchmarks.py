@@ -8,12 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from flows import cli_benchmarks_generator, cli_benchmarks_oracles
+from flows.cli_records import Json, Output, Seed
 from flows.console import emit, note, progress
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the record, tables and figures.")]
 Data = Annotated[list[Path], typer.Option("--data", help="CSV with a cif column and labels. Repeatable.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
-Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 
 app = typer.Typer(no_args_is_help=True, help="Measure this installation and its methods; records go to a folder.")
 cli_benchmarks_generator.register(app)

@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from flows.console import emit, note, progress
+from flows.cli_records import Json, Output, Seed, tell
+from flows.console import progress
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the record, tables and figures.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
-Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint folder.")]
 OwnData = Annotated[Path | None, typer.Option("--data", help="CSV with a cif column. Default: samples of our own.")]
 
@@ -29,7 +27,7 @@ def sampling(
 
     with progress() as report:
         record = run(output, checkpoint=checkpoint, batch=batch, repetitions=repetitions, seed=seed, progress=report)
-    _tell(record, output, json)
+    tell(record, output, json)
 
 
 def training(
@@ -45,7 +43,7 @@ def training(
 
     with progress() as report:
         record = run(output, data, steps=steps, threads=threads, seed=seed, progress=report)
-    _tell(record, output, json)
+    tell(record, output, json)
 
 
 def learning(
@@ -63,7 +61,7 @@ def learning(
     config = configfile.load(forbid_extra(LearningConfig), None, configfile.parse_settings(settings or []))
     with progress() as report:
         record = run(train, held_out, output, config, report)
-    _tell(record, output, json)
+    tell(record, output, json)
 
 
 def preparation(
@@ -79,7 +77,7 @@ def preparation(
 
     with progress() as report:
         record = run(output, data, n=n, broken=broken, seed=seed, progress=report)
-    _tell(record, output, json)
+    tell(record, output, json)
 
 
 def conditions(
@@ -94,12 +92,7 @@ def conditions(
 
     with progress() as report:
         record = run(output, n=n, seed=seed, checkpoint=checkpoint, progress=report)
-    _tell(record, output, json)
-
-
-def _tell(record: dict, output: Path, json: bool) -> None:
-    emit(record if json else record["results"], json)
-    note(f"wrote {output}/record.json")
+    tell(record, output, json)
 
 
 def register(app: typer.Typer) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from flows.console import emit, note, progress
+from flows.cli_records import Json, Output, Seed, tell
+from flows.console import progress
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the record, tables and figures.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
-Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 Minutes = Annotated[float, typer.Option(help="Begin nothing after this time; repeat the command, and it goes on.")]
 Potential = Annotated[str, typer.Option(help="chgnet, mace:NAME, mace:PATH, or an ASE calculator as module:Class.")]
 FOREVER = float("inf")
@@ -33,7 +30,7 @@ def relaxation(
     config = RelaxationBenchmark(n, seed=seed, optimizers=tuple(optimizer or ("LBFGS",)), minutes=minutes)
     with progress() as report:
         record = run(output, config, report)
-    _tell(record, output, json)
+    tell(record, output, json)
 
 
 def elasticity(
@@ -47,7 +44,7 @@ def elasticity(
 
     with progress() as report:
         record = run(output, potential, trust=trust, progress=report)
-    _tell(record, output, json)
+    tell(record, output, json)
 
 
 def robustness(
@@ -62,12 +59,7 @@ def robustness(
 
     with progress() as report:
         record = run(output, RobustnessBenchmark(n, seed=seed, minutes=minutes), report)
-    _tell(record, output, json)
-
-
-def _tell(record: dict[str, Any], output: Path, json: bool) -> None:
-    emit(record if json else record["results"], json)
-    note(f"wrote {output}/record.json")
+    tell(record, output, json)
 
 
 def register(app: typer.Typer) -> None:

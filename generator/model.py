@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from generator.conditions import Sampling as Sampling  # where it used to be
+from generator.dropout import Dropout
 from generator.sequence import KINDS, LATTICE, A, TokenSequence, W, X
 from generator.wyckoff import WyckoffTables, tables
 
@@ -190,7 +191,7 @@ class Block(nn.Module):
         self.norm_mlp = nn.LayerNorm(config.width)
         self.up = nn.Linear(config.width, 4 * config.width)
         self.down = nn.Linear(4 * config.width, config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def mlp(self, x: Tensor) -> Tensor:
         """Widen, GELU (tanh form, as published), narrow."""

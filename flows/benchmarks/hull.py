@@ -29,6 +29,7 @@ from flows.benchmarks.hull_methods import (
     random_crystals,
 )
 from flows.benchmarks.hull_world import Episode, Outcome, RelaxingOracle
+from flows.benchmarks.workers import spread
 from flows.console import finite
 from loop.contracts import Progress
 from loop.errors import ConfigError
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 SYSTEMS: tuple[str, ...]
 SYSTEMS = ("Mg-Sn-Sr", "Au-K-Tb", "Co-Mg-Na", "Hf-Ni-Zr", "Co-Dy-W", "Ga-Pt-Tm", "Ga-Ho-Lu", "Al-Li-V", "Al-V-Zn")
 SYSTEMS += ("Co-Pd-Tl",)
+# Half of the random cells hold over 30 A^3 an atom. They are to close up, or chance is handicapped by a guard.
+CONTRACTION = 100.0
 PROTOCOL = (
     "Start: every reference phase of the system, with the potential's energy. A query relaxes one crystal with the "
     "potential; failures count. The hull takes up each relaxed crystal. A discovery is a relaxed crystal that no known "
@@ -72,6 +75,7 @@ class HullConfig:
         max_atoms: of a primitive cell, for all methods.
         potential: the oracle's; it must be the one of the shipped reference phases.
         relax: settings of the oracle.
+        workers: processes, of one thread each; they share a GPU.
     """
 
     systems: tuple[str, ...] = SYSTEMS
@@ -83,14 +87,15 @@ class HullConfig:
     pool: int = 512
     max_atoms: int = 12
     potential: str = "chgnet"
-    relax: RelaxConfig = field(default_factory=RelaxConfig)
+    relax: RelaxConfig = field(default_factory=lambda: RelaxConfig(max_contraction=CONTRACTION))
+    workers: int = 1
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.methods if name not in METHODS]
         if unknown or not self.systems:
             raise ConfigError(f"expected systems and methods among {', '.join(METHODS)}, got {self.systems}, {unknown}")
-        if min(self.seeds, self.budget, self.batch, self.pool) < 1 or self.max_atoms < 2:
-            raise ConfigError("expected seeds, budget, batch and pool of at least 1 and max_atoms of at least 2")
+        if min(self.seeds, self.budget, self.batch, self.pool, self.workers) < 1 or self.max_atoms < 2:
+            raise ConfigError("expected seeds, budget, batch, pool and workers of at least 1, max_atoms of at least 2")
 
 
 def run(output: Path, config: HullConfig | None = None, progress: Progress | None = None) -> dict[str, Any]:
@@ -112,14 +117,15 @@ def run(output: Path, config: HullConfig | None = None, progress: Progress | Non
 
     config = config or HullConfig()
     make_folder(output / "episodes")
-    began, outcomes = time.perf_counter(), []
-    wanted = [(system, seed) for seed in range(config.seeds) for system in config.systems]
-    for done, (system, seed) in enumerate(wanted):
-        outcomes += _episodes(system, seed, output, config)
+    began = time.perf_counter()
+    wanted = [Share(s, seed, m) for seed in range(config.seeds) for s in config.systems for m in _shares(config)]
+    done: dict[Share, list[Outcome]] = {}
+    for share, episodes in spread(_episodes, (output, config), wanted, config.workers):
+        done[share] = episodes
         if progress is not None:
-            here = [o for o in outcomes if (o.system, o.seed) == (system, seed)]
-            found = {f"{o.method} {t}": float(curve[-1]) for o in here for t, curve in o.curves.items()}
-            progress("hull", done + 1, len(wanted), found)
+            found = {f"{o.method} {t}": float(curve[-1]) for o in episodes for t, curve in o.curves.items()}
+            progress("hull", len(done), len(wanted), found)
+    outcomes = [outcome for share in wanted for outcome in done[share]]
     summary = summarise(outcomes)
     for name, frame in tables(outcomes, summary).items():
         write_text(output / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
@@ -137,17 +143,33 @@ def run(output: Path, config: HullConfig | None = None, progress: Progress | Non
     return record
 
 
-def _episodes(system: str, seed: int, output: Path, config: HullConfig) -> list[Outcome]:
-    """All episodes of one system and seed, those on disk read back."""
+@dataclass(frozen=True)
+class Share:
+    """What one process plays in one go: methods that ask about the same crystals, so that each is relaxed once."""
+
+    system: str
+    seed: int
+    methods: tuple[str, ...]
+
+
+def _shares(config: HullConfig) -> list[tuple[str, ...]]:
+    """Methods that choose from the generator's pool, and the random generator, whose crystals are its own."""
+    parts = [tuple(m for m in config.methods if m != RANDOM), tuple(m for m in config.methods if m == RANDOM)]
+    return [part for part in parts if part]
+
+
+def _episodes(shared: tuple[Path, HullConfig], share: Share) -> list[Outcome]:
+    """All episodes of a share, those on disk read back."""
+    output, config = shared
     outcomes, setting = [], None
-    for method in config.methods:
+    for method in share.methods:
         for tolerances in [(t,) for t in config.tolerances] if method == OURS else [config.tolerances]:
             tag = "" if method != OURS else f"-{tolerances[0]:g}"
-            path = output / "episodes" / f"{system}-{method}{tag}-{seed}.json"
+            path = output / "episodes" / f"{share.system}-{method}{tag}-{share.seed}.json"
             if path.exists():
                 outcomes.append(Outcome(**json.loads(path.read_text(encoding="utf-8"))))
                 continue
-            setting = setting or _Setting(system, seed, output, config)
+            setting = setting or _Setting(share, output, config)
             outcome = setting.play(method, tolerances)
             write_text(path, json.dumps(asdict(outcome)))
             outcomes.append(outcome)
@@ -155,21 +177,23 @@ def _episodes(system: str, seed: int, output: Path, config: HullConfig) -> list[
 
 
 class _Setting:
-    """What the methods share in one system and seed; the pool is drawn when it is first needed."""
+    """What the methods of a share have in common; the pool is drawn when it is first needed."""
 
-    def __init__(self, system: str, seed: int, output: Path, config: HullConfig) -> None:
+    def __init__(self, share: Share, output: Path, config: HullConfig) -> None:
         from loop.known import KnownCrystals
         from oracles.potentials import load_potential
         from oracles.references import load_references
 
-        self.system, self.seed, self.config = system, seed, config
+        self.system, self.seed, self.config = share.system, share.seed, config
         self.potential: Potential = load_potential(config.potential)
         self.references = load_references()
         self.hull: Hull = self.references.hull()
         self.known: KnownCrystals = KnownCrystals.shipped()
-        self.features = output / "features"
+        self.features = output / "features" / f"{share.system}-{share.seed}"
         make_folder(output / "relaxed")
-        self.oracle = RelaxingOracle(self.potential, config.relax, output / "relaxed" / f"{system}.jsonl")
+        source = RANDOM if RANDOM in share.methods else GENERATOR
+        file = output / "relaxed" / f"{share.system}-{source}-{share.seed}.jsonl"  # no two processes write to it
+        self.oracle = RelaxingOracle(self.potential, config.relax, file)
         self._pool: Pool | None = None
 
     def play(self, name: str, tolerances: tuple[float, ...]) -> Outcome:
@@ -239,4 +263,4 @@ class _Setting:
 
         describe: Callable = self.potential.energies_and_descriptors
         key = f"{kind}|{self.references.checksum}"
-        return FeatureExtractor(default_blocks(describe, above, key=key), self.features / self.system)
+        return FeatureExtractor(default_blocks(describe, above, key=key), self.features)

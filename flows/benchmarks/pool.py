@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from flows.benchmarks.pool_simulation import FOREST, RANDOM, Campaign, Engine, Outcome, settings_of, simulate
 from flows.benchmarks.pool_summary import summarise, tables
 from flows.benchmarks.pool_tasks import TASKS, Pool, load_pool
+from flows.benchmarks.workers import spread
 from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.files import make_folder, sha256, write_text
@@ -146,7 +144,8 @@ def campaigns(
         if path.exists()
     }
     todo = [campaign for campaign in wanted if campaign not in done]
-    for campaign, outcome in _run(pool, extractor, todo, config):
+    shared = (pool, extractor.detached(), config.engine)
+    for campaign, outcome in spread(_one, shared, todo, config.workers):
         write_text(paths[campaign], json.dumps(outcome.to_dict()))
         done[campaign] = outcome
         if progress is not None:
@@ -154,36 +153,8 @@ def campaigns(
     return [done[campaign] for campaign in wanted]
 
 
-def _run(pool: Pool, extractor: FeatureExtractor, todo: Sequence[Campaign], config: PoolConfig) -> Any:
-    """Yields (campaign, outcome) as they come."""
-    if config.workers == 1 or len(todo) < 2:
-        for campaign in todo:
-            yield campaign, simulate(pool, campaign, extractor, config.engine)
-        return
-    # spawn: a forked torch may deadlock in its thread pool
-    with ProcessPoolExecutor(
-        config.workers, get_context("spawn"), initializer=_start, initargs=(pool, extractor.detached(), config.engine)
-    ) as executor:
-        futures = {executor.submit(_one, campaign): campaign for campaign in todo}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-
-
-_worker: tuple[Pool, FeatureExtractor, Engine] | None = None
-
-
-def _start(pool: Pool, extractor: FeatureExtractor, engine: Engine) -> None:
-    global _worker
-    import torch
-
-    torch.set_num_threads(1)
-    _worker = (pool, extractor, engine)
-
-
-def _one(campaign: Campaign) -> Outcome:
-    if _worker is None:
-        raise RuntimeError("the worker was not started by the benchmark")
-    pool, extractor, engine = _worker
+def _one(shared: tuple[Pool, FeatureExtractor, Engine], campaign: Campaign) -> Outcome:
+    pool, extractor, engine = shared
     return simulate(pool, campaign, extractor, engine)
 
 

@@ -1,21 +1,29 @@
 """The benchmark of fine-tuning: counting, intervals, and an independent hull on an invented chemistry."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from pymatgen.core import Lattice, Structure
 
 from flows.benchmarks.rl import RLConfig
 from flows.benchmarks.rl_hull import Energies, IndependentHull, JudgeConfig, Phases, fitted_elements
-from flows.benchmarks.rl_judge import Tally, counts, drift
+from flows.benchmarks.rl_judge import Samples, Tally, counts, drift
+from flows.benchmarks.rl_relaxed import COLUMN as RELAXED
+from flows.benchmarks.rl_relaxed import relaxed
 from flows.benchmarks.rl_summary import draw_curves, draw_shares, summarise, table
 from flows.benchmarks.rl_variants import RECIPE, VARIANTS
 from loop.cif import to_cif
 from loop.errors import ConfigError
+from loop.novelty import NoveltyIndex
 from loop.values import Candidate, EnergyType, Origin
+from oracles.mlip import MlipConfig, PotentialOracle
+from oracles.potentials import load_potential
 from oracles.references import References
-from tests.fakes import rocksalt
+from oracles.relax import RelaxConfig, relax
+from tests.fakes import FCC, rocksalt
 
 FORMATION = {"NaCl": -2.0, "KCl": -1.8, "NaBr": -1.5, "KBr": -1.6}  # eV/atom
 OWN = {"Na": -1.3, "K": -1.1, "Cl": -1.8, "Br": -1.6}  # the judge's elements, which it gets wrong
@@ -101,6 +109,30 @@ def test_tally_counts_distinct_finds():
     tally(crystals)
     assert tally.evaluations == 6
     assert tally.found == {"NaCl 225"}
+
+
+def test_relaxed_samples_are_judged_as_they_end(tmp_path):
+    """Stretched copper and gold fall back to the elements' own energies; an overlap is no crystal; all by ASE's EMT."""
+    potential = load_potential("ase.calculators.emt:EMT")
+    metals = {name: Structure(Lattice.cubic(a), [name] * 4, FCC) for name, a in (("Cu", 3.59), ("Au", 4.06))}
+    minima = [outcome.energy for outcome in relax(list(metals.values()), potential, RelaxConfig(fmax=1e-3, smax=0.01))]
+    kind, none = potential.energy_type, np.zeros(2, bool)
+    references = References(tuple(metals), np.array(minima), ("a", "b"), none, kind, "checksum", {})
+    oracle = PotentialOracle(potential, references, MlipConfig(bulk=None))
+    builder = SimpleNamespace(measuring=oracle, novelty=NoveltyIndex())
+    wide = [metals["Cu"].copy(), metals["Cu"].copy(), metals["Au"].copy()]
+    for structure, factor in zip(wide, (1.1, 1.08, 1.1), strict=True):
+        structure.scale_lattice(structure.volume * factor)
+    frame = rows().head(5).assign(structure_valid=[True, True, True, False, True], e_above_hull=9.0)
+    samples = Samples([*wide, wide[0], metals["Au"]], frame)
+    found = relaxed(samples, 4, builder, tmp_path / "relaxed.csv")
+    assert found[RELAXED][:3].tolist() == pytest.approx([0, 0, 0], abs=2e-3)
+    assert np.isnan(found[RELAXED][3])
+    assert found["structure_valid"].tolist() == [True, True, True, False]
+    assert found["unique"].tolist() == [True, False, True, False]  # both coppers end alike
+    assert counts(found, RELAXED)["stable"] == 3
+    builder.measuring = None  # from the file now
+    pd.testing.assert_frame_equal(relaxed(samples, 4, builder, tmp_path / "relaxed.csv"), found)
 
 
 def test_fitted_elements_reproduce_formation_energies():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ import numpy as np
 from flows.benchmarks.rl_arms import Laboratory, SupervisedConfig, read_samples, run_arm
 from flows.benchmarks.rl_hull import JudgeConfig
 from flows.benchmarks.rl_judge import PROTOCOL, counts, drift
+from flows.benchmarks.rl_relaxed import COLUMN as RELAXED
+from flows.benchmarks.rl_relaxed import relaxed
 from flows.benchmarks.rl_variants import (
     BASE,
     BEST_OF_N,
@@ -54,6 +57,7 @@ class RLConfig:
         judge: the independent potential.
         judged: arms that the independent potential judges.
         judge_samples: samples of each of them that it sees, the first ones.
+        relaxed: samples of each judged arm that are relaxed with the default potential, the first ones; 0: none.
         recipe: settings of the fine-tuning.
         supervised: settings of the supervised baseline.
     """
@@ -68,6 +72,7 @@ class RLConfig:
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     judged: tuple[str, ...] = (BASE, TUNED, BEST_OF_N, SUPERVISED)
     judge_samples: int = 1000
+    relaxed: int = 0
     recipe: RecipeOverrides = field(default_factory=lambda: RecipeOverrides())
     supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
 
@@ -76,7 +81,7 @@ class RLConfig:
         check_names((*self.variants, *self.ablations, *self.judged))
         if BASE not in self.variants:
             raise ConfigError("the base must be among the variants: all others are compared with it.")
-        if min(self.seeds, self.samples, self.judge_samples) < 1 or self.ablation_seeds < 0:
+        if min(self.seeds, self.samples, self.judge_samples) < 1 or min(self.ablation_seeds, self.relaxed) < 0:
             raise ConfigError("seeds, samples and judge_samples must be positive.")
 
     @property
@@ -142,6 +147,11 @@ def report(
         if INDEPENDENT in drawn.rows:
             seen = drawn.rows.head(config.judge_samples)
             row |= {f"independent_{key}": value for key, value in counts(seen, INDEPENDENT).items()}
+        if config.relaxed and name in config.judged:
+            path = output / "cells" / f"{name}-{seed}.relaxed.csv"
+            tell = None if progress is None else partial(_tell, progress, f"relaxed {name} {seed}")
+            seen = relaxed(drawn, config.relaxed, builder, path, tell)
+            row |= {f"relaxed_{key}": value for key, value in counts(seen, RELAXED).items()}
         told = about[name, seed]
         row |= {key: told.get(key) for key in ("evaluations", "finds", "trained_on", "stopped")}
         cells.append(row | {"cpu_seconds": told["cpu_seconds"]["learn"]})
@@ -163,6 +173,10 @@ def report(
     draw_curves(about, output / "curves.png")
     draw_shares(record["summary"], output / "shares.png")
     return record
+
+
+def _tell(progress: Progress, stage: str, done: int, total: int) -> None:
+    progress(stage, done, total, {})
 
 
 def _independent(
@@ -206,7 +220,7 @@ def _plain(config: RLConfig) -> dict[str, Any]:
 
 def _same_settings(output: Path, config: RLConfig) -> None:
     """Refuse arms that were made with other settings."""
-    free = ("judge", "judged", "judge_samples", "variants", "ablations", "seeds", "ablation_seeds", "seed")
+    free = ("judge", "judged", "judge_samples", "relaxed", "variants", "ablations", "seeds", "ablation_seeds", "seed")
     ours = {key: value for key, value in _plain(config).items() if key not in free}
     ours = json.loads(json.dumps(ours, default=str))
     path = output / "arms.json"

@@ -15,9 +15,11 @@ from loop.metrics import rate_ratio, wilson
 
 COUNTS = ("structure_valid", "valid", "unique", "known", "replay", "stable", "sun", "valid_sun", "sun_on_hull")
 DRIFT = ("element_ratio", "f_block", "radioactive", "single_element", "largest_group_share", "group_entropy")
+PREFIXES = ("", "independent_", "relaxed_")  # who judged stability: the reward's potential, another, after relaxation
 RATIOS = ("stable", "sun", "valid_sun", "valid")
 SHOWN = ("valid", "stable", "sun", "valid_sun")
-BASE_COLOUR, COLOUR, SECOND = "#8a8a8a", "#2f6fb0", "#c8641e"
+JUDGES = dict(zip(PREFIXES, ("reward's potential", "independent judge", "relaxed"), strict=True))
+COLOURS = ("#2f6fb0", "#c8641e", "#4a9a5b")
 
 
 def summarise(cells: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -32,7 +34,7 @@ def summarise(cells: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     summary: dict[str, dict[str, Any]] = {}
     for name, group in frame.groupby("variant", sort=False):
         entry: dict[str, Any] = {"seeds": len(group), "samples": int(group["samples"].sum())}
-        for prefix in ("", "independent_"):
+        for prefix in PREFIXES:
             if f"{prefix}sun" in group and group[f"{prefix}sun"].notna().all():
                 entry |= _shares(group, base, prefix)
         entry |= {key: float(group[key].mean()) for key in DRIFT}
@@ -67,7 +69,7 @@ def table(summary: dict[str, dict[str, Any]]) -> str:
     rows = []
     for name, entry in summary.items():
         row: dict[str, Any] = {"variant": name, "seeds": entry["seeds"], "samples": entry["samples"]}
-        for prefix in ("", "independent_"):
+        for prefix in PREFIXES:
             for key in COUNTS:
                 if prefix + key in entry:
                     row[f"{prefix}{key}_percent"] = round(100 * entry[prefix + key]["value"], 1)
@@ -102,13 +104,13 @@ def draw_curves(about: dict[tuple[str, int], dict[str, Any]], path: Path) -> Non
 
 
 def draw_shares(summary: dict[str, dict[str, Any]], path: Path) -> None:
-    """Shares of the samples with 95 % intervals, by the reward's potential and by the independent one."""
+    """Shares of the samples with 95 % intervals, by each judge."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1.2 * len(summary) + 4, 6.4), layout="constrained")
     names = list(summary)
     for axis, key in zip(figure.subplots(2, 2).ravel(), SHOWN, strict=True):
-        for shift, prefix, colour in ((-0.18, "", COLOUR), (0.18, "independent_", SECOND)):
+        for (prefix, label), shift, colour in zip(JUDGES.items(), (-0.27, 0.0, 0.27), COLOURS, strict=True):
             at = [
                 (k + shift, summary[name][prefix + key])
                 for k, name in enumerate(names)
@@ -118,8 +120,7 @@ def draw_shares(summary: dict[str, dict[str, Any]], path: Path) -> None:
                 continue
             heights = [share["value"] for _, share in at]
             errors = [[s["value"] - s["low"] for _, s in at], [s["high"] - s["value"] for _, s in at]]
-            label = "independent judge" if prefix else "reward's potential"
-            axis.bar([x for x, _ in at], heights, 0.34, yerr=errors, color=colour, label=label)
+            axis.bar([x for x, _ in at], heights, 0.27, yerr=errors, color=colour, label=label)
         axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
         axis.set(ylabel=f"{key.replace('_', ' ')} (share of samples)", ylim=(0, 1))
     figure.axes[1].legend(fontsize=8)

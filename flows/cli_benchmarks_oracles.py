@@ -17,6 +17,9 @@ FOREVER = float("inf")
 def relaxation(
     output: Output,
     n: Annotated[int, typer.Option("--n", min=1, help="Crystals to draw and relax.")] = 200,
+    chunk: Annotated[int, typer.Option(min=1, help="Crystals relaxed together; on a GPU some 200.")] = 16,
+    max_atoms: Annotated[int | None, typer.Option(min=1, help="Of the primitive cell. Default: any.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda, for all variants.")] = "cpu",
     optimizer: Annotated[
         list[str] | None, typer.Option(help="Of ASE: LBFGS (default), FIRE, BFGS. Repeatable.")
     ] = None,
@@ -27,7 +30,8 @@ def relaxation(
     """Batched relaxation against ASE one by one with the same CHGNet: speed, and whether both end alike."""
     from flows.benchmarks.relaxation import RelaxationBenchmark, run
 
-    config = RelaxationBenchmark(n, seed=seed, optimizers=tuple(optimizer or ("LBFGS",)), minutes=minutes)
+    optimizers = tuple(optimizer or ("LBFGS",))
+    config = RelaxationBenchmark(n, chunk, seed, max_atoms, device, optimizers=optimizers, minutes=minutes)
     with progress() as report:
         record = run(output, config, report)
     tell(record, output, json)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ROUND_OFF = 1e-4  # A: what primitive cells may smooth away; the energy does not notice
 ATOMS_IN_BATCH = 128  # beyond this a batch no longer fits the processor's caches and gets slower (measured)
+ATOMS_ON_GPU = 2048  # a guess, not measured; crystals of a batch that does not fit its memory are computed singly
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ class Potential(ABC):
         Args:
             structures: any; what cannot be computed gets a status.
             gradients: also forces and stress (about three times the time).
-            batch_size: most crystals in a batch; batches hold at most `ATOMS_IN_BATCH` atoms as well, or one crystal.
+            batch_size: most crystals in a batch; batches hold at most `ATOMS_IN_BATCH` atoms as well (`ATOMS_ON_GPU`
+                there), or one crystal.
             groups: symmetry of each crystal, which must have it exactly (`oracles.symmetry.find_group`). It makes
                 CHGNet several times as fast, and keeps forces and stress from breaking it by round-off.
 
@@ -133,7 +135,8 @@ class Potential(ABC):
         ]
         sound = [index for index, result in enumerate(results) if result.ok]
         every = [Group.trivial(len(structure)) for structure in structures] if groups is None else groups
-        for batch in _batches(sound, [len(structure) for structure in structures], batch_size):
+        most = ATOMS_ON_GPU if self.about.device.startswith("cuda") else ATOMS_IN_BATCH
+        for batch in _batches(sound, [len(structure) for structure in structures], batch_size, most):
             points = self._attempt([structures[i] for i in batch], [every[i] for i in batch], gradients)
             for index, point in zip(batch, points, strict=True):
                 results[index] = point
@@ -257,12 +260,12 @@ def _judged(point: SinglePoint) -> SinglePoint:
     return point
 
 
-def _batches(indices: Sequence[int], sizes: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices in batches of similar size."""
+def _batches(indices: Sequence[int], sizes: Sequence[int], batch_size: int, most: int) -> Iterator[list[int]]:
+    """Indices in batches of similar size, at most `most` atoms each."""
     batch: list[int] = []
     atoms = 0
     for index in sorted(indices, key=lambda i: sizes[i]):
-        if batch and (len(batch) >= batch_size or atoms + sizes[index] > ATOMS_IN_BATCH):
+        if batch and (len(batch) >= batch_size or atoms + sizes[index] > most):
             yield batch
             batch, atoms = [], 0
         batch.append(index)

@@ -36,11 +36,13 @@ ROWS = "rows.jsonl"
 OURS, FREE = "batched", "batched-without-symmetry"
 TOO_LARGE = 3.0  # times the volume of the start, as in RelaxConfig
 PROTOCOL = (
-    "Crystals drawn by the shipped checkpoint (temperature 1, no guard), the first that CHGNet can compute at all. "
+    "Crystals drawn by the shipped checkpoint (temperature 1, no guard), the first that CHGNet can compute at all and "
+    "that have at most `max_atoms` atoms in the primitive cell, where that is given. "
     "`batched`: relax() with its defaults but for the limit of steps. `batched-without-symmetry`: the same, symmetry "
     "not made use of. `ase-*`: the chgnet package's CHGNetCalculator, ASE's optimiser and FrechetCellFilter, one by "
     "one, from the same primitive cells. Converged: largest force and largest stress component both below the stated "
-    "bounds, for all. One thread each. Seconds of processor time of the process; wall time beside it. Not counted: "
+    "bounds, for all. One process, one thread each. What counts is processor time of the process on `cpu`, and wall "
+    "time on `cuda`; both are given. Not counted: "
     "drawing crystals, loading models, primitive cells of the baseline."
 )
 
@@ -52,6 +54,8 @@ class RelaxationBenchmark:
     n: int = 200  # crystals
     chunk: int = 16  # crystals that each variant takes in turn; also what relax() sees at once
     seed: int = 0  # of the drawing
+    max_atoms: int | None = None  # of the primitive cell; None: whatever comes
+    device: str = "cpu"  # of all variants; cpu or cuda
     max_steps: int = 500  # of every variant
     optimizers: tuple[str, ...] = ("LBFGS",)  # of ASE; of those that relax() offers, LBFGS is ASE's fastest here
     minutes: float = float("inf")  # no further chunk is begun after this; the next call goes on
@@ -70,7 +74,7 @@ def run(output: Path, config: RelaxationBenchmark = RelaxationBenchmark(), progr
     make_folder(output)
     settings = RelaxConfig(max_steps=config.max_steps, batch_size=config.chunk)
     rows = _finished(output, config, settings)
-    potential = load_potential("chgnet", device="cpu")
+    potential = load_potential("chgnet", device=config.device)
     crystals = _crystals(config, potential)
     measure = _variants(potential, settings, config.optimizers)
     done = {(row["crystal"], row["variant"]) for row in rows}
@@ -102,7 +106,8 @@ def _append(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _finished(output: Path, config: RelaxationBenchmark, settings: RelaxConfig) -> list[dict[str, Any]]:
     """Rows of the pieces of work that are done; the file is cut back to them."""
-    what = {"config": {"chunk": config.chunk, "seed": config.seed, "n": config.n}, "relax": asdict(settings)}
+    kept = ("chunk", "seed", "n", "max_atoms", "device")
+    what = {"config": {name: getattr(config, name) for name in kept}, "relax": asdict(settings)}
     stamp, path = json.dumps(what, sort_keys=True), output / "protocol.json"
     if path.exists() and path.read_text(encoding="utf-8") != stamp:
         raise InputError(f"{output} holds a comparison with other settings: delete it, or choose another folder.")
@@ -129,13 +134,26 @@ def _finished(output: Path, config: RelaxationBenchmark, settings: RelaxConfig) 
 
 
 def _crystals(config: RelaxationBenchmark, potential: Potential) -> list[Structure]:
-    """The first crystals of a draw that the potential can compute."""
+    """The first crystals of a draw that the potential can compute, and that are small enough.
+
+    Raises:
+        InputError: too few of those drawn are.
+    """
     from flows.generation import generate
     from generator.checkpoint import load_checkpoint
     from generator.conditions import Sampling
+    from oracles.potentials import ROUND_OFF
+    from oracles.symmetry import primitive
 
     drawn = generate(load_checkpoint(), 2 * config.n + 64, config.seed, Sampling())
     sound = [c.structure for c in drawn.candidates if potential.check(c.structure).ok]
+    if config.max_atoms is not None:
+        sound = [crystal for crystal in sound if len(primitive(crystal, ROUND_OFF)) <= config.max_atoms]
+    if len(sound) < config.n:
+        raise InputError(
+            f"Of {len(drawn.candidates)} crystals drawn only {len(sound)} can be computed and have at most "
+            f"{config.max_atoms} atoms, expected {config.n}: allow more atoms, or compare fewer crystals."
+        )
     return sound[: config.n]
 
 
@@ -143,7 +161,7 @@ Variant = Callable[[Sequence["Structure"]], list[dict[str, Any]]]
 
 
 def _variants(potential: Potential, settings: RelaxConfig, optimizers: Sequence[str]) -> dict[str, Variant]:
-    calculator = _chgnet_calculator()
+    calculator = _chgnet_calculator(potential.about.device)
     variants: dict[str, Variant] = {
         OURS: lambda crystals: _together(crystals, potential, settings),
         FREE: lambda crystals: _together(crystals, potential, replace(settings, keep_symmetry=False)),
@@ -156,7 +174,7 @@ def _variants(potential: Potential, settings: RelaxConfig, optimizers: Sequence[
 def _measured(crystals: Sequence[Structure], start: int, name: str, variant: Variant) -> list[dict[str, Any]]:
     """One row a crystal, each with its share of the chunk's seconds."""
     cpu, wall = time.process_time(), time.perf_counter()
-    found = variant(crystals)
+    found = variant(crystals)  # energies are numbers of Python by then: a GPU has nothing left to do
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     shares = {"variant": name, "cpu_seconds": cpu / len(found), "wall_seconds": wall / len(found)}
     return [{"crystal": start + index, **row, **shares} for index, row in enumerate(found)]
@@ -174,7 +192,7 @@ def _row(status: str, energy: float, steps: int, structure: Structure | None) ->
     return {"status": status, "energy": energy, "steps": steps, "structure": kept}
 
 
-def _chgnet_calculator() -> Calculator:
+def _chgnet_calculator(device: str) -> Calculator:
     """The package's own calculator, silent."""
     import contextlib
     import io
@@ -182,7 +200,7 @@ def _chgnet_calculator() -> Calculator:
     from chgnet.model.dynamics import CHGNetCalculator
 
     with contextlib.redirect_stdout(io.StringIO()):
-        return CHGNetCalculator(use_device="cpu", on_isolated_atoms="error")
+        return CHGNetCalculator(use_device=device, on_isolated_atoms="error")
 
 
 def _one_by_one(calculator: Calculator, settings: RelaxConfig, crystals: Sequence[Structure]) -> list[dict[str, Any]]:

@@ -63,7 +63,14 @@ class RLConfig:
     """
 
     variants: tuple[str, ...] = (BASE, TUNED, BEST_OF_N, SUPERVISED)
-    ablations: tuple[str, ...] = (PAPER, "group-baseline", "no-novelty", "no-guards")
+    ablations: tuple[str, ...] = (
+        PAPER,
+        "group-baseline",
+        "no-novelty",
+        "no-guards",
+        "surrogate",
+        "surrogate-penalty",
+    )
     seeds: int = 3
     ablation_seeds: int = 1
     seed: int = 0

@@ -21,6 +21,7 @@ from loop.validity import ValidityRules
 
 if TYPE_CHECKING:
     from flows.build import Builder
+    from flows.surrogate import CampaignSurrogate
     from generator.finetune import FinetuneConfig
     from generator.model import CrystalFormer
     from generator.sample import Sample
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 CHUNK = 256
 CURVE = ["iteration", "reward", "valid", "known", "unique", "kl", "element_ratio", "group_share", "group_entropy"]
 CURVE += ["entropy", "mean_e_above_hull", "clipped", "kl_step", "seconds_sample", "seconds_reward", "seconds_update"]
-FRESH = 1000  # added to an arm's seed for that of its fresh samples
+FRESH, LABELLED = (
+    1000,
+    5000,
+)  # added to an arm's seed for that of its fresh samples, and of what a surrogate learns from
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Laboratory:
     recipe: FinetuneConfig
     samples: int  # fresh, to be judged
     folder: Path
+    labels: int = 192  # relaxed samples of the base that a surrogate learns from
     supervised: SupervisedConfig = SupervisedConfig()
     pools: dict[int, Pool] = field(default_factory=dict)  # of seeds, shared by the baselines
 
@@ -70,11 +75,34 @@ class Laboratory:
         """Reward evaluations that learning may cost."""
         return self.recipe.iterations * self.recipe.batch_size
 
-    def reward(self, config: RewardConfig = REWARD, validity: ValidityRules | None = None) -> Tally:
+    def reward(
+        self,
+        config: RewardConfig = REWARD,
+        validity: ValidityRules | None = None,
+        surrogate: CampaignSurrogate | None = None,
+    ) -> Tally:
         """A reward that counts its finds."""
         builder = self.builder
         rules = validity or builder.config.validity
-        return Tally(PropertyReward(config, Judges(rules, builder.novelty, builder.screen)))
+        return Tally(PropertyReward(config, Judges(rules, builder.novelty, builder.screen, surrogate)))
+
+    def surrogate(self, seed: int) -> CampaignSurrogate:
+        """Of the relaxed distance from the hull, learned once a seed from `labels` relaxed samples of the base."""
+        from oracles.mlip import PotentialOracle
+
+        made, path = self.builder.surrogate, self.folder / "work" / f"surrogate-{seed}"
+        if path.exists():
+            made.load(path)
+            return made
+        measuring = self.builder.measuring
+        oracle = PotentialOracle(measuring.potential, measuring.references, replace(measuring.config, bulk=None))
+        drawn = [c for c in draw(self.base, 2 * self.labels, seed + LABELLED) if c is not None]
+        reasons = self.builder.config.validity([candidate.structure for candidate in drawn])
+        valid = [c for c, reason in zip(drawn, reasons, strict=True) if reason is None][: self.labels]
+        made.fit(valid, oracle.evaluate(valid))
+        make_folder(path.parent)
+        made.save(path)
+        return made
 
     @cached_property
     def base(self) -> CrystalFormer:
@@ -132,7 +160,7 @@ def _tuned(
     # equal numbers of evaluations, whatever the batch size
     iterations = max(1, round(lab.evaluations / config.batch_size))
     config = replace(config, iterations=iterations)
-    reward = lab.reward(reward_config, variant.validity)
+    reward = lab.reward(reward_config, variant.validity, lab.surrogate(seed) if variant.asks_surrogate else None)
     base = lab.builder.generator.base
     policy = copy.deepcopy(base.model)
     tuner = Finetuner(policy, base.model, config, seed=seed, anchor=base.checksum)

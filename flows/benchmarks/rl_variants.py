@@ -16,6 +16,7 @@ BASE, TUNED, PAPER, BEST_OF_N, SUPERVISED = "base", "tuned", "paper", "best-of-n
 STEEP = Term("e_above_hull", "minimise", low=0.05, high=1.0, shape=4.0, source="hull")
 # as published: linear in the distance; 1 is 3 eV/atom here, which the KL weight of the paper's variant takes along
 LINEAR = Term("e_above_hull", "minimise", low=-1.0, high=2.0, shape=1.0, source="hull")
+LEARNED = replace(STEEP, source="surrogate")  # the relaxed distance, as a surrogate believes
 REWARD = RewardConfig(terms=(STEEP,), known_factor=0.0, duplicate_factor=0.0)
 RECIPE = FinetuneConfig(
     iterations=32,
@@ -53,6 +54,11 @@ class Variant:
     def settings(self, recipe: FinetuneConfig) -> tuple[FinetuneConfig, RewardConfig]:
         """Settings of this arm."""
         return replace(recipe, **self.finetune), replace(REWARD, **self.reward)
+
+    @property
+    def asks_surrogate(self) -> bool:
+        """Whether its reward is what a surrogate believes."""
+        return any(term.source == "surrogate" for term in self.settings(RECIPE)[1].terms)
 
 
 VARIANTS = {
@@ -92,6 +98,11 @@ VARIANTS = {
     "reinforce": Variant("REINFORCE, one pass", {"algorithm": "reinforce", "epochs": 1}),
     "dpo": Variant("DPO on pairs ranked by reward", {"algorithm": "dpo"}),
     "replay": Variant("self-imitation of the best 256", {"replay": 256}),
+    "surrogate": Variant(
+        "reward: the mean of a surrogate of the relaxed distance, learned from relaxed samples of the base",
+        reward={"terms": (LEARNED,), "kappa": 0.0},
+    ),
+    "surrogate-penalty": Variant("the same less one standard deviation", reward={"terms": (LEARNED,), "kappa": 1.0}),
     "no-guards": Variant(
         "all guards off: any composition and energy earns, elements and repeats without limit",
         {"element_limit": None, "repeat_discount": 1.0, "space_group_anchor": 0.0, "limits": UNLIMITED},

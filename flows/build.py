@@ -50,11 +50,22 @@ def open_campaign(config: CampaignConfig, directory: Path, progress: Progress | 
     """
     make_folder(directory)
     check_same(config, directory)
-    with Store(config.ledger(directory)) as store, parts(config, directory) as put_together:
-        about = {"config": config.model_dump(mode="json"), "provenance": provenance()}
-        with Campaign(config.campaign, put_together, store, directory, progress=progress, about=about) as campaign:
-            configfile.dump(config, directory / CONFIG_FILE)
-            yield campaign
+    about = {"config": config.model_dump(mode="json"), "provenance": provenance()}
+    path, begun = directory / CONFIG_FILE, False
+    new = not path.exists()
+    with Store(config.ledger(directory)) as store:
+        configfile.dump(config, path)  # before anything slow: a run that is killed at once can be resumed
+        try:
+            with (
+                parts(config, directory) as made,
+                Campaign(config.campaign, made, store, directory, progress=progress, about=about) as campaign,
+            ):
+                begun = True
+                yield campaign
+        except Exception:
+            if new and not begun:  # what could not begin may be begun with other settings
+                path.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager

@@ -171,7 +171,7 @@ def _record(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "made_with": provenance(),
         "protocol": (
             "PBE, GPAW; gaps and dielectric constants (ALDA kernel, local fields) at the geometry of the source, "
-            "lattice parameters relaxed from it; the published constants are of density-functional perturbation theory. "
+            "lattice parameters relaxed from it; the published constants are of perturbation theory (DFPT). "
             "Seconds on the wall for all properties of a crystal, processor time of all processes beside it, and how "
             "many processes wanted a core when it began."
         ),
@@ -195,8 +195,9 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 "largest_error": max((row["error"] for row in good), key=abs),
                 "mean_absolute_relative_error": fmean(abs(row["relative"]) for row in good),
                 "median_seconds": median(row["seconds"] for row in good),
-                "median_cpu_seconds": median(row["cpu_seconds"] for row in good),
             }
+            if all("cpu_seconds" in row for row in good):  # rows of older runs lack it
+                entry["median_cpu_seconds"] = median(row["cpu_seconds"] for row in good)
         found.setdefault(preset, {})[name] = entry
     return found
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
 from ase.units import GPa
 from pymatgen.core import Structure
@@ -20,6 +19,7 @@ from pymatgen.core import Structure
 from loop.errors import ConfigError
 from loop.values import NOT_CONVERGED, OK, TIMEOUT, failed
 from oracles.ase_potential import as_results, to_atoms, to_structure
+from oracles.cell_filter import CellFilter
 from oracles.potentials import ROUND_OFF, Potential, SinglePoint
 from oracles.symmetry import Group, find_group, primitive
 
@@ -165,7 +165,7 @@ class _Run:
     def _move(self, point: SinglePoint) -> None:
         if self._optimizer is None:
             self._atoms = to_atoms(self.structure)
-            system: Any = FrechetCellFilter(self._atoms) if self.config.relax_cell else self._atoms
+            system: Any = CellFilter(self._atoms) if self.config.relax_cell else self._atoms
         self._atoms.calc = SinglePointCalculator(self._atoms, **as_results(point, len(self._atoms)))
         if self._optimizer is None:
             self._optimizer = OPTIMIZERS[self.config.optimizer](system, logfile=None)

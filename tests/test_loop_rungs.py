@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -128,12 +130,18 @@ def test_labels_of_two_oracles_do_not_mix(tmp_path):
 # people --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished campaign that handed out four crystals a round."""
+    folder = tmp_path_factory.mktemp("finished") / "campaign"
+    run(folder, (Rung("handoff", HandoffOracle(), best=4),), replace(SETTINGS, objective="handoff_band_gap"))
+    return folder
+
+
 @pytest.fixture
-def campaign(tmp_path):
-    """A finished campaign that handed out four crystals a round: its folder."""
-    settings = replace(SETTINGS, objective="handoff_band_gap")
-    run(tmp_path, (Rung("handoff", HandoffOracle(), best=4),), settings)
-    return tmp_path
+def campaign(finished, tmp_path):
+    """A folder of its own with the same campaign."""
+    return Path(shutil.copytree(finished, tmp_path / "campaign"))
 
 
 def form(folder, number=0):

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from flows.benchmarks.clock import cpu_seconds, load
 from flows.provenance import provenance
 from loop.contracts import Progress
@@ -16,11 +18,8 @@ from loop.files import make_folder, write_text
 from loop.values import Candidate, Evaluation
 from oracles.dft import ALL, DftConfig, DftOracle
 
-PROTOTYPES: dict[str, tuple[str, list[list[float]]]] = {  # space group, sites of the first and second kind
-    "diamond": ("Fd-3m", [[0, 0, 0]]),
-    "zincblende": ("F-43m", [[0, 0, 0], [0.25, 0.25, 0.25]]),
-    "rocksalt": ("Fm-3m", [[0, 0, 0], [0.5, 0.5, 0.5]]),
-}
+FACE_CENTRED = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+PROTOTYPES = {"diamond": 0.25, "zincblende": 0.25, "rocksalt": 0.5}  # where the second lattice begins, on the diagonal
 SOURCES = {
     "FLAPW": "Betzinger, Friedrich, Bluegel, Phys. Rev. B 81, 195117 (2010): PBE, all-electron, gap at Gamma",
     "MP": "Materials Project, PBE (VASP): gap; dielectric constant by DFPT; Jain et al., APL Mater. 1, 011002 (2013)",
@@ -44,9 +43,10 @@ class Case:
         """The crystal."""
         from pymatgen.core import Composition, Lattice, Structure
 
-        group, sites = PROTOTYPES[self.prototype]
         species = [str(element) for element in Composition(self.name)]
-        return Candidate(Structure.from_spacegroup(group, Lattice.cubic(self.a), species, sites))
+        shift = PROTOTYPES[self.prototype]
+        sites = [*FACE_CENTRED, *(FACE_CENTRED + shift)]
+        return Candidate(Structure(Lattice.cubic(self.a), np.repeat([species[0], species[-1]], 4), sites))
 
 
 # Gaps depend on the geometry: each is computed at that of its source, dielectric constants at PBE lattice parameters.

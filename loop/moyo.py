@@ -1,4 +1,10 @@
-"""The symmetry finder, made safe: moyopy may end in a panic of its Rust code, which Python sees as no Exception."""
+"""The symmetry finder, made safe: moyopy may end in a panic of its Rust code, which Python sees as no Exception.
+
+And it may never end: where the tolerance is a tenth of a lattice vector of the primitive cell, one call in twenty does
+not come back; in cells 100 times as long as thin, a twentieth is enough (found with random cells). Tolerances are cut
+accordingly. No known crystal is touched by that: the shortest vector there is, of beryllium, has 2.2 A, and the largest
+tolerance in use is 0.1 A.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +15,11 @@ import numpy as np
 
 if TYPE_CHECKING:
     from moyopy import MoyoDataset
-    from pymatgen.core import Structure
+    from pymatgen.core import Lattice, Structure
 
 FLATTEST = 1e-3  # volume over the product of the three lengths: below it there is no cell to search
+SHARE = 0.05  # largest tolerance over the shortest translation there can be
+LONGEST = 50.0  # length of a cell over its shortest translation, beyond which the share is smaller
 LARGEST = 1e6  # A or lattice vectors: beyond, coordinates have lost their decimals
 _LOG = logging.getLogger("moyo")
 
@@ -21,7 +29,7 @@ def find_symmetry(structure: Structure, symprec: float, **options: Any) -> MoyoD
 
     Args:
         structure: any.
-        symprec: in Angstrom.
+        symprec: in Angstrom; less where a primitive cell might be shorter than twenty times that.
         options: of `moyopy.MoyoDataset`, e.g. its setting.
     """
     matrix, coords = structure.lattice.matrix, structure.frac_coords
@@ -33,11 +41,44 @@ def find_symmetry(structure: Structure, symprec: float, **options: Any) -> MoyoD
     try:
         numbers = [int(species.Z) for species in structure.species]  # a dummy species has none
         cell = moyopy.Cell(matrix.tolist(), coords.tolist(), numbers)
-        return moyopy.MoyoDataset(cell, symprec=symprec, **options)
+        return moyopy.MoyoDataset(cell, symprec=safe_tolerance(structure, symprec), **options)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:  # it raises bare exceptions of several kinds, and panics that are not even these
         return None
+
+
+def safe_tolerance(structure: Structure, symprec: float) -> float:
+    """The tolerance, or a twentieth of the shortest translation that can leave the crystal as it is, in Angstrom.
+
+    A translation takes each atom to one of its element: it is no shorter than the largest of all atoms' distances from
+    their nearest such neighbours. Those that are far enough for the tolerance do not matter.
+    """
+    from pymatgen.optimization.neighbors import find_points_in_spheres
+
+    lattice = structure.lattice.get_lll_reduced_lattice()  # so that few images need to be looked at
+    shortest = min(lattice.abc)
+    enough = max(symprec / SHARE, (symprec / SHARE * max(lattice.abc) / LONGEST) ** 0.5)
+    reach = min(enough, shortest)
+    numbers = np.array([species.Z for species in structure.species])
+    if len(np.unique(numbers)) == len(numbers):
+        return min(symprec, _share(lattice, shortest) * shortest)
+    frac = np.mod(lattice.get_fractional_coords(structure.lattice.get_cartesian_coords(structure.frac_coords)), 1.0)
+    coords = np.ascontiguousarray(lattice.get_cartesian_coords(frac))
+    radius = max(reach, 0.5 * (lattice.volume / len(numbers)) ** (1 / 3))  # short ones make it sort empty space
+    first, second, image, distance = find_points_in_spheres(
+        coords, coords, r=radius, pbc=np.ones(3, dtype=np.int64), lattice=np.ascontiguousarray(lattice.matrix), tol=1e-8
+    )
+    other = (numbers[first] == numbers[second]) & ((first != second) | (image != 0).any(axis=1))
+    nearest = np.full(len(numbers), reach)
+    np.minimum.at(nearest, first[other], distance[other])
+    shortest = float(nearest.max())
+    return min(symprec, _share(lattice, shortest) * shortest)
+
+
+def _share(lattice: Lattice, shortest: float) -> float:
+    """`SHARE`, and less of it for cells more than `LONGEST` times as long as thin."""
+    return SHARE * min(1.0, LONGEST * shortest / max(lattice.abc))
 
 
 def _is_cell(matrix: np.ndarray, coords: np.ndarray) -> bool:

@@ -5,7 +5,6 @@ A column is named ``group:name``; the columns of a group share one lengthscale i
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -14,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from pymatgen.core import Structure
 
+from loop.moyo import find_symmetry
 from surrogates.elements import MAX_Z, PROPERTIES, STATISTICS, composition_statistics, element_table
 
 SYSTEMS = ("triclinic", "monoclinic", "orthorhombic", "tetragonal", "trigonal", "hexagonal", "cubic")
@@ -22,9 +22,6 @@ _LATTICE_DOF = (6, 4, 3, 2, 2, 2, 1)
 _CENTRINGS = "PIFCR"
 # Site symmetries that leave coordinates free (International Tables A): all others fix the point.
 _FREE = {"1": 3, "m": 2, **dict.fromkeys(("2", "3", "4", "6", "3m", "4mm", "6mm", "mm2", "m2m", "2mm"), 1)}
-
-# moyopy warns of each cell that is a superlattice of the primitive one; nothing read from it here depends on that.
-logging.getLogger("moyo").setLevel(logging.ERROR)
 
 
 class Block(Protocol):
@@ -139,10 +136,9 @@ class SymmetryBlock:
         return np.array([self._row(structure) for structure in structures])
 
     def _row(self, structure: Structure) -> list[float]:
-        from moyopy import MoyoDataset
-        from moyopy.interface import MoyoAdapter
-
-        found = MoyoDataset(MoyoAdapter.from_structure(structure), symprec=self.symprec)
+        found = find_symmetry(structure, self.symprec)
+        if found is None:
+            raise ValueError(f"no space group found for {structure.formula}")
         system = int(np.searchsorted(_LAST_GROUP, found.number))
         orbits, multiplicity = np.unique(found.orbits, return_counts=True)
         atoms = len(structure)

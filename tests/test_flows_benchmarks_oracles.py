@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
 
@@ -18,7 +20,7 @@ from flows.benchmarks.relaxation import run as compare_relaxations
 from flows.benchmarks.relaxation_summary import compare
 from flows.benchmarks.robustness import CRASH, ESCAPED, HANG, Judge, RobustnessBenchmark, Worker, unnamed
 from loop.errors import InputError
-from loop.moyo import find_symmetry
+from loop.moyo import find_symmetry, safe_tolerance
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,32 @@ def test_a_panic_of_the_symmetry_finder_is_no_symmetry(monkeypatch):
 )
 def test_what_is_no_crystal_has_no_symmetry(structure):
     assert find_symmetry(structure, 0.01) is None
+
+
+ENDLESS = [[0.562, -10.044, 1.089], [-0.399, 1.065, 0.836], [-246.295, 3.788, -146.932]]  # A, at 0.1 A
+SEARCH = """
+import sys, numpy as np
+from pymatgen.core import Structure
+from loop.moyo import find_symmetry, safe_tolerance
+times = [int(word) for word in sys.argv[1:]]
+found = find_symmetry(Structure({cell}, ["Cu"], [[0, 0, 0]]) * times, 0.1)
+print(found.number, len(found.prim_std_cell.numbers))
+"""
+
+
+@pytest.mark.parametrize("times", [(1, 1, 1), (2, 2, 1)], ids=["primitive", "supercell"])
+def test_the_symmetry_finder_comes_back_from_thin_cells(times):
+    command = [sys.executable, "-c", SEARCH.format(cell=ENDLESS), *map(str, times)]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert answer.stdout.split() == ["12", "1"]
+
+
+def test_the_tolerance_of_known_crystals_stays_and_that_of_thin_ones_shrinks():
+    beryllium = Structure(Lattice.hexagonal(2.29, 3.58), ["Be", "Be"], [[1 / 3, 2 / 3, 0.25], [2 / 3, 1 / 3, 0.75]])
+    peroxide = Structure(Lattice.cubic(4), ["Na", "O", "O"], [[0, 0, 0], [0.5, 0.5, 0.4], [0.5, 0.5, 0.6]])
+    assert [safe_tolerance(crystal, 0.1) for crystal in (beryllium, beryllium * (2, 2, 2), peroxide)] == [0.1] * 3
+    thin = Structure(Lattice.tetragonal(1.2, 40), ["Cu"], [[0, 0, 0]])
+    assert [safe_tolerance(crystal, 0.1) for crystal in (thin, thin * (3, 1, 1))] == pytest.approx([0.06, 0.06])
 
 
 def test_relaxations_are_compared_and_a_cut_off_run_goes_on(tmp_path):

@@ -116,6 +116,23 @@ def test_a_crystal_on_which_a_block_fails_keeps_its_other_columns():
     assert extractor.failures == 1
 
 
+def test_a_panic_of_the_symmetry_finder_costs_one_block_of_one_crystal(monkeypatch):
+    import moyopy
+
+    class Panic(BaseException):
+        pass
+
+    def panic(*_, **__):
+        raise Panic
+
+    monkeypatch.setattr(moyopy, "MoyoDataset", panic)
+    extractor = FeatureExtractor((SymmetryBlock(), GeometryBlock()))
+    row = extractor([Candidate(rocksalt("Na"))])[0]
+    assert extractor.failures == 1
+    assert np.isnan(row[: len(SymmetryBlock().columns)]).all()
+    assert np.isfinite(row[len(SymmetryBlock().columns) :]).all()
+
+
 def test_cache_serves_another_process_without_computing(tmp_path):
     calls = []
 

@@ -39,6 +39,7 @@ class RelaxConfig:
     max_steps: int = 200
     time_limit: float = 300.0  # s for one crystal; far above what 200 steps take: a busy machine must not change labels
     optimizer: str = "BFGS"  # FIRE, LBFGS or BFGS
+    retry: str | None = "FIRE"  # optimiser of a second try from the start, where the first one ends in no crystal
     relax_cell: bool = True
     keep_symmetry: bool = True  # stay within the space group it has to 1e-4 A; several times as fast with CHGNet
     batch_size: int = 16  # crystals that take their steps together
@@ -48,8 +49,9 @@ class RelaxConfig:
 
     def __post_init__(self) -> None:
         """Check values."""
-        if self.optimizer not in OPTIMIZERS:
-            raise ConfigError(f"Unknown optimizer {self.optimizer!r}, expected one of {', '.join(OPTIMIZERS)}.")
+        for name in (self.optimizer, self.retry or self.optimizer):
+            if name not in OPTIMIZERS:
+                raise ConfigError(f"Unknown optimizer {name!r}, expected one of {', '.join(OPTIMIZERS)}.")
         for name in ("fmax", "smax", "time_limit", "batch_size"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} of a relaxation must be positive, got {getattr(self, name)}.")
@@ -140,8 +142,8 @@ class _Run:
         self.config = config
         self.seconds, self.steps = 0.0, 0
         self.result: Relaxed | None = None
-        self._volume = self.structure.volume
-        self._last: Relaxed | None = None
+        self._start, self._volume = self.structure, self.structure.volume
+        self._kind, self._most, self._first_try = config.optimizer, config.max_steps, ""
         self._optimizer: Optimizer | None = None
 
     def advance(self, point: SinglePoint, seconds: float) -> None:
@@ -156,9 +158,9 @@ class _Run:
         status = OK if calm else NOT_CONVERGED
         if not calm and self.seconds > self.config.time_limit:
             status = TIMEOUT
-        self._last = Relaxed(status, self.structure, point.energy, self.steps, force, stress, self.seconds)
-        if calm or status == TIMEOUT or self.steps >= self.config.max_steps:
-            self.result = self._last
+        if calm or status == TIMEOUT or self.steps >= self._most:
+            reached = (status, self.structure, point.energy, self.steps, force, stress, self.seconds)
+            self.result = Relaxed(*reached, message=self._first_try)
         else:
             self._move(point)
 
@@ -168,7 +170,7 @@ class _Run:
             system: Any = CellFilter(self._atoms) if self.config.relax_cell else self._atoms
         self._atoms.calc = SinglePointCalculator(self._atoms, **as_results(point, len(self._atoms)))
         if self._optimizer is None:
-            self._optimizer = OPTIMIZERS[self.config.optimizer](system, logfile=None)
+            self._optimizer = OPTIMIZERS[self._kind](system, logfile=None)
         try:
             with np.errstate(all="ignore"):
                 self._optimizer.step()
@@ -195,4 +197,11 @@ class _Run:
             self._end(kind, f"after {self.steps} steps {point.status}: {point.message}")
 
     def _end(self, kind: str, message: str) -> None:
-        self.result = Relaxed(failed(kind), steps=self.steps, seconds=self.seconds, message=message)
+        """End as no crystal, or begin anew with the other optimiser: steps and seconds go on counting."""
+        if self.config.retry in (None, self._kind) or self.seconds > self.config.time_limit:
+            text = "; ".join(filter(None, (self._first_try, message)))
+            self.result = Relaxed(failed(kind), steps=self.steps, seconds=self.seconds, message=text)
+            return
+        self._first_try = f"{self._kind} ended with {kind}, {message}"
+        self._kind, self._most = str(self.config.retry), self.steps + self.config.max_steps
+        self.structure, self._optimizer = self._start, None

@@ -14,7 +14,7 @@ from loop.values import EnergyType
 from oracles.ase_potential import to_structure
 from oracles.guards import Limits
 from oracles.potentials import About, Potential, SinglePoint, load_potential
-from oracles.relax import RelaxConfig, relax
+from oracles.relax import OPTIMIZERS, RelaxConfig, relax
 from oracles.symmetry import space_group
 
 torch.set_num_threads(1)
@@ -156,6 +156,34 @@ def test_a_crystal_that_runs_away_is_named(stress, status):
     assert found.message
 
 
+class Wild(BFGS):
+    """Whose second step throws the crystal apart."""
+
+    def step(self, *args, **kwargs):
+        super().step(*args, **kwargs)
+        self.wild = getattr(self, "wild", 0) + 1
+        if self.wild == 2:
+            self.atoms.atoms.set_cell(9 * self.atoms.atoms.cell.array)
+
+
+def test_a_crystal_that_an_optimiser_throws_apart_gets_a_second_try(emt, monkeypatch):
+    monkeypatch.setitem(OPTIMIZERS, "BFGS", Wild)
+    again = relax([alloy()], emt, RelaxConfig(fmax=0.01))[0]
+    plain = relax([alloy()], emt, RelaxConfig(fmax=0.01, optimizer="FIRE"))[0]
+    assert (again.status, again.steps) == ("ok", plain.steps + 2)
+    assert again.energy == plain.energy
+    assert again.message.startswith("BFGS ended with exploded")
+    once = relax([alloy()], emt, RelaxConfig(retry=None))[0]
+    assert (once.status, once.steps) == ("failed:exploded", 2)
+
+
+def test_both_tries_are_told_where_both_fail():
+    found = relax([to_structure(bulk("Cu"))], Pushing(-0.5), RelaxConfig())[0]
+    assert found.status == "failed:exploded"
+    assert found.message.count("times the volume of the start") == 2
+    assert found.message.startswith("BFGS ended")
+
+
 @pytest.mark.parametrize(
     ("structure", "status"),
     [
@@ -185,5 +213,7 @@ def test_progress_and_input(emt):
 def test_settings_are_checked():
     with pytest.raises(ConfigError, match="optimizer"):
         RelaxConfig(optimizer="Newton")
+    with pytest.raises(ConfigError, match="optimizer"):
+        RelaxConfig(retry="Newton")
     with pytest.raises(ConfigError, match="fmax"):
         RelaxConfig(fmax=0)

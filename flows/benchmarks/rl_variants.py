@@ -19,7 +19,7 @@ LINEAR = Term("e_above_hull", "minimise", low=-1.0, high=2.0, shape=1.0, source=
 LEARNED = replace(STEEP, source="surrogate")  # the relaxed distance, as a surrogate believes
 REWARD = RewardConfig(terms=(STEEP,), known_factor=0.0, duplicate_factor=0.0)
 RECIPE = FinetuneConfig(
-    iterations=32,
+    iterations=96,
     batch_size=128,
     minibatch_size=64,
     ratio="part",
@@ -27,8 +27,8 @@ RECIPE = FinetuneConfig(
     space_group_learning_rate=0.1,
     tilt_learning_rate=0.03,
     kl_weight=0.01,
-    space_group_anchor=0.25,
-    repeat_discount=0.5,
+    space_group_anchor=0.3,
+    repeat_discount=0.2,
     element_limit=3.0,
 )
 UNGUARDED: dict[str, Any] = {

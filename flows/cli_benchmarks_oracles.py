@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -40,6 +41,8 @@ def relaxation(
 def elasticity(
     output: Output,
     potential: Potential = "chgnet",
+    data: Annotated[Path | None, typer.Option("--data", help="Published moduli: choose the size of strains.")] = None,
+    others: Annotated[int, typer.Option(min=2, help="Crystals of that table to choose it on.")] = 40,
     trust: Annotated[bool, typer.Option("--trust", help="Load a MACE file, which is a pickle.")] = False,
     json: Json = False,
 ) -> None:
@@ -47,7 +50,8 @@ def elasticity(
     from flows.benchmarks.elasticity import run
 
     with progress() as report:
-        record = run(output, potential, trust=trust, progress=report)
+        chosen = None if data is None else (data, others)
+        record = run(output, potential, trust=trust, others=chosen, progress=report)
     tell(record, output, json)
 
 

@@ -22,7 +22,8 @@ FACE_CENTRED = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
 PROTOTYPES = {"diamond": 0.25, "zincblende": 0.25, "rocksalt": 0.5}  # where the second lattice begins, on the diagonal
 SOURCES = {
     "FLAPW": "Betzinger, Friedrich, Bluegel, Phys. Rev. B 81, 195117 (2010): PBE, all-electron, gap at Gamma",
-    "MP": "Materials Project, PBE (VASP): gap; dielectric constant by DFPT; Jain et al., APL Mater. 1, 011002 (2013)",
+    "MP": "Materials Project, PBE (VASP): gap; dielectric constant by DFPT; Jain et al., APL Mater. 1, 011002 (2013); "
+    "mp-149 Si, mp-1265 MgO, mp-2534 GaAs, mp-22862 NaCl, mp-66 C, mp-1138 LiF, compared with published tables",
     "Petousis": "Petousis et al., Sci. Data 4, 160134 (2017): PBE (VASP), gap, dielectric constant by DFPT, geometry",
     "Harl": "Harl, Schimka, Kresse, Phys. Rev. B 81, 115126 (2010): PBE lattice parameters (VASP)",
 }

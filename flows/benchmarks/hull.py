@@ -87,7 +87,7 @@ class HullConfig:
     pool: int = 512
     max_atoms: int = 12
     potential: str = "chgnet"
-    relax: RelaxConfig = field(default_factory=lambda: RelaxConfig(max_contraction=CONTRACTION))
+    relax: RelaxConfig = field(default_factory=lambda: RelaxConfig(max_contraction=CONTRACTION, retry=None))
     workers: int = 1
 
     def __post_init__(self) -> None:

@@ -89,7 +89,8 @@ def _others(data: Path, exclude: Sequence[str], n: int) -> Iterator[tuple[int, S
     except (OSError, ValueError) as error:
         raise InputError(f"{data} cannot be read as a table: {error}.") from error
     if missing := COLUMNS - set(table):
-        raise InputError(f"{data} lacks the columns {', '.join(sorted(missing))}; there are {', '.join(map(str, table))}.")
+        there = ", ".join(map(str, table))
+        raise InputError(f"{data} lacks the columns {', '.join(sorted(missing))}; there are {there}.")
     rows: list[dict[str, Any]] = json.loads(table.to_json(orient="records"))
     found, formulas = 0, set(exclude)
     for index in np.random.default_rng(0).permutation(len(rows)).tolist():

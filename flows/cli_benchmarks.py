@@ -116,6 +116,33 @@ def rl(
     _tell(record, output, json)
 
 
+@app.command("rl-properties")
+def rl_properties(
+    output: Output,
+    data: Table,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of each arm.")] = None,
+    judge_model: Annotated[Path | None, typer.Option(help="Folder of MEGNet for gaps, for a second opinion.")] = None,
+    judge_python: Annotated[
+        Path | None, typer.Option(help="Python that has matgl 2.0.4 with dgl; else this one.")
+    ] = None,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Fine-tuning for a wide gap and a high dielectric constant: Pareto fronts, and retrieval."""
+    from flows import configfile
+    from flows.benchmarks.rl_properties import PropertiesConfig, run
+    from flows.config import forbid_extra
+
+    chosen = configfile.parse_settings(settings or [])
+    if seeds is not None:
+        chosen["seeds"] = seeds
+    if judge_model is not None:
+        chosen["judge"] = {"model": judge_model, "python": judge_python}
+    with progress() as report:
+        record = run(data, output, configfile.load(forbid_extra(PropertiesConfig), None, chosen), report)
+    _tell(record, output, json)
+
+
 @app.command("rl-speed")
 def rl_speed(
     output: Output,

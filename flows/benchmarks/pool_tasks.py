@@ -146,7 +146,7 @@ def load_pool(data: Path, task: str, size: int | None, seed: int) -> Pool:
         rows = np.sort(np.random.default_rng(seed).choice(rows, size, replace=False))
     unique: dict[str, tuple[Candidate, float]] = {}
     for text, label in zip(frame["cif"].iloc[rows], labels[rows], strict=True):
-        candidate = _candidate(text)
+        candidate = candidate_of(text)
         if candidate is not None:
             unique.setdefault(candidate.id, (candidate, float(label)))
     if len(unique) < 200:
@@ -155,7 +155,7 @@ def load_pool(data: Path, task: str, size: int | None, seed: int) -> Pool:
     return Pool(task, [candidate for candidate, _ in kept], np.array([label for _, label in kept]))
 
 
-def _candidate(text: str) -> Candidate | None:
+def candidate_of(text: str) -> Candidate | None:
     """None where the text holds no usable crystal."""
     from pymatgen.core import Element, Lattice, Structure
 

@@ -60,6 +60,8 @@ class Energies:
     config: JudgeConfig
     cache: Path
     known: dict[str, float | None] = field(default_factory=dict)
+    script: str = "rl_matgl.py"  # beside this file
+    chunk: int = CHUNK  # crystals for one process
 
     def __post_init__(self) -> None:
         """Take the cache up."""
@@ -76,13 +78,13 @@ class Energies:
 
         ids = [structure_id(structure) for structure in structures]
         todo = [(i, s) for i, s in dict(zip(ids, structures, strict=True)).items() if i not in self.known]
-        for start in range(0, len(todo), CHUNK):
-            part = todo[start : start + CHUNK]
+        for start in range(0, len(todo), self.chunk):
+            part = todo[start : start + self.chunk]
             found = self._run([primitive(structure, 1e-4) for _, structure in part])
             self.known |= dict(zip([i for i, _ in part], found, strict=True))
             write_text(self.cache, json.dumps(self.known))
             if report is not None:
-                report(min(start + CHUNK, len(todo)), len(todo))
+                report(min(start + self.chunk, len(todo)), len(todo))
         values = [self.known[i] for i in ids]
         return np.array([np.nan if value is None else value for value in values], dtype=float)
 
@@ -92,7 +94,7 @@ class Energies:
             [[site.specie.Z for site in s], s.lattice.matrix.tolist(), s.frac_coords.tolist()] for s in structures
         ]
         write_text(source, json.dumps(crystals))
-        script = Path(__file__).with_name("rl_matgl.py")
+        script = Path(__file__).with_name(self.script)
         command = [str(self.config.python or sys.executable), str(script), str(self.config.model)]
         done = subprocess.run([*command, str(source), str(output)], capture_output=True, text=True, check=False)
         if done.returncode:

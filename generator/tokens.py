@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAX_SITES = 20  # inequivalent sites; the published model's limit
 ATOM_TYPES = 119
 _REPRESENTATIVE_TOLERANCE = 1e-3  # fractional; refined positions satisfy op0(x) = x far better than this
+_SHORTEST = 20.0  # tolerances of the symmetry search, of a lattice vector
 _ANGLE_TOLERANCE = float(np.radians(1.0))  # of the symmetry search
 _KEY_STEPS = 10_000  # coordinates that round to the same 1e-4 are equal when points are compared
 _KEY_RANGE = _KEY_STEPS**3
@@ -235,6 +236,9 @@ def _find_symmetry(arrays: Arrays, symprec: float) -> Any:
     from moyopy import Cell, MoyoDataset
 
     basis, numbers, positions = (np.asarray(array).tolist() for array in arrays)
+    shortest = float(np.linalg.norm(arrays[0], axis=1).min())
+    if not shortest > _SHORTEST * symprec:  # moyo may never come back, see loop.moyo
+        raise TokenError("symmetry-failed", f"a lattice vector of {shortest:.3g} A is too short for {symprec} A")
     try:
         cell = Cell(basis, positions, numbers)
         found = MoyoDataset(cell, symprec=symprec, angle_tolerance=_ANGLE_TOLERANCE, setting=_standard_setting())

@@ -135,6 +135,9 @@ def test_failures_have_kinds():
     with pytest.raises(TokenError) as error:
         tokenize(Structure(cubic, ["Fe", "Fe"], [[0, 0, 0], [0, 0, 0]]))
     assert error.value.kind == "symmetry-failed"
+    with pytest.raises(TokenError, match="too short") as error:
+        tokenize(Structure(Lattice.tetragonal(0.001, 30), ["Fe"], [[0, 0, 0]]))
+    assert error.value.kind == "symmetry-failed"
 
 
 def test_no_crystal_gives_none():

@@ -1,17 +1,20 @@
 """The pool benchmark on a world whose best crystals are known."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from flows.benchmarks.pool import PoolConfig, run
-from flows.benchmarks.pool_simulation import Campaign, Outcome
+from flows.benchmarks.pool_simulation import Campaign, Outcome, simulate
 from flows.benchmarks.pool_summary import summarise
 from flows.benchmarks.pool_tasks import load_pool
 from loop.cif import to_cif
 from loop.errors import ConfigError, InputError
+from surrogates.features import FeatureExtractor
+from surrogates.gp import GPSurrogate
 from tests.fakes import ANIONS, CATIONS, bulk_modulus, rocksalt
 
 
@@ -59,6 +62,28 @@ def test_benchmark_finds_the_best_sooner_than_chance_and_records_it(table, tmp_p
     files = {file: file.stat().st_mtime_ns for file in tmp_path.glob("campaigns/*.json")}
     assert run(path, tmp_path, config)["summary"] == record["summary"]
     assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("campaigns/*.json")} == files
+
+
+def test_a_share_of_each_batch_is_left_to_chance_and_told_to_the_surrogate(table, monkeypatch):
+    """Strategies of one seed share chance's first picks; what they calibrate on is those and the initial labels."""
+    pool, seen = load_pool(table[0], "bulk_modulus", None, 0), []
+
+    class Watched(GPSurrogate):
+        def fit(self, candidates, evaluations, *, drawn=frozenset()):
+            seen.append(([candidate.id for candidate in candidates], set(drawn)))
+            return super().fit(candidates, evaluations, drawn=drawn)
+
+    monkeypatch.setattr("flows.benchmarks.pool_simulation.GPSurrogate", Watched)
+    extractor = FeatureExtractor()
+    campaigns = [Campaign(name, 3, initial=10, batch=10, budget=30, shadow=0.2) for name in ("greedy", "thompson")]
+    first, second = (simulate(pool, campaign, extractor).order for campaign in campaigns)
+    assert first[:12] == second[:12]
+    assert first[12:20] != second[12:20]
+    labelled, drawn = seen[1]
+    assert drawn == set(labelled[:12])
+    assert len(set(first)) == 30
+    alone = simulate(pool, replace(campaigns[0], shadow=0.0), extractor)
+    assert seen[-1][1] == {pool.candidates[i].id for i in alone.order[:10]}
 
 
 def test_acceleration_and_enhancement_against_the_expectation_of_chance():

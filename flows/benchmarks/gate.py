@@ -49,6 +49,7 @@ class GateConfig:
     pool_seed: int = 0
     initial: int = 20
     batch: int = 20
+    shadow: float = 0.1
     workers: int = 1
     potential: str = "chgnet"
     engine: Engine = field(default_factory=Engine)
@@ -63,7 +64,9 @@ class GateConfig:
         budget = needed if self.budget is None else self.budget
         if budget < needed:
             raise ConfigError(f"a budget of at least {needed} labels is needed for the shares {self.shares}")
-        shared = {name: getattr(self, name) for name in ("strategies", "seeds", "initial", "batch", "workers")}
+        shared = {
+            name: getattr(self, name) for name in ("strategies", "seeds", "initial", "batch", "shadow", "workers")
+        }
         return PoolConfig((pool.task,), budget=budget, potential=self.potential, engine=self.engine, **shared)
 
 

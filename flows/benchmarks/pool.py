@@ -39,6 +39,7 @@ class PoolConfig:
         initial: random labels at the start of a campaign.
         batch: labels a round.
         budget: labels of a campaign.
+        shadow: share of a batch that chance picks; see `pool_simulation.Campaign`.
         workers: processes, of one thread each.
         potential: its frozen descriptors join the features, except where it was trained on the label; ``none``: never.
         engine: settings of surrogate and selection.
@@ -52,6 +53,7 @@ class PoolConfig:
     initial: int = 20
     batch: int = 20
     budget: int = 240
+    shadow: float = 0.1
     workers: int = 1
     potential: str = "chgnet"
     engine: Engine = field(default_factory=Engine)
@@ -133,7 +135,7 @@ def campaigns(
     """All campaigns of a task, those on disk read back, the others run side by side."""
     make_folder(folder)
     wanted = [
-        Campaign(strategy, seed, config.initial, config.batch, config.budget)
+        Campaign(strategy, seed, config.initial, config.batch, config.budget, config.shadow)
         for seed in range(config.seeds)
         for strategy in config.strategies
     ]

@@ -11,6 +11,7 @@ import numpy as np
 from flows.benchmarks.pool_tasks import TASKS, Pool
 from loop.contracts import Surrogate
 from loop.metrics import calibration
+from loop.selection import shadow_size
 from loop.values import Candidate, Evaluation, Prediction
 from surrogates.acquisition import ACQUISITIONS, AcquisitionConfig
 from surrogates.features import FeatureExtractor
@@ -33,6 +34,8 @@ class Campaign:
         initial: random labels to begin with; they count as labels.
         batch: labels a round.
         budget: labels in all.
+        shadow: share of the labels after the initial that chance picks, as in a campaign of the engine; they come
+            first in their batch and count as labels. The outside baseline has none.
     """
 
     strategy: str
@@ -40,6 +43,7 @@ class Campaign:
     initial: int = 20
     batch: int = 10
     budget: int = 300
+    shadow: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -128,18 +132,21 @@ def simulate(pool: Pool, campaign: Campaign, extractor: FeatureExtractor, engine
     surrogate = _surrogate(pool, campaign, extractor, engine.gp)
     acquisition = ACQUISITIONS[engine.acquisition.strategy](engine.acquisition)
     order = rng.permutation(n)[: campaign.initial].tolist()
+    drawn = order.copy()
     rounds = []
     while len(order) < budget:
-        drawn = frozenset(pool.candidates[i].id for i in order[: campaign.initial])
-        surrogate.fit([pool.candidates[i] for i in order], [pool.evaluate(i) for i in order], drawn=drawn)
+        by_chance = frozenset(pool.candidates[i].id for i in drawn)
+        surrogate.fit([pool.candidates[i] for i in order], [pool.evaluate(i) for i in order], drawn=by_chance)
         rest = np.setdiff1d(np.arange(n), order)
         k = min(campaign.batch, budget - len(order))
-        picks = acquisition.select(
-            [pool.candidates[i] for i in rest], cast(Surrogate, surrogate), k, seed=campaign.seed * 1000 + len(order)
-        )
-        chosen = rest[picks]
+        shadow = rng.choice(rest, shadow_size(k, campaign.shadow if campaign.strategy != FOREST else 0), replace=False)
+        left = np.setdiff1d(rest, shadow)
+        seed = campaign.seed * 1000 + len(order)
+        candidates = [pool.candidates[i] for i in left]
+        chosen = left[acquisition.select(candidates, cast(Surrogate, surrogate), k - len(shadow), seed=seed)]
         rounds.append({"labels": float(len(order)), **_held_out(pool, surrogate, rest, chosen, rng)})
-        order += chosen.tolist()
+        drawn += shadow.tolist()
+        order += [*shadow.tolist(), *chosen.tolist()]
     return _outcome(pool, campaign, order, rounds, time.perf_counter() - start)
 
 

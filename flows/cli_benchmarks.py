@@ -171,13 +171,10 @@ def novelty(
     """How often distorted known crystals look new, and polymorphs look known."""
     from flows.benchmarks.novelty import measure
     from flows.outputs import check_folder
-    from loop.files import write_text
+    from flows.records import write_record
 
     check_folder(output)
-    record = measure(data, crystals, pairs, seed)
-    import json as encoder
-
-    write_text(output / "record.json", encoder.dumps(record, indent=1) + "\n")
+    record = write_record(output, measure(data, crystals, pairs, seed))
     _tell(record, output, json)
 
 

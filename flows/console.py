@@ -22,6 +22,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from flows.records import finite
+
 PLAIN_INTERVAL = 5.0  # seconds between lines of one stage where there is no terminal
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -48,15 +50,6 @@ def emit(summary: Mapping[str, Any], as_json: bool, text: str | None = None) -> 
         width = max((len(name) for name in summary), default=0)
         text = "\n".join(f"{name:<{width}}  {short(value)}" for name, value in summary.items())
     out.print(text, markup=False)
-
-
-def finite(value: Any) -> Any:
-    """The value with NaN and infinity as None, which JSON has not."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def short(value: Any) -> str:

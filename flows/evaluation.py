@@ -7,7 +7,6 @@ coverage and precision. Validity, uniqueness, novelty and stability are always g
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +17,7 @@ import numpy as np
 
 from flows import evaluation_distances as distances
 from flows.evaluation_figures import draw
-from flows.provenance import provenance
+from flows.records import write_record
 from loop.contracts import Progress
 from loop.files import make_folder, write_text
 from loop.known import KnownCrystals
@@ -106,9 +105,8 @@ def evaluate(
         "results": results,
         "protocol": _protocol(index, judges, len(known)),
         "settings": asdict(config),
-        "made_with": provenance(),
     }
-    write_text(output / "record.json", json.dumps(record, indent=1) + "\n")
+    write_record(output, record)
     write_text(output / "crystals.csv", rows.to_csv(index=False, float_format="%.5g", lineterminator="\n"))
     draw(structures, known, rows, output / "distributions.png")
     return record

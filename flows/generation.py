@@ -236,10 +236,8 @@ def finetune(config: CampaignConfig, output: Path, *, resume: bool, progress: Pr
     Raises:
         ConfigError: the folder holds a run and `resume` is not asked for.
     """
-    import json
-
     from flows.build import Builder
-    from flows.provenance import provenance
+    from flows.records import write_record
     from loop.export import to_csv
     from loop.files import write_text
 
@@ -256,5 +254,5 @@ def finetune(config: CampaignConfig, output: Path, *, resume: bool, progress: Pr
     summary = {"iterations": len(rows), "reward_first": rows[0]["reward"], "reward_last": rows[-1]["reward"]}
     summary |= {"kl": rows[-1]["kl"], "checkpoint": str(output / "checkpoint")}
     record = {"summary": summary, "guards": guards, "config": config.model_dump(mode="json"), "seed": seed}
-    write_text(output / "record.json", json.dumps({**record, "made_with": provenance()}, indent=1) + "\n")
+    write_record(output, record)
     return summary

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from flows import records
 from loop.export import ranked_rows
-from loop.files import sha256, write_text
+from loop.files import sha256
 from loop.history import History
 
 TOP = 5  # candidates in the summary
@@ -84,6 +84,4 @@ def write_record(history: History, directory: Path, summary: dict[str, Any]) -> 
         "rounds": [report.to_dict() for report in history.reports()],
         "files": files,
     }
-    from flows.console import finite
-
-    write_text(directory / "record.json", json.dumps(finite(record), indent=1) + "\n")
+    records.write_record(directory, record)

@@ -4,7 +4,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from flows.artifacts import markdown
-from flows.console import finite
+from flows.records import finite
 from flows.rehull import Rehuller
 from loop.errors import EnergyTypeError
 from loop.hull import Hull, HullEntry

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.provenance import provenance
+from flows.records import write_record
 from loop.contracts import Progress
 from loop.files import make_folder, write_text
 
@@ -128,11 +128,10 @@ def run(
         "checkpoint": loaded.checksum,
         "results": results,
         "all_comply": all(row["complying"] == row["crystals"] == n for row in results.values()),
-        "made_with": provenance(),
     }
     table = pd.DataFrame([{"condition": name} | row for name, row in results.items()]).drop(columns="settings")
     write_text(output / "table.csv", table.to_csv(index=False, float_format="%.4g", lineterminator="\n"))
-    write_text(output / "record.json", json.dumps(record, indent=1) + "\n")
+    write_record(output, record)
     shutil.rmtree(output / "parts")
     return record
 

@@ -30,7 +30,7 @@ from flows.benchmarks.hull_methods import (
 )
 from flows.benchmarks.hull_world import Episode, Outcome, RelaxingOracle
 from flows.benchmarks.workers import spread
-from flows.console import finite
+from flows.records import finite
 from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.files import make_folder, sha256, write_text

@@ -7,7 +7,6 @@ trained and compared. Ours differs in what the project is about: batches without
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -79,7 +78,7 @@ def run(
     """
     import torch
 
-    from flows.provenance import provenance
+    from flows.records import write_record
     from generator.pretrain import STATE, Trainer, mean_nll
     from generator.sequence import Crystals
 
@@ -123,11 +122,9 @@ def run(
         },
         "units": {"nll": "nats a crystal, held out", "seconds": f"s ({config.clock} clock, {config.threads} thread)"},
         "sources": [{"file": path.name, "sha256": sha256(path)} for path in (train, held_out)],
-        "made_with": provenance(),
     }
     figure(frame, output / "curve.png")
-    write_text(output / "record.json", json.dumps(record, indent=1) + "\n")
-    return record
+    return write_record(output, record)
 
 
 def summary(point: Mapping[Any, Any]) -> dict[str, Any]:

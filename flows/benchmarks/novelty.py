@@ -1,12 +1,10 @@
 """How often the novelty verdict errs: distorted known crystals that look new, and polymorphs that look known.
 
-``python -m flows.benchmarks.novelty CSV --output results/novelty``; the CSV holds the crystals of the shipped table.
+`discovery-loop benchmark novelty`; the CSV holds the crystals of the shipped table.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +14,9 @@ import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Element, Lattice, Structure
 
-from flows.provenance import provenance
 from loop.cif import parse_cif
 from loop.crystals import read_frame
-from loop.files import sha256, write_text
+from loop.files import sha256
 from loop.fingerprint import fingerprint
 from loop.known import KnownCrystals
 from loop.metrics import wilson
@@ -119,21 +116,3 @@ def measure(csv: Path, crystals: int, n_pairs: int, seed: int) -> dict[str, Any]
         "pairs_of_one_formula": confused(frame, n_pairs, seed),
         "quick_verdict_milliseconds": round(milliseconds, 2),
     }
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("csv", type=Path)
-    parser.add_argument("--crystals", type=int, default=400)
-    parser.add_argument("--pairs", type=int, default=300, help="of equal space group, and as many of different ones")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, required=True)
-    arguments = parser.parse_args()
-    record = {"made_with": provenance()} | measure(arguments.csv, arguments.crystals, arguments.pairs, arguments.seed)
-    write_text(arguments.output / "record.json", json.dumps(record, indent=1) + "\n")
-    print(json.dumps(record, indent=1))
-
-
-if __name__ == "__main__":
-    main()

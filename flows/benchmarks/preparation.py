@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 
 from flows.benchmarks.clock import cpu_seconds, load
 from flows.benchmarks.original import MEASURED_ON, PREPARATION
-from flows.provenance import cores, provenance
+from flows.provenance import cores
+from flows.records import write_record
 from loop.contracts import Progress
 from loop.errors import InputError
 from loop.files import make_folder, sha256, write_text
@@ -109,10 +109,8 @@ def run(
         "results": results,
         "load": [before, load()],
         "cores": cores(),
-        "made_with": provenance(),
     }
-    write_text(output / "record.json", json.dumps(record, indent=1) + "\n")
-    return record
+    return write_record(output, record)
 
 
 def _with_workers() -> float:

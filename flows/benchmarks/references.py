@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.journal import Journal
+from flows.records import write_record
 from flows.screening import relax_all, relax_settings
 from loop.contracts import Progress
 from loop.errors import InputError
@@ -215,11 +215,8 @@ def _relaxed(
 def _record(
     results: dict[str, Any], potential: Potential, references: References, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    from flows.provenance import provenance
-
     return {
         "benchmark": "references",
-        "made_with": provenance(),
         "protocol": PROTOCOL,
         "threshold": STABLE,
         "units": {"mae": "eV/atom", "bias": "eV/atom", "seconds": "s", "precision": "fraction", "recall": "fraction"},
@@ -238,7 +235,7 @@ def _write(output: Path, frame: pd.DataFrame, record: dict[str, Any]) -> None:
     write_text(output / "table.csv", table.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
     _figure(output / "parity.png", frame, record["results"])
     record["files"] = [{"file": name, "sha256": sha256(output / name)} for name in ("table.csv", "parity.png")]
-    write_text(output / "record.json", json.dumps(record, indent=1, default=float) + "\n")
+    write_record(output, record)
 
 
 def _figure(path: Path, frame: pd.DataFrame, results: dict[str, Any]) -> None:

@@ -129,7 +129,9 @@ def run(output: Path, config: RLConfig, progress: Progress | None = None) -> dic
     campaign = CampaignConfig()
     section = campaign.generator.model_copy(update={"checkpoint": config.checkpoint})
     builder = Builder(campaign.model_copy(update={"generator": section}))
-    lab = Laboratory(builder, replace(RECIPE, **asdict(config.recipe)), config.samples, output, config.supervised)
+    lab = Laboratory(
+        builder, replace(RECIPE, **asdict(config.recipe)), config.samples, output, supervised=config.supervised
+    )
     about: dict[Cell, dict[str, Any]] = {}
     for done, (name, seed) in enumerate(config.cells):
         if progress is not None:
@@ -143,7 +145,7 @@ def report(
 ) -> dict[str, Any]:
     """Judge what the arms drew, and write everything."""
     from flows.benchmarks.rl_summary import draw_curves, draw_shares, summarise, table
-    from flows.provenance import provenance
+    from flows.records import write_record
 
     samples = {cell: read_samples(output, *cell) for cell in about}
     independent = _independent(output, config, builder, samples, progress)
@@ -173,9 +175,8 @@ def report(
         "recipe": asdict(replace(RECIPE, **asdict(config.recipe))),
         "reward": asdict(REWARD),
         "base": builder.generator.base.checksum,
-        "made_with": provenance(),
     }
-    write_text(output / "record.json", json.dumps(record, indent=1, default=str) + "\n")
+    write_record(output, record)
     write_text(output / "table.csv", table(record["summary"]))
     draw_curves(about, output / "curves.png")
     draw_shares(record["summary"], output / "shares.png")

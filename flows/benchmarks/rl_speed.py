@@ -8,7 +8,6 @@ other in small portions, so that whatever else the machine does hits both; CPU s
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from loop.contracts import Progress
-from loop.files import make_folder, write_text
+from loop.files import make_folder
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -46,7 +45,7 @@ def run(
     """
     from flows.build import Builder
     from flows.config import CampaignConfig
-    from flows.provenance import provenance
+    from flows.records import write_record
 
     make_folder(output)
     tell: Progress = progress or (lambda *_: None)
@@ -55,9 +54,8 @@ def run(
     results: dict[str, Any] = {"reward": reward_speed(builder, crystals, slow, seed)}
     tell("rl-speed", 1, 2, {})
     results["iteration"] = iteration_speed(builder, seed)
-    record = {"benchmark": "rl-speed", "results": results, "seed": seed, "made_with": provenance()}
-    write_text(output / "record.json", json.dumps(record, indent=1) + "\n")
-    return record
+    record = {"benchmark": "rl-speed", "results": results, "seed": seed}
+    return write_record(output, record)
 
 
 def reward_speed(builder: Builder, crystals: int, slow: int, seed: int) -> dict[str, float]:

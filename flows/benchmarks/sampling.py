@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,10 @@ import numpy as np
 
 from flows.benchmarks.clock import load, timed
 from flows.benchmarks.original import MEASURED_ON, SAMPLING, SAMPLING_FLOAT32, SIZES
-from flows.provenance import cores, provenance
+from flows.provenance import cores
+from flows.records import write_record
 from loop.contracts import Progress
-from loop.files import make_folder, write_text
+from loop.files import make_folder
 
 if TYPE_CHECKING:
     from generator.checkpoint import Checkpoint
@@ -82,10 +82,8 @@ def run(
         "results": results,
         "load": [before, load()],
         "cores": cores(),
-        "made_with": provenance(),
     }
-    write_text(output / "record.json", json.dumps(record, indent=1) + "\n")
-    return record
+    return write_record(output, record)
 
 
 def _networks(shipped: Checkpoint, checkpoint: Path | None, seed: int) -> dict[str, CrystalFormer]:

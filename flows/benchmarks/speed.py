@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from flows.provenance import provenance
+from flows.records import write_record
 from loop.contracts import Progress
-from loop.files import make_folder, write_text
+from loop.files import make_folder
 
 CRYSTALS = 512  # drawn, scored
 TRAINING_BATCH = 100
@@ -36,9 +35,8 @@ def run(output: Path, *, seed: int = 0, progress: Progress | None = None) -> dic
         if progress is not None:
             progress("speed", done, len(names), {})
         results[name] = MEASURES[name](builder, seed)
-    record = {"benchmark": "speed", "seed": seed, "results": results, "made_with": provenance()}
-    write_text(output / "record.json", json.dumps(record, indent=1) + "\n")
-    return record
+    record = {"benchmark": "speed", "seed": seed, "results": results}
+    return write_record(output, record)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +9,11 @@ import numpy as np
 
 from flows.benchmarks.clock import cpu_seconds, load
 from flows.benchmarks.original import MEASURED_ON, SIZES, TRAINING, TRAINING_CPU
-from flows.provenance import cores, provenance
+from flows.provenance import cores
+from flows.records import write_record
 from loop.contracts import Progress
 from loop.errors import InputError
-from loop.files import make_folder, sha256, write_text
+from loop.files import make_folder, sha256
 
 if TYPE_CHECKING:
     from generator.tokens import CrystalBatch
@@ -84,10 +84,8 @@ def run(
         "results": results,
         "load": [before, load()],
         "cores": cores(),
-        "made_with": provenance(),
     }
-    write_text(output / "record.json", json.dumps(record, indent=1) + "\n")
-    return record
+    return write_record(output, record)
 
 
 def crystals_of(data: Path | None, seed: int, progress: Progress | None) -> CrystalBatch:

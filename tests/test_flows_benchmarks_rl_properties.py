@@ -1,6 +1,7 @@
 """The benchmark of two properties: hypervolumes against closed forms and botorch, retrieval, and a run in small."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -73,7 +74,8 @@ def rows(points, known=(), **more):
 def test_only_valid_crystals_near_the_hull_count():
     frame = rows([(1, 1)] * 6, e_above_hull=[0.1, 0.11, -0.6, np.nan, 0.0, 0.0], valid=[True] * 5 + [False])
     np.testing.assert_array_equal(points_of(frame, "surrogate").sum(axis=1), [2, 0, 0, 0, 2, 0])
-    np.testing.assert_array_equal(points_of(rows([(1, 1), (np.nan, 1)]), "surrogate").sum(axis=1), [2, 0])
+    unknown = rows([(1, 1), (np.nan, 1), (1, np.nan)])
+    np.testing.assert_array_equal(points_of(unknown, "surrogate").sum(axis=1), [2, 0, 0])
 
 
 def test_front_is_sorted_and_holds_copies_once():
@@ -230,7 +232,7 @@ def test_a_run_in_small_and_again(tmp_path):
     config = PropertiesConfig(
         variants=("base", "tuned"),
         seeds=1,
-        samples=24,
+        samples=20,
         draws=20,
         judge=megnet(tmp_path),
         learning=LearningConfig(gaps=4, held_out=4, forest_gaps=4, trees=5),
@@ -242,17 +244,17 @@ def test_a_run_in_small_and_again(tmp_path):
     assert record["predictors"]["ln_eps"]["r2"] > 0.8  # a smooth function of the cell
     assert record["predictors"]["forest_ln_eps"]["n"] == 24
     assert [told["evaluations"] for told in record["runs"]] == [0, 12]
-    assert record["summary"]["shares"]["tuned"]["samples"] == 24
+    assert record["summary"]["shares"]["tuned"]["samples"] == 20
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"record.json", "table.csv", "fronts.png", "curves.png"} <= written
     assert str(tmp_path) not in (tmp_path / "out" / "record.json").read_text()
     assert "rl_megnet.py" in (tmp_path / "runs").read_text()
-    calls = (tmp_path / "runs").read_text()
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
-    again = run(tmp_path / "table.csv", tmp_path / "out", config)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()} == before
-    assert (tmp_path / "runs").read_text() == calls
-    areas = [told["summary"]["fronts"]["forest"]["tuned"]["hypervolume"]["value"] for told in (again, record)]
+    made = [*(tmp_path / "out" / "cells").iterdir(), tmp_path / "out" / "work" / "held_out.json"]
+    before = [path.stat().st_mtime_ns for path in made]
+    again = run(tmp_path / "table.csv", tmp_path / "out", replace(config, variants=("base",), judge=JudgeConfig()))
+    assert [path.stat().st_mtime_ns for path in made] == before
+    areas = [told["summary"]["fronts"]["forest"]["base"]["hypervolume"]["value"] for told in (again, record)]
     assert areas[0] == pytest.approx(areas[1], rel=1e-6)
+    assert set(again["summary"]["fronts"]) == {"surrogate", "forest"}
     with pytest.raises(ConfigError, match="other settings of samples"):
         run(tmp_path / "table.csv", tmp_path / "out", PropertiesConfig(samples=25, learning=config.learning))

@@ -192,9 +192,10 @@ def report(
         for place, rows in enumerate(frames)
     ]
     keys = ("variant", "seed", "evaluations", "stopped", "cpu_seconds", "guards")
+    summary = {"shares": shares(arms), "fronts": summarise_fronts(arms, config.draws)}
     record = {
         "benchmark": "rl-properties",
-        "summary": {"shares": shares(arms), "fronts": summarise_fronts(arms, config.draws)},
+        "summary": summary,
         "predictors": predictors,
         "drift": drifts,
         "runs": [{key: told.get(key) for key in keys} for told in about.values()],
@@ -207,7 +208,7 @@ def report(
         "made_with": provenance(),
     }
     write_text(output / "record.json", json.dumps(record, indent=1, default=str) + "\n")
-    write_text(output / "table.csv", table(record["summary"]))
+    write_text(output / "table.csv", table(summary))
     draw_fronts(arms, output / "fronts.png")
     draw_curves(about, output / "curves.png")
     return record

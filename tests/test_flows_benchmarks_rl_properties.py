@@ -74,8 +74,8 @@ def rows(points, known=(), **more):
 def test_only_valid_crystals_near_the_hull_count():
     frame = rows([(1, 1)] * 6, e_above_hull=[0.1, 0.11, -0.6, np.nan, 0.0, 0.0], valid=[True] * 5 + [False])
     np.testing.assert_array_equal(points_of(frame, "surrogate").sum(axis=1), [2, 0, 0, 0, 2, 0])
-    unknown = rows([(1, 1), (np.nan, 1), (1, np.nan)])
-    np.testing.assert_array_equal(points_of(unknown, "surrogate").sum(axis=1), [2, 0, 0])
+    unknown = rows([(1, 1), (np.nan, 1), (1, np.nan), (0.4, 1)])
+    np.testing.assert_array_equal(points_of(unknown, "surrogate").sum(axis=1), [2, 0, 0, 0])
 
 
 def test_front_is_sorted_and_holds_copies_once():

@@ -14,6 +14,7 @@ from flows.benchmarks.rl_variants import BASE
 from loop.metrics import Interval, pareto_front, rate_ratio, wilson
 
 REFERENCE = (0.0, 0.0)  # a gap of 0 eV and the dielectric constant of vacuum
+NOTABLE = 0.5  # eV: no predictor here tells a smaller gap from that of a metal, which has no dielectric constant
 SEEN_BY = {  # columns of gap (eV) and ln of the dielectric constant, by who says so
     "surrogate": ("band_gap", "ln_eps"),
     "forest": ("forest_band_gap", "forest_ln_eps"),
@@ -23,9 +24,9 @@ TOP = 50  # crystals that the paper took to DFT, by gap times dielectric constan
 PROTOCOL = (
     "Equal numbers of fresh samples of each arm and seed, as drawn. A sample counts that passes all default rules and "
     "lies at most 0.1 eV/atom above the hull, unrelaxed, by the default potential. Its point is the gap (eV) and ln of "
-    "the electronic dielectric constant. hypervolume: area between the front and the reference (0 eV, 1), in eV. "
-    "surrogate: by the means of the reward's own; forest: by random forests that see the composition alone; megnet: "
-    "gap by MEGNet, constant by the forest. _new: only samples that are not in the shipped fingerprints of known "
+    "the electronic dielectric constant; gaps below 0.5 eV do not count. hypervolume: area between the front and the "
+    "reference (0 eV, 1), in eV. surrogate: by the means of the reward's own; forest: by random forests that see the "
+    "composition alone; megnet: gap by MEGNet, constant by the forest. _new: only what is not in the shipped known "
     "crystals. Intervals, 95 %: samples are drawn again with replacement within each seed, and hypervolumes averaged "
     "over seeds. dominated: share of the base's front that lies under the arm's; dominates_back: the reverse. "
     "mean_area: gap times ln of the constant of samples that count, 0 for others, averaged over all samples; its gain "
@@ -63,9 +64,9 @@ def counting(rows: pd.DataFrame, *, new: bool = False) -> np.ndarray:
 
 
 def points_of(rows: pd.DataFrame, judge: str, *, new: bool = False) -> np.ndarray:
-    """Points (n, 2) of the samples; those that do not count, or lack a value, lie on the reference."""
+    """Points (n, 2) of the samples; on the reference where one does not count, lacks a value, or is all but a metal."""
     points = rows[list(SEEN_BY[judge])].to_numpy(float)
-    sound = counting(rows, new=new) & np.isfinite(points).all(axis=1)
+    sound = counting(rows, new=new) & np.isfinite(points).all(axis=1) & (points[:, 0] >= NOTABLE)
     return np.where(sound[:, None], points, REFERENCE)
 
 

@@ -55,6 +55,7 @@ def test_full_crystals_leave_the_network_as_it_was():
 
 def test_training_times_both_layouts(tmp_path, tokens, monkeypatch):
     monkeypatch.setattr(training, "SIZES", {"small": TINY})
+    monkeypatch.setattr(training, "BATCH", 20)
     record = training.run(tmp_path, tokens, steps=3)
     row = record["results"]["small"]
     assert row["steps"] == 3

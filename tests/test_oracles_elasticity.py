@@ -1,5 +1,7 @@
 """Elastic tensors against second derivatives of the energy, by ASE alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -81,7 +83,8 @@ def test_atoms_that_give_way_soften_the_crystal(emt):
         Lattice.orthorhombic(2.6, 3.7, 4.1), ["Cu", "Al", "Au"], [[0, 0, 0], [0.4, 0.5, 0.3], [0.1, 0.1, 0.6]]
     )
     cell = relaxed(cell, emt)
-    free, clamped = (elastic_tensor(cell, emt, ElasticConfig(relax_ions=ions)) for ions in (True, False))
+    two = ElasticConfig(normal=(-0.01, 0.01), shear=(-0.01, 0.01))
+    free, clamped = (elastic_tensor(cell, emt, replace(two, relax_ions=ions)) for ions in (True, False))
     assert free.status == clamped.status == "ok"
     assert free.values["elastic_stability"] < clamped.values["elastic_stability"]
 

@@ -70,10 +70,15 @@ def test_it_finds_the_minimum_that_ase_finds(emt):
     assert found.max_stress == pytest.approx(np.abs(point.stress).max() * 160.21766, rel=1e-4)
 
 
+@pytest.fixture(scope="module")
+def best(emt):
+    """The minimum near one alloy."""
+    return relax([alloy(1)], emt, RelaxConfig(fmax=1e-3, smax=0.01))[0]
+
+
 @pytest.mark.parametrize("optimizer", ["FIRE", "LBFGS", "BFGS"])
-def test_optimizers_agree(emt, optimizer):
+def test_optimizers_agree(emt, optimizer, best):
     found = relax([alloy(1)], emt, RelaxConfig(optimizer=optimizer, fmax=0.01, smax=0.1))[0]
-    best = relax([alloy(1)], emt, RelaxConfig(fmax=1e-3, smax=0.01))[0]
     assert found.ok
     assert found.energy == pytest.approx(best.energy, abs=1e-3)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FLATTEST = 1e-3  # volume over the product of the three lengths: below it there is no cell to search
 SHARE = 0.05  # largest tolerance over the shortest translation there can be
 LONGEST = 50.0  # length of a cell over its shortest translation, beyond which the share is smaller
+THINNEST = 1e4  # length over shortest translation, beyond which it is none
 LARGEST = 1e6  # A or lattice vectors: beyond, coordinates have lost their decimals
 _LOG = logging.getLogger("moyo")
 
@@ -41,7 +42,8 @@ def find_symmetry(structure: Structure, symprec: float, **options: Any) -> MoyoD
     try:
         numbers = [int(species.Z) for species in structure.species]  # a dummy species has none
         cell = moyopy.Cell(matrix.tolist(), coords.tolist(), numbers)
-        return moyopy.MoyoDataset(cell, symprec=safe_tolerance(structure, symprec), **options)
+        tolerance = safe_tolerance(structure, symprec)
+        return moyopy.MoyoDataset(cell, symprec=tolerance, **options) if tolerance > 0 else None
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException:  # it raises bare exceptions of several kinds, and panics that are not even these
@@ -51,6 +53,8 @@ def find_symmetry(structure: Structure, symprec: float, **options: Any) -> MoyoD
 def safe_tolerance(structure: Structure, symprec: float) -> float:
     """The tolerance, or a twentieth of the shortest translation that can leave the crystal as it is, in Angstrom.
 
+    Zero for a cell that is thinner than any: there is nothing to find in it.
+
     A translation takes each atom to one of its element: it is no shorter than the largest of all atoms' distances from
     their nearest such neighbours. Those that are far enough for the tolerance do not matter.
     """
@@ -58,17 +62,21 @@ def safe_tolerance(structure: Structure, symprec: float) -> float:
 
     lattice = structure.lattice.get_lll_reduced_lattice()  # so that few images need to be looked at
     shortest = min(lattice.abc)
+    if shortest * THINNEST < max(lattice.abc):
+        return 0.0
     enough = max(symprec / SHARE, (symprec / SHARE * max(lattice.abc) / LONGEST) ** 0.5)
     reach = min(enough, shortest)
     numbers = np.array([species.Z for species in structure.species])
     if len(np.unique(numbers)) == len(numbers):
         return min(symprec, _share(lattice, shortest) * shortest)
     frac = np.mod(lattice.get_fractional_coords(structure.lattice.get_cartesian_coords(structure.frac_coords)), 1.0)
-    coords = np.ascontiguousarray(lattice.get_cartesian_coords(frac))
-    radius = max(reach, 0.5 * (lattice.volume / len(numbers)) ** (1 / 3))  # short ones make it sort empty space
+    matrix = lattice.matrix / reach  # in units of the reach: below 0.1 the search takes 0.1, which may be 1e8 cells
+    coords = np.ascontiguousarray(frac @ matrix)
+    radius = max(1.0, 0.5 * (lattice.volume / len(numbers)) ** (1 / 3) / reach)  # short ones make it sort empty space
     first, second, image, distance = find_points_in_spheres(
-        coords, coords, r=radius, pbc=np.ones(3, dtype=np.int64), lattice=np.ascontiguousarray(lattice.matrix), tol=1e-8
+        coords, coords, r=radius, pbc=np.ones(3, dtype=np.int64), lattice=np.ascontiguousarray(matrix), tol=1e-8
     )
+    distance = distance * reach
     other = (numbers[first] == numbers[second]) & ((first != second) | (image != 0).any(axis=1))
     nearest = np.full(len(numbers), reach)
     np.minimum.at(nearest, first[other], distance[other])

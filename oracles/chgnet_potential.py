@@ -31,6 +31,9 @@ FILES = {
 TRAINED_ON = {"0.3.0": ("PBE(+U)", "MP2020"), "r2scan": ("r2SCAN", "none")}
 CITATION = "Deng et al., Nat. Mach. Intell. 5, 1031 (2023), doi 10.1038/s42256-023-00716-3"
 N_ELEMENTS = 94  # hydrogen to plutonium
+# Pairs of bonds below 3 A in a batch, some 12 kB of memory each. 500 atoms of iron have 91,000, of diamond 120,000; what
+# is crushed in a relaxation can have millions.
+MOST_ANGLES = 200_000
 UNTRAINED = frozenset({"Po", "At", "Rn", "Fr", "Ra"})  # no crystal of these in MPtrj: weights at their initial values
 
 
@@ -44,8 +47,16 @@ class ChgnetPotential(Potential):
     def compute(
         self, structures: Sequence[Structure], groups: Sequence[Group], *, gradients: bool
     ) -> list[SinglePoint]:
-        """Evaluate one batch."""
+        """Evaluate one batch.
+
+        Raises:
+            ValueError: atoms are packed so densely that memory would not do.
+        """
         graph = build_graph(structures, groups, self._model.bond_cutoff, self._model.angle_cutoff)
+        if len(graph.angle_site) > MOST_ANGLES:
+            raise ValueError(
+                f"{len(graph.angle_site)} angles between bonds, more than {MOST_ANGLES}: packed too densely"
+            )
         lattice = np.array([structure.lattice.matrix for structure in structures])
         output = self._model(graph, lattice, gradients=gradients)
         energy = output.energy.double().cpu().numpy()

@@ -283,3 +283,12 @@ def test_a_device_that_is_not_there_is_refused():
         pytest.skip("there is one")
     with pytest.raises(ConfigError, match="CUDA"):
         load_potential(device="cuda")
+
+
+def test_what_is_packed_too_densely_for_memory_is_refused(potentials):
+    """Diamond crushed to 2.2 A^3/atom: 447,120 angles in 216 atoms would take 5 GB; eight atoms are computed."""
+    crushed = Structure.from_spacegroup(227, Lattice.cubic(2.6), ["C"], [[0, 0, 0]])
+    one, many = potentials["chgnet"].single_points([crushed, crushed * (3, 3, 3)], gradients=False)
+    assert one.ok
+    assert many.status == "failed:error"
+    assert "packed too densely" in many.message

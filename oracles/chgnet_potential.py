@@ -31,8 +31,8 @@ FILES = {
 TRAINED_ON = {"0.3.0": ("PBE(+U)", "MP2020"), "r2scan": ("r2SCAN", "none")}
 CITATION = "Deng et al., Nat. Mach. Intell. 5, 1031 (2023), doi 10.1038/s42256-023-00716-3"
 N_ELEMENTS = 94  # hydrogen to plutonium
-# Pairs of bonds below 3 A in a batch, some 12 kB of memory each. 500 atoms of iron have 91,000, of diamond 120,000; what
-# is crushed in a relaxation can have millions.
+# Pairs of bonds below 3 A in a batch, some 12 kB of memory each. 500 atoms of iron have 91,000, of diamond 120,000;
+# what is crushed in a relaxation can have millions.
 MOST_ANGLES = 200_000
 UNTRAINED = frozenset({"Po", "At", "Rn", "Fr", "Ra"})  # no crystal of these in MPtrj: weights at their initial values
 

@@ -18,6 +18,9 @@ from loop.contracts import Generator
 from loop.errors import CheckpointError
 from tests.test_generator_likelihood import SMALL, random_model
 
+# one thing at a time: what the recipe adds is switched on where it is tested
+PLAIN = {"ratio": "crystal", "tilt_learning_rate": 0.0, "space_group_learning_rate": 0.03, "kl_weight": 0.1}
+PLAIN |= {"space_group_anchor": 0.5, "repeat_discount": 1.0, "element_limit": None}
 CONFIG = FinetuneConfig(
     iterations=5,
     batch_size=32,
@@ -26,6 +29,7 @@ CONFIG = FinetuneConfig(
     learning_rate=1.2e-2,
     space_groups=(221, 225),
     limits=UNLIMITED,  # a toy reward is to be hacked
+    **PLAIN,
 )
 
 

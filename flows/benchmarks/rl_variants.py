@@ -18,19 +18,7 @@ STEEP = Term("e_above_hull", "minimise", low=0.05, high=1.0, shape=4.0, source="
 LINEAR = Term("e_above_hull", "minimise", low=-1.0, high=2.0, shape=1.0, source="hull")
 LEARNED = replace(STEEP, source="surrogate")  # the relaxed distance, as a surrogate believes
 REWARD = RewardConfig(terms=(STEEP,), known_factor=0.0, duplicate_factor=0.0)
-RECIPE = FinetuneConfig(
-    iterations=96,
-    batch_size=128,
-    minibatch_size=64,
-    ratio="part",
-    learning_rate=2e-4,
-    space_group_learning_rate=0.1,
-    tilt_learning_rate=0.03,
-    kl_weight=0.01,
-    space_group_anchor=0.3,
-    repeat_discount=0.2,
-    element_limit=3.0,
-)
+RECIPE = FinetuneConfig(iterations=96)
 UNGUARDED: dict[str, Any] = {
     "floor": None,
     "abstain_on_sparse_hulls": False,

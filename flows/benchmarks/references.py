@@ -99,8 +99,7 @@ def run(
         results["relaxed_rows_unrelaxed"] = _compare(part, "unrelaxed")
     record = _record(results, loaded, references, {"n": n, "seed": seed, "relax": asdict(config) if relax else None})
     record["seconds"] = round(time.perf_counter() - began, 1)
-    _write(output, frame, record)
-    return record
+    return _write(output, frame, record)
 
 
 def _compare(frame: pd.DataFrame, column: str) -> dict[str, Any]:
@@ -228,14 +227,14 @@ def _record(
     }
 
 
-def _write(output: Path, frame: pd.DataFrame, record: dict[str, Any]) -> None:
+def _write(output: Path, frame: pd.DataFrame, record: dict[str, Any]) -> dict[str, Any]:
     columns = ["material_id", "pretty_formula", "unrelaxed", "unrelaxed_full_hull", "sparse"]
     columns += ["relaxed", "relaxed_full_hull", "status", "steps"]
     table = frame[[name for name in columns if name in frame]]  # only what was found here, none of the source's numbers
     write_text(output / "table.csv", table.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
     _figure(output / "parity.png", frame, record["results"])
     record["files"] = [{"file": name, "sha256": sha256(output / name)} for name in ("table.csv", "parity.png")]
-    write_record(output, record)
+    return write_record(output, record)
 
 
 def _figure(path: Path, frame: pd.DataFrame, results: dict[str, Any]) -> None:

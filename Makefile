@@ -11,6 +11,8 @@ PIPFLAGS ?= --disable-pip-version-check -qq
 CONFIG ?= quickstart
 RESULTS ?= results/quickstart
 TESTFLAGS ?=
+# tests run in so many processes, a file in one: what a file shares (a potential, a server) is made once
+JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 
 .PHONY: help setup run test lint bench ui down clean
 
@@ -36,8 +38,8 @@ $(VENV)/bin/python:
 run: $(VENV)/.installed  ## run the quickstart campaign on the CPU; writes results/quickstart (CONFIG=, RESULTS=)
 	@$(BIN)/discovery-loop run $(CONFIG) --results $(RESULTS)
 
-test: $(VENV)/.installed-test  ## run the tests that .ci/run runs (TESTFLAGS="-m slow" for others)
-	@$(BIN)/python -m pytest $(TESTFLAGS)
+test: $(VENV)/.installed-test  ## run the tests that .ci/run runs (TESTFLAGS="-m slow" for the long ones; JOBS=)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTFLAGS)
 
 lint: $(VENV)/.installed-test  ## style, types and the layers between the packages
 	@$(BIN)/ruff check .

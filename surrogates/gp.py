@@ -90,6 +90,24 @@ class GPSurrogate:
         """Labels so far in own units, shape (n, m), NaN where a property was not measured."""
         return self._Y
 
+    @property
+    def drawn(self) -> np.ndarray:
+        """Which labelled crystals chance picked, shape (n,)."""
+        return self._drawn if len(self._drawn) == len(self._ids) else np.zeros(len(self._ids), dtype=bool)
+
+    def left_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """What would be believed of each labelled crystal without the labels of its formula, shape (n, m) each.
+
+        On the model scales; NaN where there is no label, or fewer than three.
+        """
+        mean, std = np.full((2, *self._Y.shape), np.nan)
+        for j, prop in enumerate(self.properties):
+            rows, fitted = np.flatnonzero(np.isfinite(prop.to_scale(self._Y[:, j]))), self._fitted[prop.name]
+            if len(rows) >= 3:
+                mean[rows, j], std[rows, j] = fitted.gp.leave_out(self._blocks[rows])
+                std[rows, j] *= fitted.widths(self._offset(prop, self._X[rows]))
+        return mean, std
+
     def adapt(self, candidates: Sequence[Candidate]) -> None:
         """Tell what predictions are for: unlabelled crystals, such as a pool.
 

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from flows.benchmarks.pool import PoolConfig, run
-from flows.benchmarks.pool_simulation import Campaign, Outcome, simulate
+from flows.benchmarks.pool_simulation import Campaign, Engine, Outcome, settings_of, simulate
 from flows.benchmarks.pool_summary import summarise
-from flows.benchmarks.pool_tasks import load_pool
+from flows.benchmarks.pool_tasks import TASKS, load_pool
 from loop.cif import to_cif
 from loop.errors import ConfigError, InputError
 from surrogates.features import FeatureExtractor
@@ -42,6 +42,25 @@ def test_pool_hides_the_best_of_the_readable_labelled_rows(table):
     best = np.sort(np.delete(modulus, [3, 4]))[-2:]
     np.testing.assert_allclose(np.sort(pool.labels[list(pool.top)]), best)
     assert len(load_pool(path, "bulk_modulus", 210, 1).candidates) in (209, 210)
+
+
+def test_an_oracle_tells_the_parts_of_a_figure_of_merit(table, tmp_path):
+    """Rows without a gap or with an impossible constant take no part; the product is the label."""
+    frame = pd.read_csv(table[0])
+    frame["eps_electronic"], frame["band_gap"] = np.linspace(1.0, 20.0, 220), np.linspace(5.0, 0.4, 220)
+    frame.loc[5, "band_gap"], frame.loc[6, "eps_electronic"] = 0.0, 50.0
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    pool = load_pool(tmp_path / "table.csv", "dielectric", None, 0)
+    assert len(pool.candidates) == 217
+    assert pool.parts == pytest.approx(frame[["eps_electronic", "band_gap"]].drop([3, 5, 6]).to_numpy())
+    told = pool.evaluate(200)
+    product = told.value("eps_electronic") * told.value("band_gap")
+    assert told.value("figure_of_merit") == pytest.approx(product)
+    campaign = Campaign("ucb", 0, initial=20, batch=10, budget=40)
+    assert settings_of(pool, campaign, Engine()).gp.properties == TASKS["dielectric"].parts
+    outcome = simulate(pool, campaign, FeatureExtractor())
+    assert len(set(outcome.order)) == 40
+    assert 0 <= outcome.rounds[-1]["random_coverage90"] <= 1
 
 
 def test_benchmark_finds_the_best_sooner_than_chance_and_records_it(table, tmp_path):

@@ -16,6 +16,7 @@ from loop.values import Candidate, Evaluation, Prediction
 from surrogates.acquisition import ACQUISITIONS, AcquisitionConfig
 from surrogates.features import FeatureExtractor
 from surrogates.gp import GPSurrogate
+from surrogates.product import ProductSurrogate
 from surrogates.properties import GPConfig
 
 FOREST = "forest_greedy"  # the outside baseline: a random forest, best predicted means first
@@ -157,21 +158,23 @@ def settings_of(pool: Pool, campaign: Campaign, engine: Engine) -> Engine:
     acquisition = replace(
         engine.acquisition, objectives=(task.objective,), constraints=task.constraints, strategy=strategy
     )
-    return Engine(replace(engine.gp, properties=(task.prop,)), acquisition)
+    return Engine(replace(engine.gp, properties=task.parts or (task.prop,)), acquisition)
 
 
-def _surrogate(
-    pool: Pool, campaign: Campaign, extractor: FeatureExtractor, gp: GPConfig
-) -> GPSurrogate | ForestSurrogate:
+AnySurrogate = GPSurrogate | ProductSurrogate | ForestSurrogate
+
+
+def _surrogate(pool: Pool, campaign: Campaign, extractor: FeatureExtractor, gp: GPConfig) -> AnySurrogate:
     if campaign.strategy == FOREST:
         return ForestSurrogate(extractor, pool, campaign.seed)
-    surrogate = GPSurrogate(extractor, gp)
+    alone = GPSurrogate(extractor, gp)
+    surrogate = ProductSurrogate(alone, TASKS[pool.task].prop) if TASKS[pool.task].parts else alone
     surrogate.adapt(pool.candidates)
     return surrogate
 
 
 def _held_out(
-    pool: Pool, surrogate: GPSurrogate | ForestSurrogate, rest: np.ndarray, chosen: np.ndarray, rng: np.random.Generator
+    pool: Pool, surrogate: AnySurrogate, rest: np.ndarray, chosen: np.ndarray, rng: np.random.Generator
 ) -> dict[str, float]:
     drawn = rng.choice(rest, min(HELD_OUT, len(rest)), replace=False)
     return {
@@ -181,9 +184,9 @@ def _held_out(
     }
 
 
-def _calibration(pool: Pool, surrogate: GPSurrogate | ForestSurrogate, rows: np.ndarray) -> dict[str, float]:
+def _calibration(pool: Pool, surrogate: AnySurrogate, rows: np.ndarray) -> dict[str, float]:
     candidates, labels = [pool.candidates[i] for i in rows], pool.labels[rows]
-    if isinstance(surrogate, GPSurrogate):  # on the model scale, where the belief is normal
+    if not isinstance(surrogate, ForestSurrogate):  # on the model scale, where the belief is normal
         mean, std = surrogate.marginal(candidates)
         return calibration(TASKS[pool.task].prop.to_scale(labels), mean[:, 0], std[:, 0])
     prediction = surrogate.predict(candidates)

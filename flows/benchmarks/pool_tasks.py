@@ -31,6 +31,7 @@ class Task:
         constraints: bounds on it. Where there are some, the crystals that keep them are what is sought; else the
             best `TOP_SHARE` of the pool.
         label: from a row's columns to the label, vectorised; NaN leaves a row out.
+        parts: properties, named as their columns, whose product the label is; an oracle tells them apart.
         leaks: a potential trained on Materials Project energies knows the label: none describes the crystals.
     """
 
@@ -39,6 +40,7 @@ class Task:
     columns: tuple[str, ...]
     label: Callable[[pd.DataFrame], np.ndarray]
     constraints: tuple[Constraint, ...] = ()
+    parts: tuple[Property, ...] = ()
     leaks: bool = False
 
 
@@ -90,6 +92,10 @@ TASKS: dict[str, Task] = {
         Objective("figure_of_merit"),
         ("eps_electronic", "band_gap"),
         _dielectric,
+        parts=(
+            Property("eps_electronic", "1", "log", prior_mean=1.6, prior_std=0.6),
+            Property("band_gap", "eV", prior_mean=3.0, prior_std=1.8),
+        ),
     ),
 }
 
@@ -101,6 +107,7 @@ class Pool:
     task: str
     candidates: list[Candidate]
     labels: np.ndarray  # (n,), own unit
+    parts: np.ndarray | None = None  # (n, parts of the task)
     top: frozenset[int] = field(init=False)  # rows of what is sought
 
     def __post_init__(self) -> None:
@@ -120,9 +127,12 @@ class Pool:
 
     def evaluate(self, row: int) -> Evaluation:
         """What an oracle would answer."""
-        prop = TASKS[self.task].prop
-        quantity = Quantity(float(self.labels[row]), prop.unit)
-        return Evaluation(self.candidates[row].id, "table@1", "published", OK, {prop.name: quantity})
+        task = TASKS[self.task]
+        values = {task.prop.name: Quantity(float(self.labels[row]), task.prop.unit)}
+        if self.parts is not None:
+            pairs = zip(task.parts, self.parts[row], strict=True)
+            values |= {part.name: Quantity(float(value), part.unit) for part, value in pairs}
+        return Evaluation(self.candidates[row].id, "table@1", "published", OK, values)
 
 
 def load_pool(data: Path, task: str, size: int | None, seed: int) -> Pool:
@@ -144,15 +154,17 @@ def load_pool(data: Path, task: str, size: int | None, seed: int) -> Pool:
     rows = np.flatnonzero(np.isfinite(labels))
     if size is not None and len(rows) > size:
         rows = np.sort(np.random.default_rng(seed).choice(rows, size, replace=False))
-    unique: dict[str, tuple[Candidate, float]] = {}
-    for text, label in zip(frame["cif"].iloc[rows], labels[rows], strict=True):
+    unique: dict[str, tuple[Candidate, int]] = {}
+    for row, text in zip(rows.tolist(), frame["cif"].iloc[rows], strict=True):
         candidate = candidate_of(text)
         if candidate is not None:
-            unique.setdefault(candidate.id, (candidate, float(label)))
+            unique.setdefault(candidate.id, (candidate, row))
     if len(unique) < 200:
         raise InputError(f"expected at least 200 crystals with the label of {task!r} in {data}, found {len(unique)}")
-    kept = list(unique.values())
-    return Pool(task, [candidate for candidate, _ in kept], np.array([label for _, label in kept]))
+    candidates, kept = zip(*unique.values(), strict=True)
+    names = [part.name for part in TASKS[task].parts]
+    parts = frame[names].to_numpy(float)[list(kept)] if names else None
+    return Pool(task, list(candidates), labels[list(kept)], parts)
 
 
 def candidate_of(text: str) -> Candidate | None:

@@ -85,13 +85,18 @@ def test_baselines():
     np.testing.assert_allclose(baselines(rewards, groups, "space-group", 0.0), expected)
 
 
-def test_moving_average_of_the_reference():
+def test_moving_average_of_the_reference(base):
     """Means -1, -0.8, -0.5 give baselines -1, -0.99, -0.9655."""
-    average, seen = None, []
-    for mean in (-1.0, -0.8, -0.5):
-        average = mean if average is None else 0.95 * average + 0.05 * mean
-        seen.append(average)
-    np.testing.assert_allclose(seen, [-1, -0.99, -0.9655])
+    means, seen = iter((-1.0, -0.8, -0.5)), []
+    tuner = tuner_of(base, replace(CONFIG, iterations=3, batch_size=8, kl_weight=0.0, baseline="moving-average"))
+    assert tuner.config.baseline_decay == 0.95
+
+    def spread(candidates):
+        seen.append(tuner.now.average)
+        return next(means) + np.linspace(-0.1, 0.1, len(candidates)), [{} for _ in candidates]
+
+    run(tuner, reward=spread)
+    np.testing.assert_allclose([*seen[1:], tuner.now.average], [-1, -0.99, -0.9655])
 
 
 WAYS = {

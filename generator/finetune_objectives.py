@@ -29,9 +29,9 @@ KL_CHANGE = 0.2  # by which the KL coefficient adapts at most in an iteration
 class FinetuneConfig:
     """Settings of the fine-tuning; the defaults are the recipe that `discovery-loop benchmark rl` measures.
 
-    `clip` 0.2 and the moving average's decay 0.95 are those of CrystalFormer-RL (arXiv 2504.02367), whose other settings
-    are the variant `paper` of that benchmark (KL weight 0.1, the crystal's ratio, p(g) fixed, nothing against repeats);
-    `dpo_beta` 0.1 is that of arXiv 2305.18290.
+    `clip` 0.2 and the moving average's decay 0.95 are those of CrystalFormer-RL (arXiv 2504.02367), whose other
+    settings are the variant `paper` of that benchmark (KL weight 0.1, the crystal's ratio, p(g) fixed, nothing against
+    repeats); `dpo_beta` 0.1 is that of arXiv 2305.18290.
 
     Raises:
         ConfigError: a value is out of range.

@@ -31,7 +31,7 @@ class CellFilter(FrechetCellFilter):
         positions = np.linalg.solve(self.deform_grad(), self.atoms.positions.T).T
         return np.vstack([positions, self._log * self.exp_cell_factor])
 
-    def set_positions(self, new: np.ndarray, **kwargs: Any) -> None:
+    def set_positions(self, new: np.ndarray, **kwargs: Any) -> None:  # type: ignore[override]  # as ASE itself does
         """Move atoms and cell to coordinates (n + 3, 3)."""
         super().set_positions(new, **kwargs)
         self._log = new[-3:] / self.exp_cell_factor

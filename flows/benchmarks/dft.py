@@ -47,7 +47,7 @@ class Case:
         species = [str(element) for element in Composition(self.name)]
         shift = PROTOTYPES[self.prototype]
         sites = [*FACE_CENTRED, *(FACE_CENTRED + shift)]
-        return Candidate(Structure(Lattice.cubic(self.a), np.repeat([species[0], species[-1]], 4), sites))
+        return Candidate(Structure(Lattice.cubic(self.a), [species[0]] * 4 + [species[-1]] * 4, sites))
 
 
 # Gaps depend on the geometry: each is computed at that of its source, dielectric constants at PBE lattice parameters.

@@ -54,7 +54,8 @@ def dominated_share(front: np.ndarray, by: np.ndarray) -> float:
     """
     if not len(front):
         return float("nan")
-    return float((front[:, None, :] <= by[None, :, :]).all(axis=2).any(axis=1).mean())
+    reached = np.all(front[:, None, :] <= by[None, :, :], axis=2)
+    return float(np.mean(np.any(reached, axis=1)))
 
 
 def counting(rows: pd.DataFrame, *, new: bool = False) -> np.ndarray:

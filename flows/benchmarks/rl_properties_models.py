@@ -253,7 +253,8 @@ class Judges:
         megnet = None
         if judge.model is not None:
             megnet = Energies(judge, folder / "megnet.json", script="rl_megnet.py", chunk=MEGNET_CHUNK)
-        forests, about = [], {}
+        forests: list[RandomForestRegressor] = []
+        about: dict[str, dict[str, Any]] = {}
         for column, name in enumerate(NAMES):
             rows = np.isfinite(train.labels[:, column])
             forest = RandomForestRegressor(config.trees, min_samples_leaf=2, max_features=1 / 3, random_state=0)
@@ -262,7 +263,7 @@ class Judges:
             about[f"forest_{name}"] |= errors(held_out.labels[:, column], forest.predict(inputs))
         if megnet is not None:
             gaps = megnet(held_out.structures, _teller(progress))
-            about["megnet_band_gap"] = {"labels": "published model; has seen these crystals"}
+            about["megnet_band_gap"] = {"labels": "of the published model"}
             about["megnet_band_gap"] |= errors(held_out.labels[:, 0], gaps)
         return cls(forests, megnet, about)
 

@@ -97,7 +97,7 @@ def number(value: float | None, digits: int = 3, unit: str = "") -> str:
 
 def ratio(value: float) -> str:
     """A ratio for people: beyond 100 a few labels tell no more than that it is large."""
-    return "more than 100" if value > 100 else number(value, 2)
+    return "more than 100" if value > 100 else f"{value:.2f}" if value < 10 else number(value, 2)
 
 
 def energy(value: float | None, std: float | None = None) -> str:
@@ -170,9 +170,9 @@ def _verdict(metrics: dict[str, float], name: str, arm: str, against: str, claim
         f"The engine's picks were stable {ratio(metrics[name])} times as often as {against} "
         f"({counts[0]} against {counts[1]}; 95 % interval {ratio(low)} to {ratio(high)})."
     )
-    if low > 1:
+    if round(low, 2) > 1:  # as it is shown
         return {"shown": True, "text": f"{text} The interval lies above 1: {claim} here."}
-    if high < 1:
+    if round(high, 2) < 1:
         return {"shown": False, "text": f"{text} The interval lies below 1: it did worse."}
     return {"shown": False, "text": f"{text} The interval includes 1: this campaign does not show that {claim}."}
 

@@ -93,6 +93,7 @@ def test_the_table_says_what_the_ranked_list_says(reported):
     ("low", "high", "words", "shown"),
     [
         pytest.param(1.2, 4.0, "lies above 1: it pays", True, id="better"),
+        pytest.param(1.0001, 4.0, "1.00 to 4.00). The interval includes 1: this", False, id="as shown"),
         pytest.param(0.5, 4.0, "includes 1: this campaign does not show that it pays", False, id="open"),
         pytest.param(0.1, 0.8, "lies below 1: it did worse", False, id="worse"),
     ],

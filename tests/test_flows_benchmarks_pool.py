@@ -67,10 +67,12 @@ def test_benchmark_finds_the_best_sooner_than_chance_and_records_it(table, tmp_p
     path, _ = table
     seen = []
     config = PoolConfig(
-        ("bulk_modulus",), ("random", "greedy"), 2, None, initial=10, batch=15, budget=55, potential="none"
+        ("bulk_modulus",), ("random", "greedy"), 2, None, initial=10, batch=15, budget=50, potential="none"
     )
     record = run(path, tmp_path, config, lambda *args: seen.append(args))
     rows = {row["strategy"]: row for row in record["summary"]}
+    orders = [json.loads(file.read_text())["order"] for file in tmp_path.glob("campaigns/*.json")]
+    assert [len(order) for order in orders] == [50] * 4  # the last batch is the smaller
     assert rows["greedy"]["recall_50"] > 0.9
     assert rows["greedy"]["area"] > rows["random"]["area"]
     assert rows["greedy"]["reached"] == 1

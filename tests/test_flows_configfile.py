@@ -89,6 +89,7 @@ def test_binary_file(tmp_path):
 
 
 def test_absent_file_names_the_presets():
+    assert {"quickstart", "smoke"} <= set(configfile.presets())
     with pytest.raises(ConfigError, match=r"no such file, and no preset of that name \(presets: .*quickstart"):
         configfile.load(Config, "nowhere.yaml")
 

@@ -7,7 +7,7 @@ import pytest
 from pymatgen.core import Element, Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
-from generator.compat import tokenize_published
+from generator.compat import _as_parsed, tokenize_published
 from generator.tokens import TokenError
 from generator.wyckoff import letter_index
 from loop.cif import parse_cif, to_cif
@@ -35,6 +35,15 @@ def shifted(structure: Structure) -> Structure:
     cell = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 1]])
     coordinates = np.round((structure.frac_coords + np.array([0.25, 0.5, 0.123])) @ np.linalg.inv(cell), 6)
     return Structure(Lattice(cell @ structure.lattice.matrix), structure.species, coordinates)
+
+
+def test_thirds_are_read_as_by_the_parser():
+    """A CIF with four decimals: pymatgen's parser makes 1/3 of 0.3333, and orders the sites; no other value moves."""
+    coordinates = [[0.3333, 0.6667, 0.25], [0.3331, 0.1, 0.0], [0.6667, 0.3333, 0.75]]
+    structure = Structure(Lattice.hexagonal(3.2, 5.2), ["Zn", "O", "Zn"], coordinates)
+    parsed = Structure.from_str(to_cif(structure), fmt="cif").get_sorted_structure()
+    np.testing.assert_allclose(_as_parsed(structure).frac_coords, parsed.frac_coords, atol=1e-9)
+    assert np.abs(parsed.frac_coords - 1 / 3).min() < 1e-9
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

@@ -90,6 +90,7 @@ def test_each_crystal_has_its_file(history, tmp_path, format):
         found = Structure.from_str(text, "cif") if format == "cif" else Poscar.from_str(text).structure
         assert StructureMatcher(scale=False).fit(found, final_structure(labels[number]))
         assert labels[number].candidate.id in files[number].name
+        assert files[number].name.startswith(f"{number + 1:03d}_")
 
 
 def test_cifs_carry_their_symmetry():

@@ -152,6 +152,8 @@ def test_unusable_predictions_are_left_out_or_refused():
     with pytest.raises(ValueError, match="shape"):
         calibration(np.ones(2), np.ones(3), np.ones(2))
     assert math.isnan(spearman(np.ones(5), np.arange(5.0)))
+    assert math.isnan(spearman(np.arange(2.0), np.arange(2.0)))
+    assert spearman(np.arange(3.0), -np.arange(3.0)) == -1
 
 
 def test_the_pareto_front_is_what_nothing_dominates():

@@ -33,6 +33,14 @@ REAL = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("formula", "valid"),
+    [("NaCl", True), ("NaCl2", False), ("LiMg", True), ("NaSe", False)],  # metals count; Na+ Se- fails Pauling's test
+)
+def test_formulas_are_balanced_as_smact_has_it(formula, valid):
+    assert is_charge_balanced(formula) is valid
+
+
 def test_real_crystals_are_valid():
     assert ValidityRules()(REAL) == [None] * len(REAL)
 

@@ -74,6 +74,8 @@ def test_supercells_are_as_long_as_asked_and_no_larger_than_allowed():
     slab = Structure(Lattice.orthorhombic(2.5, 4.0, 20.0), ["Cu"], [[0, 0, 0]])
     assert supercell_of(slab, PhononConfig(min_length=8)) == (4, 2, 1)
     assert np.prod(supercell_of(slab, PhononConfig(min_length=40, max_atoms=50))) <= 50
+    pair = Structure(Lattice.cubic(4), ["Cs", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    assert sorted(supercell_of(pair, PhononConfig(min_length=20, max_atoms=50))) == [2, 3, 3]  # 36 atoms instead of 250
     skewed = Structure(Lattice.from_parameters(4, 4, 4, 60, 60, 60), ["Cu"], [[0, 0, 0]])
     assert supercell_of(skewed, PhononConfig(min_length=6)) == (2, 2, 2)  # planes are 3.27 A apart
 

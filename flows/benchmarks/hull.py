@@ -55,7 +55,7 @@ PROTOCOL = (
     "potential; failures count. The hull takes up each relaxed crystal. A discovery is a relaxed crystal that no known "
     "crystal and no earlier query equals, within the tolerance of the present hull. What counts against the budget are "
     "relaxations; unrelaxed single points of the pool with the same potential, which `generator_ranking` and `ours` "
-    "use, do not. Published: ORB-v3 as oracle, cells of up to 20 atoms, ranking by another potential (MACE-MP-0, "
+    "use, do not. Published: ORB-v3 as oracle, ranking by another potential (MACE-MP-0, "
     "relaxing), novelty against the starting phases only, thirty systems, five episodes each."
 )
 
@@ -72,7 +72,7 @@ class HullConfig:
         budget: queries of an episode.
         batch: queries between two fits.
         pool: crystals that the generator draws.
-        max_atoms: of a primitive cell, for all methods.
+        max_atoms: of a primitive cell, for all methods; 20 as published.
         potential: the oracle's; it must be the one of the shipped reference phases.
         relax: settings of the oracle.
         workers: processes, of one thread each; they share a GPU.
@@ -85,7 +85,7 @@ class HullConfig:
     budget: int = 50
     batch: int = 5
     pool: int = 512
-    max_atoms: int = 12
+    max_atoms: int = 20
     potential: str = "chgnet"
     relax: RelaxConfig = field(default_factory=lambda: RelaxConfig(max_contraction=CONTRACTION, retry=None))
     workers: int = 1

@@ -103,7 +103,7 @@ class GPConfig:
     calibrate: bool = True
     max_fit: int = 600
     max_labels: int = 2000
-    inducing: int = 1000
+    inducing: int = 2000
     warm_start: bool = False
     maxiter: int = 75
     seed: int = 0

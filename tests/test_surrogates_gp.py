@@ -291,11 +291,24 @@ def test_sparse_process_learns_from_labels_beyond_its_inducing_points():
     rng = np.random.default_rng(3)
     Z, new = rng.normal(size=(1200, 5)), rng.normal(size=(300, 5))
     t = truth(Z) + 0.1 * rng.normal(size=1200)
-    group, few = np.zeros(5), np.arange(60)
-    subset = with_hyperparameters(ExactGP(Z[few], t[few], group, np.zeros(60), (0.0, 1.0)), [2.5], 1.5, 0.02)
+    group, few = np.zeros(5), np.arange(200)
+    subset = with_hyperparameters(ExactGP(Z[few], t[few], group, np.zeros(200), (0.0, 1.0)), [2.5], 1.5, 0.02)
     sparse = with_hyperparameters(SparseGP(Z, t, group, np.zeros(1200), (0.0, 1.0), inducing=few), [2.5], 1.5, 0.02)
     errors = [float(np.abs(gp.predict(new, np.zeros(300))[0] - truth(new)).mean()) for gp in (subset, sparse)]
     assert errors[1] < 0.85 * errors[0]
+
+
+def test_sparse_process_is_no_surer_of_its_inducing_points_than_its_errors_allow():
+    """Left-out residuals over their standard deviations are of one size, whichever label is left out."""
+    rng = np.random.default_rng(0)
+    turns, phases, sizes = rng.normal(size=(8, 40)), rng.uniform(0, 6, 40), rng.normal(size=40) / 3
+    Z = rng.normal(size=(500, 8))
+    t = np.sin(0.35 * Z @ turns + phases) @ sizes
+    given, few = (Z, t, np.zeros(8), np.zeros(500), (0.0, 1.0)), np.arange(150)
+    for gp in (ExactGP(*given), SparseGP(*given, inducing=few)):
+        mean, std = with_hyperparameters(gp, [3.0], 1.5, 0.001).leave_out(np.arange(500))
+        score = np.abs(t - mean) / std
+        assert 0.7 < score[few].mean() / score[150:].mean() < 1.4
 
 
 def test_fit_on_tabulated_distances_is_the_fit_on_the_kernel():

@@ -1,7 +1,8 @@
 """What fine-tuning maximises: the settings, baselines, and one objective an algorithm.
 
 Every objective takes log-probabilities of scored crystals under the policy, shape (n, parts), and what was noted of
-these crystals when they were drawn; it returns a scalar to be maximised. The parts (space group, letters, elements,
+these crystals when they were drawn; it returns a scalar to be maximised. (Imitation has none: it maximises the
+log-probability of remembered crystals, see `Finetuner._imitate`.) The parts (space group, letters, elements,
 coordinates, cell) are those of `generator.likelihood`; their sum is the log-probability of the crystal.
 """
 
@@ -20,7 +21,7 @@ from generator.conditions import Sampling
 from generator.finetune_drift import DriftLimits
 from loop.errors import ConfigError
 
-Algorithm = Literal["ppo", "reinforce", "dpo"]
+Algorithm = Literal["imitation", "ppo", "reinforce", "dpo"]
 Baseline = Literal["leave-one-out", "space-group", "moving-average"]
 KL_CHANGE = 0.2  # by which the KL coefficient adapts at most in an iteration
 
@@ -28,6 +29,8 @@ KL_CHANGE = 0.2  # by which the KL coefficient adapts at most in an iteration
 @dataclass(frozen=True)
 class FinetuneConfig:
     """Settings of the fine-tuning; the defaults are the recipe that `discovery-loop benchmark rl` measures.
+
+    `imitation` draws, scores, remembers what did better than the average of late, and raises its likelihood.
 
     `clip` 0.2 and the moving average's decay 0.95 are those of CrystalFormer-RL (arXiv 2504.02367), whose other
     settings are the variant `paper` of that benchmark (KL weight 0.1, the crystal's ratio, p(g) fixed, nothing against
@@ -39,7 +42,7 @@ class FinetuneConfig:
 
     iterations: int = 30
     batch_size: int = 128
-    algorithm: Algorithm = "ppo"
+    algorithm: Algorithm = "imitation"
     epochs: int = 2  # passes over the batch of an iteration; reinforce wants 1
     minibatch_size: int = 64
     learning_rate: float = 2e-4
@@ -54,12 +57,12 @@ class FinetuneConfig:
     baseline: Baseline = "leave-one-out"
     baseline_decay: float = 0.95
     standardise: bool = True  # divide advantages by their standard deviation
-    space_group_anchor: float = 0.3  # weight of KL(p(g) to the base's) in the objective: see `Finetuner._anchor`
+    space_group_anchor: float = 0.0  # weight of KL(p(g) to the base's) in the objective: see `Finetuner._anchor`
     repeat_discount: float = 0.2  # of a reward, for each time that its composition and Wyckoff positions were rewarded
     element_limit: float | None = 3.0  # crystals of elements this many times as frequent as in the base earn less
     dpo_beta: float = 0.1
-    replay: int = 0  # best crystals kept for self-imitation; 0: none
-    replay_weight: float = 0.1  # of their mean log-probability in the objective
+    replay: int = 16384  # best crystals kept, one a composition and Wyckoff positions; 0: none
+    replay_weight: float = 0.0  # of self-imitation beside another algorithm (arXiv 1806.05464); 0: off
     max_grad_norm: float = 1.0
     space_groups: tuple[int, ...] = ()  # allowed; empty: all of p(g)
     limits: DriftLimits = field(default_factory=DriftLimits)
@@ -84,8 +87,15 @@ class FinetuneConfig:
         ]
         wrong += [f"{name} in (0, 1]" for name in ("clip", "repeat_discount") if not 0 < getattr(self, name) <= 1]
         wrong += [f"{name} > 0 or none" for name in ("kl_target", "element_limit") if (getattr(self, name) or 1) <= 0]
+        if self.imitates and self.replay == 0:
+            wrong.append("replay > 0, for there is nothing to imitate otherwise")
         if wrong:
             raise ConfigError(f"fine-tuning expects {', '.join(wrong)}; got {self}.")
+
+    @property
+    def imitates(self) -> bool:
+        """Whether good crystals are remembered and learned from again."""
+        return self.algorithm == "imitation" or self.replay_weight > 0
 
     @property
     def conditions(self) -> Sampling:

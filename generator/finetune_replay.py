@@ -53,6 +53,12 @@ class Memory:
         self.best, self.best_rewards = merged[np.array(chosen, dtype=int)], values[chosen]
         self.best_keys = [names[index] for index in chosen]
 
+    @property
+    def good(self) -> np.ndarray:
+        """Indices of the remembered whose reward is not below their mean: a bar that rises as better ones come."""
+        bar = self.best_rewards.mean() if len(self.best_rewards) else 0.0
+        return np.flatnonzero(self.best_rewards >= bar)
+
     def tensors(self) -> dict[str, Tensor]:
         """The best crystals, for a file."""
         if self.best is None:

@@ -19,7 +19,13 @@ from loop.errors import CheckpointError
 from tests.test_generator_likelihood import SMALL, random_model
 
 # one thing at a time: what the recipe adds is switched on where it is tested
-PLAIN = {"ratio": "crystal", "tilt_learning_rate": 0.0, "space_group_learning_rate": 0.03, "kl_weight": 0.1}
+PLAIN = {
+    "algorithm": "ppo",
+    "ratio": "crystal",
+    "tilt_learning_rate": 0.0,
+    "space_group_learning_rate": 0.03,
+    "kl_weight": 0.1,
+}
 PLAIN |= {"space_group_anchor": 0.5, "repeat_discount": 1.0, "element_limit": None}
 CONFIG = FinetuneConfig(
     iterations=5,
@@ -37,9 +43,9 @@ GROUPS_ALONE = {"iterations": 8, "epochs": 1, "learning_rate": 1e-6}  # the netw
 
 
 def light_elements(candidates):
-    """Toy reward: minus the share of heavy elements among the sites' species."""
-    values = [-1.0 if c is None else -np.mean([e.Z > 40 for e in c.structure.composition]) for c in candidates]
-    return np.array(values), [{"heavy": -v} for v in values]
+    """Toy reward: the share of light elements among the sites' species."""
+    values = [0.0 if c is None else np.mean([e.Z <= 40 for e in c.structure.composition]) for c in candidates]
+    return np.array(values), [{"heavy": 1 - v} for v in values]
 
 
 def centring(group: int) -> int:
@@ -100,6 +106,7 @@ def test_moving_average_of_the_reference(base):
 
 
 WAYS = {
+    "imitation": {"algorithm": "imitation"},
     "crystals": {},
     "parts": {"ratio": "part", "tilt_learning_rate": 0.1, "baseline": "space-group"},
     "reinforce": {"algorithm": "reinforce", "epochs": 1},
@@ -195,6 +202,7 @@ EVERYTHING = {
     "ratio": "part",
     "tilt_learning_rate": 0.02,
     "replay": 8,
+    "replay_weight": 0.1,
     "repeat_discount": 0.5,
     "element_limit": 2.0,
     "kl_target": 0.5,
@@ -203,13 +211,12 @@ EVERYTHING = {
 }
 
 
-@pytest.mark.parametrize("changes", [{}, EVERYTHING, {"algorithm": "dpo"}], ids=["default", "everything", "dpo"])
+RUNS = {"plain": {}, "everything": EVERYTHING, "dpo": {"algorithm": "dpo"}, "imitation": {"algorithm": "imitation"}}
+
+
+@pytest.mark.parametrize("changes", RUNS.values(), ids=RUNS)
 def test_resumed_equals_uninterrupted(base, tmp_path, changes):
     config = replace(CONFIG, iterations=4, minibatch_size=16, **changes)
-
-    def light_elements(candidates):  # positive, so that repeats and over-represented elements cost
-        values = [0.0 if c is None else np.mean([e.Z <= 40 for e in c.structure.composition]) for c in candidates]
-        return np.array(values), [{} for _ in values]
 
     whole = tuner_of(base, config)
     rows = run(whole, reward=light_elements)

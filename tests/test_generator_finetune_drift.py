@@ -135,19 +135,54 @@ def test_over_represented_elements_cost():
     np.testing.assert_allclose(over_represented(batch, ratios, 3.0), [1.0, 0.5])
 
 
+def rising(candidates):
+    """A reward that says nothing of the crystals, the same in each batch."""
+    return np.linspace(0.1, 0.2, len(candidates)), [{}] * len(candidates)
+
+
 def test_replay_pulls_towards_the_best(base):
-    """Rewards that say nothing: only self-imitation moves the policy, towards what it kept."""
-    flat = lambda candidates: (np.linspace(0.1, 0.2, len(candidates)), [{}] * len(candidates))  # noqa: E731
-    config = replace(CONFIG, iterations=3, learning_rate=3e-3, standardise=False, kl_weight=0.0, limits=DriftLimits(99))
-    tuners = [tuned(base, replace(config, replay=kept, replay_weight=1.0), flat)[0] for kept in (0, 4)]
+    """The same crystals, with and without self-imitation: what was kept becomes likelier by it."""
+    config = replace(CONFIG, algorithm="ppo", iterations=3, learning_rate=3e-3, kl_weight=0.0, limits=DriftLimits(99))
+    tuners = [tuned(base, replace(config, replay=4, replay_weight=weight), rising)[0] for weight in (0.0, 1.0)]
+    assert tuners[0].memory.best is None  # nothing is kept where nothing is imitated
     crystals = Crystals.from_batch(tuners[1].memory.best, base.head.weight)
     without, with_ = (policy_log_prob(t.policy, crystals, config).sum().item() for t in tuners)
     assert with_ > without
 
 
+def test_imitation_learns_the_better_half(base):
+    """Maximum likelihood of the remembered crystals that are not below the mean; the others are left alone."""
+    config = replace(CONFIG, iterations=6, epochs=4, learning_rate=3e-3, kl_weight=0.0, limits=DriftLimits(99))
+    tuner, rows = tuned(base, config, rising)
+    memory = tuner.memory
+    np.testing.assert_array_equal(memory.good, np.flatnonzero(memory.best_rewards >= np.mean(memory.best_rewards)))
+    assert 0 < len(memory.good) < len(memory.best)
+    gains = []
+    for chosen in (memory.good, np.setdiff1d(np.arange(len(memory.best)), memory.good)):
+        crystals = Crystals.from_batch(memory.best[chosen], base.head.weight)
+        ours, before = (policy_log_prob(m, crystals, config).sum(1).mean().item() for m in (tuner.policy, base))
+        gains.append(ours - before)
+    assert gains[0] > gains[1] + 0.5
+    assert rows[-1]["updates"] == 4
+
+
+def test_nothing_rewarded_moves_nothing(base):
+    nothing = lambda candidates: (np.zeros(len(candidates)), [{}] * len(candidates))  # noqa: E731
+    tuner, rows = tuned(base, replace(CONFIG, iterations=2, limits=DriftLimits(99)), nothing)
+    assert [row["updates"] for row in rows] == [0, 0]
+    assert all(torch.equal(a, b) for a, b in zip(tuner.policy.parameters(), base.parameters(), strict=True))
+
+
 @pytest.mark.parametrize(
     "changes",
-    [{"iterations": 0}, {"clip": 0.0}, {"kl_weight": -1.0}, {"repeat_discount": 1.5}, {"element_limit": -1.0}],
+    [
+        {"iterations": 0},
+        {"clip": 0.0},
+        {"kl_weight": -1.0},
+        {"repeat_discount": 1.5},
+        {"element_limit": -1.0},
+        {"replay": 0},
+    ],
 )
 def test_nonsense_is_refused(changes):
     with pytest.raises(ConfigError, match=next(iter(changes))):

@@ -11,7 +11,7 @@ from loop.errors import ConfigError
 from loop.reward import RewardConfig, Term
 from loop.validity import ValidityRules
 
-BASE, TUNED, PAPER, BEST_OF_N, SUPERVISED = "base", "tuned", "paper", "best-of-n", "supervised"
+BASE, TUNED, PPO, PAPER, BEST_OF_N, SUPERVISED = "base", "tuned", "ppo", "paper", "best-of-n", "supervised"
 # worth 1 up to 0.05 eV/atom, 0.8 at 0.1, 0.5 at 0.2, 0.08 at 0.5
 STEEP = Term("e_above_hull", "minimise", low=0.05, high=1.0, shape=4.0, source="hull")
 # as published: linear in the distance; 1 is 3 eV/atom here, which the KL weight of the paper's variant takes along
@@ -19,6 +19,7 @@ LINEAR = Term("e_above_hull", "minimise", low=-1.0, high=2.0, shape=1.0, source=
 LEARNED = replace(STEEP, source="surrogate")  # the relaxed distance, as a surrogate believes
 REWARD = RewardConfig(terms=(STEEP,), known_factor=0.0, duplicate_factor=0.0)
 RECIPE = FinetuneConfig(iterations=96)
+POLICY_GRADIENT: dict[str, Any] = {"algorithm": "ppo", "space_group_anchor": 0.3}
 UNGUARDED: dict[str, Any] = {
     "floor": None,
     "abstain_on_sparse_hulls": False,
@@ -55,6 +56,7 @@ VARIANTS = {
         "CrystalFormer-RL as published: E_hull reward, whole-batch PPO with the crystal's ratio clipped, moving "
         "average, p(g) fixed, no novelty, no guards",
         {
+            "algorithm": "ppo",
             "batch_size": 100,
             "minibatch_size": 100,
             "epochs": 5,
@@ -74,7 +76,12 @@ VARIANTS = {
         {"terms": (LINEAR,), "known_factor": 1.0, "duplicate_factor": 1.0, **UNGUARDED},
         NO_RULES,
     ),
-    "group-baseline": Variant("baseline by space group", {"baseline": "space-group"}),
+    PPO: Variant("PPO, ratios clipped by parts, baseline leave-one-out", POLICY_GRADIENT),
+    "group-baseline": Variant("the same, baseline by space group", POLICY_GRADIENT | {"baseline": "space-group"}),
+    "crystal-ratio": Variant("the same as ppo, the crystal's ratio clipped", POLICY_GRADIENT | {"ratio": "crystal"}),
+    "reinforce": Variant("REINFORCE, one pass", POLICY_GRADIENT | {"algorithm": "reinforce", "epochs": 1}),
+    "dpo": Variant("DPO on pairs ranked by reward", POLICY_GRADIENT | {"algorithm": "dpo"}),
+    "replay": Variant("ppo with self-imitation beside it", POLICY_GRADIENT | {"replay_weight": 1.0}),
     "no-novelty": Variant(
         "known crystals and repeats earn as new ones do",
         {"repeat_discount": 1.0},
@@ -82,10 +89,6 @@ VARIANTS = {
     ),
     "no-direct": Variant("no rate of its own for element and letter biases", {"tilt_learning_rate": 0.0}),
     "no-groups": Variant("p(g) fixed", {"learn_space_groups": False}),
-    "crystal-ratio": Variant("the crystal's ratio clipped, not its parts'", {"ratio": "crystal"}),
-    "reinforce": Variant("REINFORCE, one pass", {"algorithm": "reinforce", "epochs": 1}),
-    "dpo": Variant("DPO on pairs ranked by reward", {"algorithm": "dpo"}),
-    "replay": Variant("self-imitation of the best 256", {"replay": 256}),
     "surrogate": Variant(
         "reward: the mean of a surrogate of the relaxed distance, learned from relaxed samples of the base",
         reward={"terms": (LEARNED,), "kappa": 0.0},

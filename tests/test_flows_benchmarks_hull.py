@@ -12,7 +12,10 @@ from flows.benchmarks.hull_methods import InOrder, Ours, Pool, Ranking, random_c
 from flows.benchmarks.hull_summary import discovery_area, scores, summarise
 from flows.benchmarks.hull_world import Answer, Episode, Outcome, RelaxingOracle
 from loop.errors import ConfigError
+from loop.fingerprint import fingerprint
 from loop.hull import Hull, HullEntry
+from loop.known import KnownCrystals
+from loop.novelty import NEW, NoveltyIndex
 from loop.values import Candidate, EnergyType
 from surrogates.blocks import UNRELAXED_HULL
 from surrogates.features import FeatureExtractor, default_blocks
@@ -110,6 +113,20 @@ def test_ranking_and_ours_take_the_lowest_of_each_prototype_first():
     assert asked[0].id == ranked[0].id
     assert len({candidate.formula for candidate in asked}) == len(asked) == 3  # all of a formula share their symmetry
     assert len(method._labels) == 3
+
+
+def test_ours_leaves_out_what_would_relax_into_a_known_crystal():
+    """Same formula and symmetry as a known crystal, though so stretched that the novelty check calls it new."""
+    crystals = pool()
+    relaxed = alloy("Mg", "Mg", "Mg", "Ag", c=1.05)
+    known = KnownCrystals.from_fingerprints(["mp-1"], [fingerprint(relaxed.structure)])
+    assert {v.kind for v in NoveltyIndex(known).judge([c.structure for c in crystals.candidates[4:]], ["x"] * 8)} == {
+        NEW
+    }
+    extractor = FeatureExtractor(default_blocks(lambda s: (np.zeros(len(s)), np.zeros((len(s), 2))), above, size=2))
+    episode = Episode(hull(), known, (0.1,))
+    assert {c.formula for c in Ours(crystals, extractor, 0.1).propose(episode, 9)} == {"MgAg", "MgAg3", "Mg3Ag"}
+    assert {c.formula for c in Ours(crystals, extractor, 0.1, known).propose(episode, 9)} == {"MgAg", "MgAg3"}
 
 
 def test_ours_moves_its_bound_with_the_hull():

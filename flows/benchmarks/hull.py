@@ -20,6 +20,7 @@ from flows.benchmarks.hull_methods import (
     METHODS,
     OURS,
     RANDOM,
+    RANKING,
     InOrder,
     Method,
     Ours,
@@ -68,9 +69,10 @@ class HullConfig:
         systems: chemical systems.
         methods: of `flows.benchmarks.hull_methods.METHODS`.
         seeds: episodes of each method in each system.
+        first_seed: of these episodes.
         tolerances: eV/atom from the hull that count as stable. `ours` plays an episode for each.
         budget: queries of an episode.
-        batch: queries between two fits.
+        batch: queries between two looks at the answers, of the methods that look.
         pool: crystals that the generator draws.
         max_atoms: of a primitive cell, for all methods; 20 as published.
         potential: the oracle's; it must be the one of the shipped reference phases.
@@ -81,6 +83,7 @@ class HullConfig:
     systems: tuple[str, ...] = SYSTEMS
     methods: tuple[str, ...] = METHODS
     seeds: int = 1
+    first_seed: int = 0
     tolerances: tuple[float, ...] = (0.1, 0.01)
     budget: int = 50
     batch: int = 5
@@ -118,7 +121,8 @@ def run(output: Path, config: HullConfig | None = None, progress: Progress | Non
     config = config or HullConfig()
     make_folder(output / "episodes")
     began = time.perf_counter()
-    wanted = [Share(s, seed, m) for seed in range(config.seeds) for s in config.systems for m in _shares(config)]
+    seeds = range(config.first_seed, config.first_seed + config.seeds)
+    wanted = [Share(s, seed, m) for seed in seeds for s in config.systems for m in _shares(config)]
     done: dict[Share, list[Outcome]] = {}
     for share, episodes in spread(_episodes, (output, config), wanted, config.workers):
         done[share] = episodes
@@ -202,7 +206,7 @@ class _Setting:
         method = self._method(name, tolerances[0])
         episode = Episode(self.hull, self.known, tolerances)
         while (left := self.config.budget - len(episode.queries)) > 0:
-            chosen = method.propose(episode, min(left, self.config.batch if name == OURS else left))
+            chosen = method.propose(episode, min(left, self.config.batch if name in (OURS, RANKING) else left))
             if not chosen:  # nothing left to ask: the curve stays where it is
                 for curve in episode.curves.values():
                     curve += [curve[-1] if curve else 0] * left
@@ -219,7 +223,7 @@ class _Setting:
         if name == GENERATOR:
             order = rng.permutation(len(self.pool.candidates))
             return InOrder([self.pool.candidates[i] for i in order])
-        return Ranking(self.pool) if name != OURS else Ours(self._new(), self._extractor(), tolerance)
+        return Ranking(self.pool) if name != OURS else Ours(self._new(), self._extractor(), tolerance, self.known)
 
     @property
     def pool(self) -> Pool:

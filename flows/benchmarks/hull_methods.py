@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from flows.benchmarks.hull_world import Answer, Episode
-from loop.fingerprint import symmetry
+from loop.fingerprint import formula_key, symmetry
 from loop.values import OK, Candidate, Evaluation, Origin, Quantity
 
 if TYPE_CHECKING:
     from loop.hull import Hull
+    from loop.known import KnownCrystals
     from surrogates.features import FeatureExtractor
 
 RANDOM, GENERATOR, RANKING, OURS = "random", "generator", "generator_ranking", "ours"
@@ -102,18 +103,21 @@ class Ours:
     """Probability of stability by a Gaussian process that learns what relaxation does, new prototypes only.
 
     Each crystal of the pool that is valid and not known is asked about in the order of its probability of lying within
-    the tolerance of the present hull; of crystals that share formula and symmetry only the likeliest is ever tried.
+    the tolerance of the present hull; of crystals that share formula and symmetry only the likeliest is ever tried, and
+    none that shares them with a known crystal: relaxation keeps symmetry, and most of these end in the known one.
 
     Args:
         pool: valid crystals that are not known, with unrelaxed energies.
         extractor: features, the distance of the unrelaxed crystal from the initial hull among them.
         tolerance: eV/atom.
+        known: known crystals; None for none.
         learn: off, the process stays at its prior.
     """
 
     pool: Pool
     extractor: FeatureExtractor
     tolerance: float
+    known: KnownCrystals | None = None
     learn: bool = True
     _taken: set[tuple[str, int]] = field(init=False, default_factory=set)
     _asked: list[Candidate] = field(init=False, default_factory=list)
@@ -128,6 +132,9 @@ class Ours:
         usable = np.flatnonzero(np.isfinite(self.pool.energies))
         self._candidates = [self.pool.candidates[i] for i in usable]
         self._kinds = [_kind(candidate) for candidate in self._candidates]
+        if self.known is not None:
+            pairs = zip(self._candidates, self._kinds, strict=True)
+            self._taken |= {kind for candidate, kind in pairs if kind[1] in _symmetries(self.known, candidate)}
         if self._candidates:
             self._surrogate.adapt(self._candidates)
 
@@ -176,6 +183,12 @@ def distances(hull: Hull, candidates: Sequence[Candidate], energies: np.ndarray)
 def _kind(candidate: Candidate) -> tuple[str, int]:
     """Formula, and hash of space group and sites."""
     return candidate.formula, symmetry(candidate.structure, SYMPREC)[1]
+
+
+def _symmetries(known: KnownCrystals, candidate: Candidate) -> set[int]:
+    """Symmetry hashes of the known crystals of a formula."""
+    rows = known.of_formula(formula_key(candidate.structure))
+    return {key for row in rows for key in known.symmetries(row)}
 
 
 def _apart(pool: Pool) -> list[int]:

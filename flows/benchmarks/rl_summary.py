@@ -123,5 +123,5 @@ def draw_shares(summary: dict[str, dict[str, Any]], path: Path) -> None:
             axis.bar([x for x, _ in at], heights, 0.27, yerr=errors, color=colour, label=label)
         axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
         axis.set(ylabel=f"{key.replace('_', ' ')} (share of samples)", ylim=(0, 1))
-    figure.axes[1].legend(fontsize=8)
+    figure.legend(*figure.axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(path, dpi=130)

@@ -3,7 +3,8 @@
 Objective of CrystalFormer-RL (arXiv 2504.02367): maximise E[r(x) - tau ln(p(x) / p_base(x))]. Differences from the
 released code, each for a reason given in its place: the KL term carries no gradient of its own inside the advantage,
 log-probabilities are exactly those of what was drawn, baselines leave the crystal itself out, updates use minibatches
-and stop early when the policy has moved far, and everything needed to go on after a kill is kept.
+and stop early when the policy has moved far, and everything needed to go on after a kill is kept. By default the update
+is imitation (`Finetuner._imitate`): policy gradients follow the reward to where its potential errs.
 """
 
 from __future__ import annotations

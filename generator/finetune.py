@@ -280,7 +280,7 @@ class Finetuner:
         total = torch.zeros((), dtype=self.policy.dtype, device=self.policy.device)
         if config.space_group_anchor > 0 and config.learn_space_groups:
             total = total - config.space_group_anchor * self._anchor()
-        if config.replay_weight > 0 and config.algorithm != "imitation":
+        if config.algorithm != "imitation" and config.imitates:
             total = total + config.replay_weight * self._recalled()
         return total
 

@@ -87,7 +87,7 @@ class FinetuneConfig:
         ]
         wrong += [f"{name} in (0, 1]" for name in ("clip", "repeat_discount") if not 0 < getattr(self, name) <= 1]
         wrong += [f"{name} > 0 or none" for name in ("kl_target", "element_limit") if (getattr(self, name) or 1) <= 0]
-        if self.imitates and self.replay == 0:
+        if self.algorithm == "imitation" and self.replay == 0:
             wrong.append("replay > 0, for there is nothing to imitate otherwise")
         if wrong:
             raise ConfigError(f"fine-tuning expects {', '.join(wrong)}; got {self}.")
@@ -95,7 +95,7 @@ class FinetuneConfig:
     @property
     def imitates(self) -> bool:
         """Whether good crystals are remembered and learned from again."""
-        return self.algorithm == "imitation" or self.replay_weight > 0
+        return self.algorithm == "imitation" or (self.replay_weight > 0 and self.replay > 0)
 
     @property
     def conditions(self) -> Sampling:

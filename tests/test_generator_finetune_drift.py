@@ -173,6 +173,12 @@ def test_nothing_rewarded_moves_nothing(base):
     assert all(torch.equal(a, b) for a, b in zip(tuner.policy.parameters(), base.parameters(), strict=True))
 
 
+def test_settings_of_former_campaigns_stay_valid():
+    """They say `replay: 0, replay_weight: 0.1`, with which nothing was replayed."""
+    assert not FinetuneConfig(algorithm="ppo", replay=0, replay_weight=0.1).imitates
+    assert FinetuneConfig(algorithm="ppo", replay=8, replay_weight=0.1).imitates
+
+
 @pytest.mark.parametrize(
     "changes",
     [

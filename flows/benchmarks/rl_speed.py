@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from flows.build import Builder
 
-# seconds of the original's PPO update alone (JAX, CPU, batch 100, fp64, 2 log-probability passes and 5 steps): measured
+# wall seconds of the original's PPO update alone (JAX, CPU, batch 100, fp64, 2 log-probability passes and 5 steps): measured
 # by this project on a 2-core machine for its small network (321,831 parameters) and its default one (4,833,575)
 ORIGINAL_UPDATE = {"small": 8.0, "default": 189.8}
 BATCH = 100
@@ -141,4 +141,5 @@ def iteration_speed(builder: Builder, seed: int) -> dict[str, Any]:
     parameters = sum(parameter.numel() for parameter in base.model.parameters())
     parts = {name: row[f"seconds_{name}"] for name in ("sample", "reward", "update")}
     ratios = {f"original_{name}_update_over_iteration": seconds / cpu for name, seconds in ORIGINAL_UPDATE.items()}
+    ratios |= {f"original_{name}_update_over_wall": seconds / wall for name, seconds in ORIGINAL_UPDATE.items()}
     return {"parameters": parameters, "cpu_seconds": cpu, "wall_seconds": wall, "wall_parts": parts, **ratios}

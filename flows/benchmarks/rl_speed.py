@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flows.build import Builder
 
 # wall seconds of the original's PPO update alone (JAX, CPU, batch 100, fp64, 2 log-probability passes and 5 steps),
-# measured by this project on a 2-core machine for its small network (321,831 parameters) and its default one (4,833,575)
+# measured by this project on 2 cores for its small network (321,831 parameters) and its default one (4,833,575)
 ORIGINAL_UPDATE = {"small": 8.0, "default": 189.8}
 BATCH = 100
 PORTION = 5  # structures of the slow side between two portions of the fast side

@@ -148,14 +148,19 @@ def rl_speed(
     output: Output,
     crystals: Annotated[int, typer.Option(min=1, help="Crystals that the batched reward judges.")] = 300,
     slow: Annotated[int, typer.Option(min=1, help="The first of them, judged by the published scheme, too.")] = 20,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Tuned instead of the shipped one, as of another size.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch in an iteration.")] = 2,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Seconds of a fine-tuning iteration, and the reward against the published one-by-one scheme."""
-    from flows.benchmarks.rl_speed import run
+    from flows.benchmarks.rl_speed import RLSpeed, run
 
+    config = RLSpeed(crystals, slow, checkpoint, threads, seed)
     with progress() as report:
-        record = run(output, crystals=crystals, slow=slow, seed=seed, progress=report)
+        record = run(output, config, report)
     _tell(record, output, json)
 
 

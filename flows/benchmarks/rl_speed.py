@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,31 +31,48 @@ BATCH = 100
 PORTION = 5  # structures of the slow side between two portions of the fast side
 
 
-def run(
-    output: Path, *, crystals: int = 300, slow: int = 20, seed: int = 0, progress: Progress | None = None
-) -> dict[str, Any]:
-    """Time both, and write ``record.json``.
+@dataclass(frozen=True)
+class RLSpeed:
+    """Settings of the benchmark.
 
-    Args:
-        output: folder.
+    Attributes:
         crystals: judged by the batched reward.
         slow: the first of them that the published scheme judges, too.
+        checkpoint: folder of the network that is tuned; none: the one that is shipped.
+        threads: of torch in an iteration; all else runs on one.
         seed: of what is drawn.
-        progress: told of stages.
+    """
+
+    crystals: int = 300
+    slow: int = 20
+    checkpoint: Path | None = None
+    threads: int = 2
+    seed: int = 0
+
+
+def run(output: Path, config: RLSpeed | None = None, progress: Progress | None = None) -> dict[str, Any]:
+    """Time both, and write ``record.json``.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
     """
     from flows.build import Builder
     from flows.config import CampaignConfig
     from flows.records import write_record
 
+    config = config or RLSpeed()
     make_folder(output)
     tell: Progress = progress or (lambda *_: None)
-    builder = Builder(CampaignConfig())
+    campaign = CampaignConfig()
+    builder = Builder(campaign)
     tell("rl-speed", 0, 2, {})
-    results: dict[str, Any] = {"reward": reward_speed(builder, crystals, slow, seed)}
+    results: dict[str, Any] = {"reward": reward_speed(builder, config.crystals, config.slow, config.seed)}
     tell("rl-speed", 1, 2, {})
-    results["iteration"] = iteration_speed(builder, seed)
-    record = {"benchmark": "rl-speed", "results": results, "seed": seed}
-    return write_record(output, record)
+    if config.checkpoint is not None:
+        section = campaign.generator.model_copy(update={"checkpoint": config.checkpoint})
+        builder = Builder(campaign.model_copy(update={"generator": section}))
+    results["iteration"] = iteration_speed(builder, config.seed, config.threads)
+    return write_record(output, {"benchmark": "rl-speed", "results": results, "seed": config.seed})
 
 
 def reward_speed(builder: Builder, crystals: int, slow: int, seed: int) -> dict[str, float]:
@@ -125,8 +142,10 @@ def timed(work: Callable[[list[Structure]], Any], structures: list[Structure]) -
     return time.process_time() - began, result
 
 
-def iteration_speed(builder: Builder, seed: int) -> dict[str, Any]:
+def iteration_speed(builder: Builder, seed: int, threads: int) -> dict[str, Any]:
     """Seconds of one iteration after a first one, batch 100: drawing, reward, update (2 passes of 2 minibatches)."""
+    import torch
+
     from flows.benchmarks.rl_variants import RECIPE
     from generator.finetune import Finetuner
 
@@ -134,12 +153,22 @@ def iteration_speed(builder: Builder, seed: int) -> dict[str, Any]:
     base = builder.generator.base
     tuner = Finetuner(copy.deepcopy(base.model), base.model, config, seed=seed, anchor=base.checksum)
     reward = builder.reward_for(0)
+    usual = torch.get_num_threads()
+    torch.set_num_threads(threads)
     tuner.iterate(reward, "speed", 0)
     began, wall = time.process_time(), time.perf_counter()
     row = tuner.iterate(reward, "speed", 0)
     cpu, wall = time.process_time() - began, time.perf_counter() - wall
+    torch.set_num_threads(usual)
     parameters = sum(parameter.numel() for parameter in base.model.parameters())
     parts = {name: row[f"seconds_{name}"] for name in ("sample", "reward", "update")}
     ratios = {f"original_{name}_update_over_iteration": seconds / cpu for name, seconds in ORIGINAL_UPDATE.items()}
     ratios |= {f"original_{name}_update_over_wall": seconds / wall for name, seconds in ORIGINAL_UPDATE.items()}
-    return {"parameters": parameters, "cpu_seconds": cpu, "wall_seconds": wall, "wall_parts": parts, **ratios}
+    return {
+        "parameters": parameters,
+        "threads": threads,
+        "cpu_seconds": cpu,
+        "wall_seconds": wall,
+        "wall_parts": parts,
+        **ratios,
+    }

@@ -167,8 +167,9 @@ class Finetuner:
             raise ValueError(f"a reward must give {len(candidates)} finite numbers, got {rewards.shape=}")
         clock.append(time.monotonic())
         row = {"iteration": self.now.iteration, "reward": float(rewards.mean()), "reward_std": float(rewards.std())}
-        earned, watched = self._shape(drawn, rewards)
-        row |= watched | self.update(drawn, earned, groups)
+        names = keys(drawn.batch)
+        earned, watched = self._shape(drawn, rewards, names)
+        row |= watched | self.update(drawn, earned, groups, names)
         row |= _named(_means(components))
         row["crystals"] = sum(c is not None for c in candidates) / len(candidates)
         clock.append(time.monotonic())
@@ -188,7 +189,7 @@ class Finetuner:
         groups = draw_space_groups(model, n, rng, sampling=conditions)
         return sample(model, groups, rng, conditions), groups
 
-    def _shape(self, drawn: Sample, rewards: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+    def _shape(self, drawn: Sample, rewards: np.ndarray, names: list[str]) -> tuple[np.ndarray, dict[str, float]]:
         """Rewards less what repeats and over-represented elements cost, and the numbers that limits watch."""
         config, now, batch = self.config, self.now, drawn.batch
         shares = element_shares(batch)
@@ -196,15 +197,15 @@ class Finetuner:
         now.shares = running.tolist()
         watches = config.element_limit is not None or config.limits.max_element_ratio is not None
         ratios = element_ratios(running, self.base_shares) if watches else np.ones_like(running)
-        earned = self.memory.discounted(rewards, keys(batch), config.repeat_discount)
+        earned = self.memory.discounted(rewards, names, config.repeat_discount)
         if config.element_limit is not None:
             factors = over_represented(batch, ratios, config.element_limit)
             earned = np.where(earned > 0, earned * factors, earned)
         p_groups = space_group_logp(self.policy, config.conditions).exp().detach().double().cpu().numpy()
         return earned, drift(batch, ratios, p_groups) | {"reward_earned": float(earned.mean())}
 
-    def update(self, drawn: Sample, rewards: np.ndarray, groups: np.ndarray) -> dict[str, float]:
-        """Move the policy towards crystals that did better than their baseline."""
+    def update(self, drawn: Sample, rewards: np.ndarray, groups: np.ndarray, names: list[str]) -> dict[str, float]:
+        """Move the policy towards crystals that did better than others; `names` are the keys of what was drawn."""
         config, now = self.config, self.now
         crystals = Crystals.from_batch(drawn.batch, self.policy.head.weight)
         with torch.no_grad():
@@ -213,17 +214,17 @@ class Finetuner:
         kl = (old.sum(1) - base).double().cpu().numpy()
         # The KL term is part of the reward: compared with its own baseline, and without a gradient of its own.
         penalised = rewards - now.kl_weight * kl
-        self.memory.keep(drawn.batch, np.where(rewards > 0, penalised, 0.0), keys(drawn.batch))
+        self.memory.keep(drawn.batch, np.where(rewards > 0, penalised, 0.0), names)
         mean, decay = float(penalised.mean()), config.baseline_decay
         now.average = mean if now.average is None else decay * now.average + (1 - decay) * mean
-        advantage = penalised - baselines(penalised, groups, config.baseline, now.average)
-        if config.standardise:
-            advantage = advantage / (advantage.std() + 1e-6)
-        tensor = lambda values: torch.as_tensor(values, dtype=old.dtype, device=old.device)  # noqa: E731
         stepped: dict[str, float]
         if config.algorithm == "imitation":
             stepped = {"updates": self._imitate(len(groups))}
         else:
+            advantage = penalised - baselines(penalised, groups, config.baseline, now.average)
+            if config.standardise:
+                advantage = advantage / (advantage.std() + 1e-6)
+            tensor = lambda values: torch.as_tensor(values, dtype=old.dtype, device=old.device)  # noqa: E731
             stepped = self._epochs(crystals, Scored(old, base, tensor(penalised), tensor(advantage)))
         logp, weight = float(old.sum(1).mean()), now.kl_weight
         now.kl_weight = adapted(weight, float(kl.mean()), config.kl_target)

@@ -30,7 +30,8 @@ KL_CHANGE = 0.2  # by which the KL coefficient adapts at most in an iteration
 class FinetuneConfig:
     """Settings of the fine-tuning; the defaults are the recipe that `discovery-loop benchmark rl` measures.
 
-    `imitation` draws, scores, remembers what did better than the average of late, and raises its likelihood.
+    `imitation` draws, scores, remembers what earned something, and raises the likelihood of what is not below
+    the mean of all remembered.
 
     `clip` 0.2 and the moving average's decay 0.95 are those of CrystalFormer-RL (arXiv 2504.02367), whose other
     settings are the variant `paper` of that benchmark (KL weight 0.1, the crystal's ratio, p(g) fixed, nothing against

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,19 @@ def cpu_seconds() -> float:
     """Seconds computed by this process and its finished children."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
+
+
+@contextmanager
+def torch_threads(n: int) -> Iterator[None]:
+    """Torch computes on n threads within, and on as many as before afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def timed(works: dict[str, Callable[[], Any]], repetitions: int, *, warm_up: bool = True) -> dict[str, Timing]:

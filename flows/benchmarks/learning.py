@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.benchmarks.clock import torch_threads
 from loop.contracts import Progress
 from loop.errors import InputError
 from loop.files import make_folder, sha256, write_text
@@ -76,8 +77,6 @@ def run(
     Raises:
         InputError: fewer crystals than asked for.
     """
-    import torch
-
     from flows.records import write_record
     from generator.pretrain import STATE, Trainer, mean_nll
     from generator.sequence import Crystals
@@ -88,9 +87,7 @@ def run(
     others = tokens_of(held_out, config.held_out + config.choice, config, progress)
     order = np.random.default_rng(config.seed + 1).permutation(len(others))
     held, choice = others[order[: config.held_out]], others[order[config.held_out :]]
-    before = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
+    with torch_threads(config.threads):
         trainer = Trainer(training(config), train_set, choice, output / "run")
         crystals = Crystals.from_batch(held, trainer.model.head.weight)
         if (output / "run" / STATE).exists():
@@ -105,8 +102,6 @@ def run(
 
         if trainer.seconds <= config.seconds:
             trainer.run(report)
-    finally:
-        torch.set_num_threads(before)
     frame = curve.frame()
     rows = frame.to_dict("records")
     points = {"best": min(rows, key=lambda row: row["choice"]), "last": rows[-1]}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.benchmarks.clock import torch_threads
 from loop.contracts import Progress
 from loop.files import make_folder
 
@@ -144,8 +145,6 @@ def timed(work: Callable[[list[Structure]], Any], structures: list[Structure]) -
 
 def iteration_speed(builder: Builder, seed: int, threads: int) -> dict[str, Any]:
     """Seconds of one iteration after a first one, batch 100: drawing, reward, update (2 passes of 2 minibatches)."""
-    import torch
-
     from flows.benchmarks.rl_variants import RECIPE
     from generator.finetune import Finetuner
 
@@ -153,13 +152,11 @@ def iteration_speed(builder: Builder, seed: int, threads: int) -> dict[str, Any]
     base = builder.generator.base
     tuner = Finetuner(copy.deepcopy(base.model), base.model, config, seed=seed, anchor=base.checksum)
     reward = builder.reward_for(0)
-    usual = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    tuner.iterate(reward, "speed", 0)
-    began, wall = time.process_time(), time.perf_counter()
-    row = tuner.iterate(reward, "speed", 0)
-    cpu, wall = time.process_time() - began, time.perf_counter() - wall
-    torch.set_num_threads(usual)
+    with torch_threads(threads):
+        tuner.iterate(reward, "speed", 0)
+        began, wall = time.process_time(), time.perf_counter()
+        row = tuner.iterate(reward, "speed", 0)
+        cpu, wall = time.process_time() - began, time.perf_counter() - wall
     parameters = sum(parameter.numel() for parameter in base.model.parameters())
     parts = {name: row[f"seconds_{name}"] for name in ("sample", "reward", "update")}
     ratios = {f"original_{name}_update_over_iteration": seconds / cpu for name, seconds in ORIGINAL_UPDATE.items()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.benchmarks.clock import load, timed
+from flows.benchmarks.clock import load, timed, torch_threads
 from flows.benchmarks.original import MEASURED_ON, SAMPLING, SAMPLING_FLOAT32, SIZES
 from flows.provenance import cores
 from flows.records import write_record
@@ -51,24 +51,19 @@ def run(
     Raises:
         CheckpointError: `checkpoint` is none.
     """
-    import torch
-
     from generator.checkpoint import load_checkpoint
 
     make_folder(output)
     shipped = load_checkpoint()
-    before, threads = load(), torch.get_num_threads()
-    torch.set_num_threads(1)
+    before = load()
     results: dict[str, Any] = {}
-    try:
+    with torch_threads(1):
         networks = _networks(shipped, checkpoint, seed)
         for done, (name, model) in enumerate(networks.items()):
             if progress is not None:
                 progress("sampling", done, len(networks), {})
             results[name] = _measure(model, shipped, batch, repetitions, seed) | _ratios(name)
             _compare(results[name])
-    finally:
-        torch.set_num_threads(threads)
     record = {
         "benchmark": "sampling",
         "protocol": PROTOCOL,

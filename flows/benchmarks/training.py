@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.benchmarks.clock import cpu_seconds, load
+from flows.benchmarks.clock import cpu_seconds, load, torch_threads
 from flows.benchmarks.original import MEASURED_ON, SIZES, TRAINING, TRAINING_CPU
 from flows.provenance import cores
 from flows.records import write_record
@@ -52,23 +52,18 @@ def run(
     Raises:
         InputError: fewer than 1,000 crystals.
     """
-    import torch
-
     make_folder(output)
     batch = crystals_of(data, seed, progress)
     if len(batch) < 10 * BATCH:
         raise InputError(f"expected at least {10 * BATCH} crystals to form batches of, found {len(batch)}")
-    before, usual = load(), torch.get_num_threads()
-    torch.set_num_threads(threads)
+    before = load()
     results: dict[str, Any] = {}
-    try:
+    with torch_threads(threads):
         for done, size in enumerate(SIZES):
             if progress is not None:
                 progress("training", done, len(SIZES), {})
             n = steps if size == "small" else max(4, steps // 4)
             results[size] = _measure(size, batch, n, seed)
-    finally:
-        torch.set_num_threads(usual)
     record = {
         "benchmark": "training",
         "protocol": PROTOCOL,

@@ -42,7 +42,8 @@ class Block(Protocol):
         ...
 
 
-def _named(group: str, *names: str) -> tuple[str, ...]:
+def named(group: str, *names: str) -> tuple[str, ...]:
+    """Column names of a group."""
     return tuple(f"{group}:{name}" for name in names)
 
 
@@ -63,7 +64,7 @@ class CompositionBlock:
     def columns(self) -> tuple[str, ...]:
         """``<property>_<statistic>``, then numbers that take all elements together."""
         statistics = tuple(f"{prop}_{stat}" for prop in PROPERTIES for stat in STATISTICS)
-        return _named("composition", *statistics, "n_elements", "norm_2", "norm_3", "ionicity_max", "ionicity_mean")
+        return named("composition", *statistics, "n_elements", "norm_2", "norm_3", "ionicity_max", "ionicity_mean")
 
     def compute(self, structures: Sequence[Structure]) -> np.ndarray:
         """Vectorised over crystals; shape (n, d)."""
@@ -95,7 +96,7 @@ class ElementBlock:
         """``elements:<symbol>``."""
         from pymatgen.core import Element
 
-        return _named("elements", *(Element.from_Z(z).symbol for z in range(1, MAX_Z + 1)))
+        return named("elements", *(Element.from_Z(z).symbol for z in range(1, MAX_Z + 1)))
 
     def compute(self, structures: Sequence[Structure]) -> np.ndarray:
         """Shape (n, MAX_Z)."""
@@ -108,7 +109,7 @@ class SymmetryBlock:
     """Space group and Wyckoff sites, by moyopy. Free of coordinates, so insensitive to relaxation."""
 
     symprec: float = 0.1  # Angstrom; the tolerance of `loop.values.Evaluation.space_group`
-    columns: tuple[str, ...] = _named(
+    columns: tuple[str, ...] = named(
         "symmetry",
         "space_group",
         *(f"system_{system}" for system in SYSTEMS),
@@ -176,24 +177,24 @@ class GeometryBlock:
     """Volume, packing and nearest neighbours. Cheap, and sensitive to bad contacts in unrelaxed crystals."""
 
     cutoff: float = 6.0  # Angstrom; an atom without neighbour inside counts as having one at the cutoff
-    columns: tuple[str, ...] = _named(
-        "geometry",
-        "log_volume_per_atom",
-        "log_volume_ratio",
-        "log_density",
-        "packing",
-        "nearest_min",
-        "nearest_mean",
-        "nearest_std",
-        "contact_min",
-        "contact_mean",
-        "contact_std",
-        "coordination_min",
-        "coordination_mean",
-        "coordination_max",
-        "unlike_share",
-        "log_axis_ratio",
-        "angle_deviation",
+    # Two groups: density decides much of dielectric constant and stiffness, whatever the contacts.
+    columns: tuple[str, ...] = (
+        *named("density", "log_volume_per_atom", "log_volume_ratio", "log_density", "packing"),
+        *named(
+            "contacts",
+            "nearest_min",
+            "nearest_mean",
+            "nearest_std",
+            "contact_min",
+            "contact_mean",
+            "contact_std",
+            "coordination_min",
+            "coordination_mean",
+            "coordination_max",
+            "unlike_share",
+            "log_axis_ratio",
+            "angle_deviation",
+        ),
     )
 
     @property
@@ -261,7 +262,7 @@ class PotentialBlock:
     def columns(self) -> tuple[str, ...]:
         """`UNRELAXED_HULL` where there is a hull, then the energy and the descriptors."""
         hull = (UNRELAXED_HULL,) if self.e_above_hull else ()
-        return (*hull, *_named("potential", "energy", *(f"descriptor_{i}" for i in range(self.size))))
+        return (*hull, *named("potential", "energy", *(f"descriptor_{i}" for i in range(self.size))))
 
     def compute(self, structures: Sequence[Structure]) -> np.ndarray:
         """Shape (n, d)."""

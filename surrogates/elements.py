@@ -42,7 +42,7 @@ PROPERTIES: tuple[str, ...] = (
 )
 
 
-def _valence(electronic_structure: str) -> list[float]:
+def valence(electronic_structure: str) -> list[float]:
     """Valence electrons in s, p, d, f outside the noble-gas core, and the number of holes in the open subshells."""
     shells = [part for part in electronic_structure.split(".") if not part.startswith("[")]
     counts = dict.fromkeys(_CAPACITY, 0.0)
@@ -64,7 +64,7 @@ def _raw_row(z: int) -> list[float]:
             row.append(np.nan if value is None else float(value))
         start = len(_PLAIN)
         row[start:] = np.log(row[start:]).tolist()
-        row += _valence(element.electronic_structure)
+        row += valence(element.electronic_structure)
     return row
 
 

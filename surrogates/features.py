@@ -25,6 +25,7 @@ from surrogates.blocks import (
     PotentialBlock,
     SymmetryBlock,
 )
+from surrogates.electronic import ElectronicBlock
 
 CHUNK = 256  # crystals featurised at a time: what one progress step covers
 # Raised when the meaning of a column changes, so that old caches are not read.
@@ -34,8 +35,14 @@ VERSION = 1
 def default_blocks(
     descriptors: Descriptors | None = None, e_above_hull: HullDistance | None = None, *, key: str = "", size: int = 64
 ) -> tuple[Block, ...]:
-    """Composition, elements, symmetry and geometry, and a frozen potential's descriptors where one is given."""
-    blocks: tuple[Block, ...] = (CompositionBlock(), ElementBlock(), SymmetryBlock(), GeometryBlock())
+    """Composition, elements, electrons, symmetry and geometry; a frozen potential's descriptors where one is given."""
+    blocks: tuple[Block, ...] = (
+        CompositionBlock(),
+        ElementBlock(),
+        ElectronicBlock(),
+        SymmetryBlock(),
+        GeometryBlock(),
+    )
     if descriptors is not None:
         blocks = (*blocks, PotentialBlock(descriptors, key, e_above_hull, size))
     return blocks

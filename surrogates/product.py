@@ -1,28 +1,32 @@
-"""A figure of merit that is the product of two properties, each with a Gaussian process of its own.
+"""A figure of merit that is the product of two properties, believed in from two sides.
 
 A process of the product alone has errors of one size. Those of a product go with its factors: among crystals with a
 large dielectric constant and a small gap the figure of merit is far less certain than among wide-gap oxides, and some
-of the best are there. On a pool of 2,000 crystals, where one process stayed with the oxides, this finds both kinds.
+of the best are there. On a pool of 2,000 crystals the former stayed with the oxides, two processes, one a factor, with
+the small gaps; weighted by their precisions they find both kinds (docs/LOG.md).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from loop.errors import CheckpointError, ConfigError
 from loop.metrics import calibration
-from loop.values import Candidate, Evaluation, Prediction
+from loop.values import Candidate, Evaluation, Prediction, Quantity
 from surrogates.calibration import ENOUGH, conformal_factor
+from surrogates.features import FeatureExtractor
 from surrogates.gp import GPSurrogate, JointPrediction
-from surrogates.properties import Property
+from surrogates.properties import GPConfig, Property
 
 ABOUT = "product.json"
 STRONGEST = 0.9  # correlation of the errors of the two factors: what few labels may at most suggest
+Belief = tuple[np.ndarray, np.ndarray]
+"""Mean and standard deviation, shape (n,) each."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,16 @@ class Moments:
         return a * b + shared, np.sqrt(np.maximum(variance, 1e-12 * (1 + (a * b) ** 2)))
 
 
+def agree(first: Belief, second: Belief) -> Belief:
+    """Two beliefs in one quantity as one: weighted by precision (Bates and Granger, Oper. Res. Q. 20, 451 (1969)).
+
+    Their errors come from the same labels and so go together: the precision is the mean of the two and not their sum.
+    """
+    (m, s), (k, t) = first, second
+    p, q = s**-2, t**-2
+    return (p * m + q * k) / (p + q), np.sqrt(2 / (p + q))
+
+
 class ProductSurrogate:
     """Predicts the product, on its own linear scale, with recalibrated uncertainty.
 
@@ -47,22 +61,24 @@ class ProductSurrogate:
     `GPSurrogate`.
 
     Args:
-        factors: predicts two properties, on linear or logarithmic scales.
+        extractor: features of candidates.
+        config: settings of the processes; its properties are the two factors, on linear or logarithmic scales.
         prop: the product: its name, unit, and a linear scale.
 
     Raises:
         ConfigError: another number of properties, or another scale.
     """
 
-    def __init__(self, factors: GPSurrogate, prop: Property) -> None:
-        scales = [part.scale for part in factors.properties]
+    def __init__(self, extractor: FeatureExtractor, config: GPConfig, prop: Property) -> None:
+        scales = [part.scale for part in config.properties]
         if len(scales) != 2 or "soft" in scales or prop.scale != "linear":
             raise ConfigError(
                 "a product wants two factors on linear or log scales and a linear scale of its own, got "
                 f"{scales} and {prop.scale!r}"
             )
-        self._factors, self._prop = factors, prop
-        self._correlation, self._width = 0.0, 1.0
+        self._factors, self._prop = config.properties, prop
+        self._processes = GPSurrogate(extractor, replace(config, properties=(*self._factors, prop)))
+        self._correlation, self._narrow, self._width = 0.0, 1.0, 1.0
 
     @property
     def properties(self) -> tuple[Property, ...]:
@@ -72,11 +88,11 @@ class ProductSurrogate:
     @property
     def labels(self) -> np.ndarray:
         """Products so far, shape (n, 1), NaN where a factor was not measured."""
-        return self._factors.labels.prod(axis=1, keepdims=True)
+        return self._processes.labels[:, 2:]
 
     def adapt(self, candidates: Sequence[Candidate]) -> None:
         """Tell what predictions are for: see `GPSurrogate.adapt`."""
-        self._factors.adapt(candidates)
+        self._processes.adapt(candidates)
         self._recalibrate()
 
     def fit(
@@ -86,37 +102,36 @@ class ProductSurrogate:
         *,
         drawn: Collection[str] = frozenset(),
     ) -> dict[str, float]:
-        """Learn both factors from all labels so far: see `GPSurrogate.fit`, whose metrics come with the product's."""
-        metrics = self._factors.fit(candidates, evaluations, drawn=drawn)
+        """Learn factors and product from all labels so far: see `GPSurrogate.fit`, whose metrics come with ours."""
+        metrics = self._processes.fit(candidates, [self._with_product(one) for one in evaluations], drawn=drawn)
         return metrics | self._recalibrate()
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
         """Mean and standard deviation of the product, shape (n, 1)."""
         return Prediction(*self.marginal(candidates), (self._prop.name,), (self._prop.unit,))
 
-    def marginal(self, candidates: Sequence[Candidate]) -> tuple[np.ndarray, np.ndarray]:
+    def marginal(self, candidates: Sequence[Candidate]) -> Belief:
         """Mean and standard deviation of the product, shape (n, 1) each."""
-        mean, std = self._moments(*self._factors.marginal(candidates)).product(self._correlation)
+        mean, std = self._joined(*self._processes.marginal(candidates))
         return mean[:, None], std[:, None] * self._width
 
     def joint(self, candidates: Sequence[Candidate]) -> JointPrediction:
         """Joint belief: between crystals as of independent factors, each crystal's variance as in `marginal`."""
-        belief = self._factors.joint(candidates)
+        belief = self._processes.joint(candidates)
         std = np.sqrt(np.maximum(np.diagonal(belief.covariance, axis1=1, axis2=2).T, 0.0))
-        moments = self._moments(belief.mean, std)
-        mean, wanted = moments.product(self._correlation)
-        a, b = moments.mean
-        first, second = (self._spread(j, belief, moments.mean[j]) for j in (0, 1))
+        mean, wanted = self._joined(belief.mean, std)
+        a, b = self._moments(belief.mean, std).mean
+        first, second = (self._spread(j, belief, value) for j, value in enumerate((a, b)))
         covariance = first * second + first * np.outer(b, b) + second * np.outer(a, a)
         stretch = wanted * self._width / np.sqrt(np.diagonal(covariance))
         return JointPrediction(mean[:, None], (covariance * np.outer(stretch, stretch))[None], self.properties)
 
     def save(self, path: Path) -> None:
-        """Write the factors' processes and what joins them into a folder."""
+        """Write the processes and what joins them into a folder."""
         from loop.files import write_text
 
-        self._factors.save(path)
-        about = {"correlation": self._correlation, "width": self._width}
+        self._processes.save(path)
+        about = {"correlation": self._correlation, "narrow": self._narrow, "width": self._width}
         write_text(Path(path) / ABOUT, json.dumps(about) + "\n")
 
     def load(self, path: Path) -> None:
@@ -125,40 +140,56 @@ class ProductSurrogate:
         Raises:
             CheckpointError: missing, damaged, or made with other features.
         """
-        self._factors.load(path)
+        self._processes.load(path)
         try:
             about = json.loads((Path(path) / ABOUT).read_text(encoding="utf-8"))
-            self._correlation, self._width = float(about["correlation"]), float(about["width"])
+            self._correlation, self._narrow, self._width = (
+                float(about[name]) for name in ("correlation", "narrow", "width")
+            )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"expected {ABOUT} in {path}, cannot read it: {error!r}; fit it again") from error
 
+    def _with_product(self, evaluation: Evaluation) -> Evaluation:
+        """The evaluation with the product among its values: NaN where a factor is missing."""
+        value = float(np.prod([evaluation.value(factor.name) for factor in self._factors]))
+        return evaluation.with_properties(**{self._prop.name: Quantity(value, self._prop.unit)})
+
+    def _joined(self, mean: np.ndarray, std: np.ndarray) -> Belief:
+        """The product's belief (n,) from those of the processes on their model scales (n, 3)."""
+        centre, width = self._moments(mean, std).product(self._correlation)
+        return agree((centre, width * self._narrow), (mean[:, 2], std[:, 2]))
+
     def _moments(self, mean: np.ndarray, std: np.ndarray) -> Moments:
-        """From the factors' model scales (n, 2) to own units."""
-        pairs = [part.moments(mean[:, j], std[:, j]) for j, part in enumerate(self._factors.properties)]
+        """Of the factors, from their model scales to own units."""
+        pairs = [part.moments(mean[:, j], std[:, j]) for j, part in enumerate(self._factors)]
         return Moments((pairs[0][0], pairs[1][0]), (pairs[0][1], pairs[1][1]))
 
     def _spread(self, j: int, belief: JointPrediction, mean: np.ndarray) -> np.ndarray:
         """Covariance (n, n) of a factor in its own unit: exact, as both scales are normal or log-normal."""
-        if self._factors.properties[j].scale == "linear":
+        if self._factors[j].scale == "linear":
             return belief.covariance[j]
         return np.outer(mean, mean) * np.expm1(belief.covariance[j])
 
     def _recalibrate(self) -> dict[str, float]:
         """How the errors of the factors go together, and how wide the product's are, from labels left out."""
-        self._correlation, self._width = 0.0, 1.0
-        mean, std = self._factors.left_out()
-        scaled = [part.to_scale(self._factors.labels[:, j]) for j, part in enumerate(self._factors.properties)]
-        residual = (np.column_stack(scaled) - mean) / std
+        self._correlation, self._narrow, self._width = 0.0, 1.0, 1.0
+        mean, std = self._processes.left_out()
+        known = self._processes.labels
+        scaled = np.column_stack([part.to_scale(known[:, j]) for j, part in enumerate(self._factors)])
+        residual = (scaled - mean[:, :2]) / std[:, :2]
         rows = np.flatnonzero(np.isfinite(residual).all(axis=1))
         if len(rows) < ENOUGH:
             return {f"{self._prop.name}/labels": float(len(rows))}
         found = float(np.nan_to_num(np.corrcoef(residual[rows].T)[0, 1])) if residual[rows].std(axis=0).all() else 0.0
         self._correlation = float(np.clip(found, -STRONGEST, STRONGEST))
-        centre, width = self._moments(mean[rows], std[rows]).product(self._correlation)
-        labels, drawn = self.labels[rows, 0], self._factors.drawn[rows]
-        if self._factors.config.calibrate:
+        labels = known[rows, 2]
+        if self._processes.config.calibrate:
+            drawn = self._processes.drawn[rows]
             weights = drawn.astype(float) if drawn.sum() >= ENOUGH else None
-            self._width = conformal_factor(labels, centre, width, weights)
+            pair = self._moments(mean[rows], std[rows]).product(self._correlation)
+            self._narrow = conformal_factor(labels, *pair, weights)
+            self._width = conformal_factor(labels, *self._joined(mean[rows], std[rows]), weights)
+        centre, width = self._joined(mean[rows], std[rows])
         metrics = {f"cv_{name}": value for name, value in calibration(labels, centre, width * self._width).items()}
         metrics |= {"labels": float(len(rows)), "factor": self._width, "correlation": self._correlation}
         return {f"{self._prop.name}/{name}": value for name, value in metrics.items()}

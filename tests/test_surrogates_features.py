@@ -75,18 +75,18 @@ def test_symmetry_is_blind_to_the_cell_and_to_strain_that_keeps_it():
 
 def test_geometry_of_rock_salt():
     found = row(GeometryBlock(), rocksalt(a=5.64))
-    assert found["geometry:nearest_min"] == pytest.approx(2.82)
-    assert found["geometry:nearest_std"] == pytest.approx(0, abs=1e-9)
-    assert np.exp(found["geometry:log_volume_per_atom"]) == pytest.approx(5.64**3 / 8)
-    assert np.exp(found["geometry:log_density"]) == pytest.approx(2.16, abs=0.02)
-    assert 6 <= found["geometry:coordination_mean"] < 7  # six neighbours and little of the next shell
-    assert found["geometry:unlike_share"] > 0.85
+    assert found["contacts:nearest_min"] == pytest.approx(2.82)
+    assert found["contacts:nearest_std"] == pytest.approx(0, abs=1e-9)
+    assert np.exp(found["density:log_volume_per_atom"]) == pytest.approx(5.64**3 / 8)
+    assert np.exp(found["density:log_density"]) == pytest.approx(2.16, abs=0.02)
+    assert 6 <= found["contacts:coordination_mean"] < 7  # six neighbours and little of the next shell
+    assert found["contacts:unlike_share"] > 0.85
 
 
 def test_names_are_unique_and_grouped():
     extractor = FeatureExtractor()
     assert len(set(extractor.names)) == len(extractor.names)
-    assert list(extractor.groups) == ["composition", "elements", "symmetry", "geometry"]
+    assert list(extractor.groups) == ["composition", "elements", "electronic", "symmetry", "density", "contacts"]
     columns = np.concatenate(list(extractor.groups.values()))
     assert sorted(columns.tolist()) == list(range(len(extractor.names)))
 

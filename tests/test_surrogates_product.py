@@ -8,8 +8,7 @@ import pytest
 from loop.errors import CheckpointError, ConfigError
 from loop.values import OK, Candidate, Evaluation, Quantity
 from surrogates.features import FeatureExtractor
-from surrogates.gp import GPSurrogate
-from surrogates.product import Moments, ProductSurrogate
+from surrogates.product import Moments, ProductSurrogate, agree
 from surrogates.properties import GPConfig, Property
 from tests.fakes import ANIONS, CATIONS, rocksalt
 
@@ -42,7 +41,7 @@ def evaluations(candidates, seed: int = 0):
 @pytest.fixture(scope="module")
 def fitted():
     extractor, labelled = FeatureExtractor(), crystals(80, 0)
-    surrogate = ProductSurrogate(GPSurrogate(extractor, GPConfig(properties=FACTORS)), MERIT)
+    surrogate = ProductSurrogate(extractor, GPConfig(properties=FACTORS), MERIT)
     evaluated, _ = evaluations(labelled)
     metrics = surrogate.fit(labelled, evaluated, drawn={c.id for c in labelled[:60]})
     return surrogate, metrics, extractor
@@ -56,6 +55,25 @@ def test_moments_are_those_of_samples():
         mean, std = moments.product(correlation)
         assert mean[0] == pytest.approx(draws.prod(axis=1).mean(), abs=0.02)
         assert std[0] == pytest.approx(draws.prod(axis=1).std(), rel=0.01)
+
+
+def test_two_beliefs_agree_on_the_surer_one_and_are_no_surer_together():
+    mean, std = agree((np.array([1.0, 1.0]), np.array([0.1, 1.0])), (np.array([3.0, 3.0]), np.array([10.0, 1.0])))
+    np.testing.assert_allclose(mean, [1.0002, 2.0], atol=1e-4)
+    np.testing.assert_allclose(std, [np.sqrt(2) * 0.1, 1.0], rtol=1e-3)
+
+
+def test_the_product_is_believed_in_from_both_sides(fitted):
+    """Its mean lies between what the factors say and what the process of the product says."""
+    surrogate, _, _ = fitted
+    new = crystals(50, 21)
+    mean, std = surrogate._processes.marginal(new)
+    by_factors = surrogate._moments(mean, std).product(surrogate._correlation)[0]
+    low, high = np.minimum(by_factors, mean[:, 2]), np.maximum(by_factors, mean[:, 2])
+    found = surrogate.marginal(new)[0][:, 0]
+    assert ((low - 1e-9 <= found) & (found <= high + 1e-9)).all()
+    assert np.abs(found - by_factors).max() > 1e-3
+    assert np.abs(found - mean[:, 2]).max() > 1e-3
 
 
 def test_errors_that_go_together_are_noticed_and_intervals_cover(fitted):
@@ -84,14 +102,14 @@ def test_a_missing_factor_is_no_label_and_saving_restores(fitted, tmp_path):
     surrogate, _, extractor = fitted
     new = crystals(5, 11)
     surrogate.save(tmp_path)
-    other = ProductSurrogate(GPSurrogate(extractor, GPConfig(properties=FACTORS)), MERIT)
+    other = ProductSurrogate(extractor, GPConfig(properties=FACTORS), MERIT)
     other.load(tmp_path)
     np.testing.assert_allclose(other.predict(new).std, surrogate.predict(new).std)
     (tmp_path / "product.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"product\.json"):
         other.load(tmp_path)
     half = Evaluation(new[0].id, "t@1", "t", OK, {"epsilon": Quantity(4.0, "1")})
-    few = ProductSurrogate(GPSurrogate(extractor, GPConfig(properties=FACTORS)), MERIT)
+    few = ProductSurrogate(extractor, GPConfig(properties=FACTORS), MERIT)
     assert few.fit(new, [half])["merit/labels"] == 0
     assert np.isnan(few.labels).all()
     assert np.isfinite(few.predict(new).std).all()
@@ -99,4 +117,4 @@ def test_a_missing_factor_is_no_label_and_saving_restores(fitted, tmp_path):
 
 def test_other_than_two_plain_factors_are_refused():
     with pytest.raises(ConfigError, match="two factors"):
-        ProductSurrogate(GPSurrogate(FeatureExtractor(), GPConfig(properties=FACTORS[:1])), MERIT)
+        ProductSurrogate(FeatureExtractor(), GPConfig(properties=FACTORS[:1]), MERIT)

@@ -21,6 +21,7 @@ from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.files import make_folder, sha256, write_text
 from loop.metrics import bootstrap_mean
+from loop.validity import ValidityRules
 
 FINAL = 20  # candidates in the final list
 PROTOCOL = (
@@ -47,6 +48,7 @@ class GateConfig:
     seeds: int = 10
     pool_size: int | None = 2000
     pool_seed: int = 0
+    validity: ValidityRules = field(default_factory=ValidityRules)
     initial: int = 20
     batch: int = 20
     shadow: float = 0.1
@@ -84,7 +86,7 @@ def run(data: Path, output: Path, config: GateConfig | None = None, progress: Pr
     make_folder(output)
     rows: list[dict[str, Any]] = []
     for task in config.tasks:
-        pool = load_pool(data, task, config.pool_size, config.pool_seed)
+        pool = load_pool(data, task, config.pool_size, config.pool_seed, config.validity)
         extractor = extractor_of(task, output / "features", config.potential)
         extractor(pool.candidates, progress)
         outcomes = campaigns(pool, extractor, output / "campaigns", config.of(pool), progress)

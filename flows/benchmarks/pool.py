@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.benchmarks.pool_simulation import FOREST, RANDOM, Campaign, Engine, Outcome, settings_of, simulate
+from flows.benchmarks.pool_simulation import FOREST, RANDOM, Campaign, Engine, Outcome, settings_of, simulate, taught
 from flows.benchmarks.pool_summary import summarise, tables
 from flows.benchmarks.pool_tasks import TASKS, Pool, load_pool
 from flows.benchmarks.workers import spread
 from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.files import make_folder, sha256, write_text
+from loop.validity import ValidityRules
 from surrogates.acquisition import ACQUISITIONS
 from surrogates.features import FeatureExtractor, default_blocks
 
@@ -34,8 +35,9 @@ class PoolConfig:
         tasks: keys of `TASKS`.
         strategies: keys of `surrogates.acquisition.ACQUISITIONS`, or ``forest_greedy``.
         seeds: campaigns of each strategy on each task.
-        pool_size: crystals of a pool, drawn at random from those with the label; None takes all.
+        pool_size: crystals of a pool, drawn at random from those with the label that are valid; None takes all.
         pool_seed: of that draw.
+        validity: crystals that a campaign would not take are in no pool: noble gases, say, whose gaps are the largest.
         initial: random labels at the start of a campaign.
         batch: labels a round.
         budget: labels of a campaign.
@@ -50,6 +52,7 @@ class PoolConfig:
     seeds: int = 10
     pool_size: int | None = 2000
     pool_seed: int = 0
+    validity: ValidityRules = field(default_factory=ValidityRules)
     initial: int = 20
     batch: int = 20
     budget: int = 240
@@ -94,22 +97,25 @@ def run(data: Path, output: Path, config: PoolConfig | None = None, progress: Pr
     make_folder(output)
     outcomes: dict[str, list[Outcome]] = {}
     sizes: dict[str, dict[str, int]] = {}
+    reach: dict[str, float] = {}
     for task in config.tasks:
-        pool = load_pool(data, task, config.pool_size, config.pool_seed)
+        pool = load_pool(data, task, config.pool_size, config.pool_seed, config.validity)
         extractor = extractor_of(task, output / "features", config.potential)
         extractor(pool.candidates, progress)
         outcomes[task] = campaigns(pool, extractor, output / "campaigns", config, progress)
         sizes[task] = {"pool": len(pool.candidates), "top": len(pool.top)}
+        reach[task] = taught(pool, extractor)
     summary = summarise(outcomes, sizes)
     for name, frame in tables(outcomes, summary).items():
         write_text(output / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n", float_format="%.5g"))
     figures = draw(outcomes, sizes, output)
     record = {
         "benchmark": "pool",
-        "protocol": "labels hidden until asked for; target: half of the top 1 %; chance is its expectation n/N",
+        "protocol": "labels hidden until asked for; target: half of the top 1 %; chance is its expectation n/N; "
+        "af_taught: of a forest that ranks each tenth of the pool knowing the labels of the other nine",
         "config": asdict(config),
         "data": {"file": data.name, "sha256": sha256(data)},
-        "pools": sizes,
+        "pools": {task: {**size, "af_taught": reach[task]} for task, size in sizes.items()},
         "summary": summary,
         "provenance": provenance(),
         "files": {path.name: sha256(path) for path in [*sorted(output.glob("*.csv")), *figures]},

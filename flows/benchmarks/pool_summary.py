@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.benchmarks.pool_simulation import FOREST, Outcome
+from flows.benchmarks.pool_simulation import FOREST, TARGET, Outcome
 from loop.metrics import acceleration_factor, bootstrap_mean, enhancement_factor
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TARGET = 0.5  # share of the top crystals whose finding is timed
 CHECKPOINTS = (50, 100, 200, 300, 500)  # labels at which recall and EF are reported
 STEP = 5  # labels between two rows of the curves' table
 SETTLED = 3  # rounds before calibration counts

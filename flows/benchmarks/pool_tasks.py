@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loop.errors import ConfigError, InputError
+from loop.validity import ValidityRules
 from loop.values import OK, Candidate, Evaluation, Quantity
 from surrogates.properties import Property
 from surrogates.utility import Constraint, Objective, bind
@@ -135,12 +136,19 @@ class Pool:
         return Evaluation(self.candidates[row].id, "table@1", "published", OK, values)
 
 
-def load_pool(data: Path, task: str, size: int | None, seed: int) -> Pool:
-    """The crystals that have a task's label, or as many of them as asked for, drawn by seed.
+def load_pool(data: Path, task: str, size: int | None, seed: int, rules: ValidityRules | None = None) -> Pool:
+    """The crystals that have a task's label and that a campaign would take, or some of them, drawn by seed.
+
+    Args:
+        data: table of crystals.
+        task: a key of `TASKS`.
+        size: crystals wanted; None takes all.
+        seed: of the draw.
+        rules: what a campaign takes; None: its defaults.
 
     Raises:
         ConfigError: the task is not known.
-        InputError: the table lacks the task's columns, or has fewer than 200 crystals with the label.
+        InputError: the table lacks the task's columns, or has fewer than 200 such crystals.
     """
     from loop.crystals import read_frame
 
@@ -151,20 +159,30 @@ def load_pool(data: Path, task: str, size: int | None, seed: int) -> Pool:
     if missing:
         raise InputError(f"task {task!r} needs the columns {', '.join(missing)}, which {data} lacks")
     labels = TASKS[task].label(frame)
-    rows = np.flatnonzero(np.isfinite(labels))
-    if size is not None and len(rows) > size:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, size, replace=False))
-    unique: dict[str, tuple[Candidate, int]] = {}
-    for row, text in zip(rows.tolist(), frame["cif"].iloc[rows], strict=True):
-        candidate = candidate_of(text)
-        if candidate is not None:
-            unique.setdefault(candidate.id, (candidate, row))
+    rows = np.random.default_rng(seed).permutation(np.flatnonzero(np.isfinite(labels)))
+    unique = _candidates(frame["cif"], rows.tolist(), rules or ValidityRules(), len(rows) if size is None else size)
     if len(unique) < 200:
-        raise InputError(f"expected at least 200 crystals with the label of {task!r} in {data}, found {len(unique)}")
-    candidates, kept = zip(*unique.values(), strict=True)
+        raise InputError(
+            f"expected at least 200 valid crystals with the label of {task!r} in {data}, found {len(unique)}"
+        )
+    candidates, kept = zip(*sorted(unique.values(), key=lambda pair: pair[1]), strict=True)
     names = [part.name for part in TASKS[task].parts]
     parts = frame[names].to_numpy(float)[list(kept)] if names else None
     return Pool(task, list(candidates), labels[list(kept)], parts)
+
+
+def _candidates(
+    texts: pd.Series, rows: Sequence[int], rules: ValidityRules, wanted: int
+) -> dict[str, tuple[Candidate, int]]:
+    """The first `wanted` valid crystals among some rows, each once, with their rows."""
+    unique: dict[str, tuple[Candidate, int]] = {}
+    for row in rows:
+        if len(unique) == wanted:
+            break
+        candidate = candidate_of(texts.iloc[row])
+        if candidate is not None and rules.reason(candidate.structure) is None:
+            unique.setdefault(candidate.id, (candidate, row))
+    return unique
 
 
 def candidate_of(text: str) -> Candidate | None:

@@ -75,6 +75,19 @@ class JointSurrogate(Protocol):
         ...
 
 
+@runtime_checkable
+class Committee(Protocol):
+    """A surrogate of several beliefs in the same quantity. `surrogates.product.ProductSurrogate` is one.
+
+    Where they disagree about what is best, an average finds neither's best: each member chooses its share of a batch.
+    """
+
+    @property
+    def members(self) -> Sequence[JointSurrogate]:
+        """Those who choose."""
+        ...
+
+
 class IndependentErrors:
     """Any surrogate as a joint one whose errors are independent and whose labels are not known."""
 
@@ -96,6 +109,9 @@ class IndependentErrors:
         return JointPrediction(mean, np.stack([np.diag(column**2) for column in std.T]), self.properties)
 
 
+AnySurrogate = Surrogate | JointSurrogate
+
+
 @dataclass(frozen=True)
 class View:
     """What a strategy sees of a pool: the belief in each candidate, and what the labels reached."""
@@ -108,7 +124,7 @@ class View:
     incumbent: int
 
     @classmethod
-    def of(cls, candidates: Sequence[Candidate], surrogate: Surrogate, config: AcquisitionConfig) -> View:
+    def of(cls, candidates: Sequence[Candidate], surrogate: AnySurrogate, config: AcquisitionConfig) -> View:
         """Predict the pool."""
         joint = surrogate if isinstance(surrogate, JointSurrogate) else IndependentErrors(surrogate)
         mean, std = joint.marginal(candidates)
@@ -283,13 +299,23 @@ class PoolAcquisition:
     def select(self, candidates: Sequence[Candidate], surrogate: Surrogate, k: int, *, seed: int) -> list[int]:
         """Indices of k distinct candidates, best first; all of them where the pool holds fewer.
 
+        The members of a committee choose one after the other, each its share, best first.
+
         Raises:
             ConfigError: an objective or constraint names a property that the surrogate does not predict.
         """
-        if k <= 0 or not candidates:
+        members: Sequence[AnySurrogate] = surrogate.members if isinstance(surrogate, Committee) else [surrogate]
+        chosen: list[int] = []
+        for turn, member in enumerate(members):
+            share = (min(k, len(candidates)) - len(chosen)) // (len(members) - turn)  # the last makes up for remainders
+            left = np.setdiff1d(np.arange(len(candidates)), chosen)
+            chosen += [int(left[i]) for i in self._choose([candidates[i] for i in left], member, share, seed)]
+        return chosen
+
+    def _choose(self, candidates: Sequence[Candidate], surrogate: AnySurrogate, k: int, seed: int) -> list[int]:
+        if k <= 0:
             return []
-        view = View.of(candidates, surrogate, self.config)
-        return self._strategy(view, candidates, min(k, len(candidates)), self.config, seed)
+        return self._strategy(View.of(candidates, surrogate, self.config), candidates, k, self.config, seed)
 
 
 def _factory(strategy: str) -> Callable[[AcquisitionConfig], Acquisition]:

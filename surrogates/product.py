@@ -2,8 +2,9 @@
 
 A process of the product alone has errors of one size. Those of a product go with its factors: among crystals with a
 large dielectric constant and a small gap the figure of merit is far less certain than among wide-gap oxides, and some
-of the best are there. On a pool of 2,000 crystals the former stayed with the oxides, two processes, one a factor, with
-the small gaps; weighted by their precisions they find both kinds (docs/LOG.md).
+of the best are there. On pools of 2,000 crystals the former stays with the oxides, two processes, one a factor, with
+the small gaps. What is predicted weighs both by their precisions; of a batch each chooses half, which finds both kinds
+(docs/LOG.md).
 """
 
 from __future__ import annotations
@@ -54,6 +55,32 @@ def agree(first: Belief, second: Belief) -> Belief:
     return (p * m + q * k) / (p + q), np.sqrt(2 / (p + q))
 
 
+@dataclass(frozen=True)
+class Side:
+    """One of the two beliefs of a `ProductSurrogate`, as a surrogate to choose by: 0 by the factors, 1 direct."""
+
+    whole: ProductSurrogate
+    side: int
+
+    @property
+    def properties(self) -> tuple[Property, ...]:
+        """The product."""
+        return self.whole.properties
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Products so far, shape (n, 1)."""
+        return self.whole.labels
+
+    def marginal(self, candidates: Sequence[Candidate]) -> Belief:
+        """Mean and standard deviation, shape (n, 1) each."""
+        return self.whole.marginal(candidates, self.side)
+
+    def joint(self, candidates: Sequence[Candidate]) -> JointPrediction:
+        """Joint belief."""
+        return self.whole.joint(candidates, self.side)
+
+
 class ProductSurrogate:
     """Predicts the product, on its own linear scale, with recalibrated uncertainty.
 
@@ -86,6 +113,11 @@ class ProductSurrogate:
         return (self._prop,)
 
     @property
+    def members(self) -> tuple[Side, Side]:
+        """Both beliefs, each to choose half of a batch by: see `surrogates.acquisition.Committee`."""
+        return Side(self, 0), Side(self, 1)
+
+    @property
     def labels(self) -> np.ndarray:
         """Products so far, shape (n, 1), NaN where a factor was not measured."""
         return self._processes.labels[:, 2:]
@@ -110,20 +142,21 @@ class ProductSurrogate:
         """Mean and standard deviation of the product, shape (n, 1)."""
         return Prediction(*self.marginal(candidates), (self._prop.name,), (self._prop.unit,))
 
-    def marginal(self, candidates: Sequence[Candidate]) -> Belief:
-        """Mean and standard deviation of the product, shape (n, 1) each."""
-        mean, std = self._joined(*self._processes.marginal(candidates))
-        return mean[:, None], std[:, None] * self._width
+    def marginal(self, candidates: Sequence[Candidate], side: int | None = None) -> Belief:
+        """Mean and standard deviation of the product, shape (n, 1) each: those of one side, or of both as one."""
+        mean, std = self._belief(*self._processes.marginal(candidates), side)
+        return mean[:, None], std[:, None]
 
-    def joint(self, candidates: Sequence[Candidate]) -> JointPrediction:
-        """Joint belief: between crystals as of independent factors, each crystal's variance as in `marginal`."""
+    def joint(self, candidates: Sequence[Candidate], side: int | None = None) -> JointPrediction:
+        """Joint belief, each crystal's variance as in `marginal`.
+
+        Between crystals as of independent factors, or, by the direct side, as of its process.
+        """
         belief = self._processes.joint(candidates)
         std = np.sqrt(np.maximum(np.diagonal(belief.covariance, axis1=1, axis2=2).T, 0.0))
-        mean, wanted = self._joined(belief.mean, std)
-        a, b = self._moments(belief.mean, std).mean
-        first, second = (self._spread(j, belief, value) for j, value in enumerate((a, b)))
-        covariance = first * second + first * np.outer(b, b) + second * np.outer(a, a)
-        stretch = wanted * self._width / np.sqrt(np.diagonal(covariance))
+        mean, wanted = self._belief(belief.mean, std, side)
+        covariance = belief.covariance[2] if side == 1 else self._of_factors(belief, std)
+        stretch = wanted / np.sqrt(np.diagonal(covariance))
         return JointPrediction(mean[:, None], (covariance * np.outer(stretch, stretch))[None], self.properties)
 
     def save(self, path: Path) -> None:
@@ -154,10 +187,20 @@ class ProductSurrogate:
         value = float(np.prod([evaluation.value(factor.name) for factor in self._factors]))
         return evaluation.with_properties(**{self._prop.name: Quantity(value, self._prop.unit)})
 
-    def _joined(self, mean: np.ndarray, std: np.ndarray) -> Belief:
+    def _belief(self, mean: np.ndarray, std: np.ndarray, side: int | None = None) -> Belief:
         """The product's belief (n,) from those of the processes on their model scales (n, 3)."""
         centre, width = self._moments(mean, std).product(self._correlation)
-        return agree((centre, width * self._narrow), (mean[:, 2], std[:, 2]))
+        sides = (centre, width * self._narrow), (mean[:, 2], std[:, 2])
+        if side is not None:
+            return sides[side]
+        centre, width = agree(*sides)
+        return centre, width * self._width
+
+    def _of_factors(self, belief: JointPrediction, std: np.ndarray) -> np.ndarray:
+        """Covariance (n, n) of the product of independent factors."""
+        a, b = self._moments(belief.mean, std).mean
+        first, second = (self._spread(j, belief, value) for j, value in enumerate((a, b)))
+        return first * second + first * np.outer(b, b) + second * np.outer(a, a)
 
     def _moments(self, mean: np.ndarray, std: np.ndarray) -> Moments:
         """Of the factors, from their model scales to own units."""
@@ -180,16 +223,16 @@ class ProductSurrogate:
         rows = np.flatnonzero(np.isfinite(residual).all(axis=1))
         if len(rows) < ENOUGH:
             return {f"{self._prop.name}/labels": float(len(rows))}
-        found = float(np.nan_to_num(np.corrcoef(residual[rows].T)[0, 1])) if residual[rows].std(axis=0).all() else 0.0
-        self._correlation = float(np.clip(found, -STRONGEST, STRONGEST))
+        shared = float(np.nan_to_num(np.corrcoef(residual[rows].T)[0, 1])) if residual[rows].std(axis=0).all() else 0.0
+        self._correlation = float(np.clip(shared, -STRONGEST, STRONGEST))
         labels = known[rows, 2]
         if self._processes.config.calibrate:
             drawn = self._processes.drawn[rows]
             weights = drawn.astype(float) if drawn.sum() >= ENOUGH else None
             pair = self._moments(mean[rows], std[rows]).product(self._correlation)
             self._narrow = conformal_factor(labels, *pair, weights)
-            self._width = conformal_factor(labels, *self._joined(mean[rows], std[rows]), weights)
-        centre, width = self._joined(mean[rows], std[rows])
-        metrics = {f"cv_{name}": value for name, value in calibration(labels, centre, width * self._width).items()}
+            self._width = conformal_factor(labels, *self._belief(mean[rows], std[rows]), weights)
+        found = self._belief(mean[rows], std[rows])
+        metrics = {f"cv_{name}": value for name, value in calibration(labels, *found).items()}
         metrics |= {"labels": float(len(rows)), "factor": self._width, "correlation": self._correlation}
         return {f"{self._prop.name}/{name}": value for name, value in metrics.items()}

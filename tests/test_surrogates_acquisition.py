@@ -229,3 +229,26 @@ def test_energies_too_good_to_be_true_come_last_by_default(strategy):
         properties=(E_ABOVE_HULL, BULK_MODULUS),
     )
     assert belief.select(strategy, 1, AcquisitionConfig())[0] == 1
+
+
+class Panel:
+    """Several beliefs in one pool."""
+
+    def __init__(self, *means):
+        self.members = tuple(Belief(np.array(mean)[:, None], 1e-6 * np.eye(len(mean))[None]) for mean in means)
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "ucb", "thompson", "qlogei"])
+def test_members_of_a_committee_choose_in_turn(strategy):
+    """Both hold the second for good; what the other has chosen is not chosen again."""
+    panel = Panel([9.0, 8.0, 7.0, 0.0, 0.0, 0.0], [0.0, 8.5, 0.0, 8.0, 7.5, 7.0])
+    choose = ACQUISITIONS[strategy](ONE)
+    assert [set(chosen) for chosen in _halves(choose.select(pool(6), panel, 4, seed=0))] == [{0, 1}, {3, 4}]
+    assert choose.select(pool(6), panel, 1, seed=0) == [1]
+    assert choose.select(pool(6), panel, 3, seed=0)[0] == 0
+    assert sorted(choose.select(pool(6), panel, 9, seed=0)) == list(range(6))
+    assert choose.select([], panel, 3, seed=0) == choose.select(pool(6), panel, 0, seed=0) == []
+
+
+def _halves(chosen):
+    return chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :]

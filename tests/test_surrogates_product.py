@@ -7,9 +7,11 @@ import pytest
 
 from loop.errors import CheckpointError, ConfigError
 from loop.values import OK, Candidate, Evaluation, Quantity
+from surrogates.acquisition import AcquisitionConfig, Committee, JointSurrogate, PoolAcquisition
 from surrogates.features import FeatureExtractor
 from surrogates.product import Moments, ProductSurrogate, agree
 from surrogates.properties import GPConfig, Property
+from surrogates.utility import Objective
 from tests.fakes import ANIONS, CATIONS, rocksalt
 
 FACTORS = (Property("epsilon", "1", "log", prior_mean=1.6, prior_std=0.6), Property("gap", "eV", prior_mean=3.0))
@@ -96,6 +98,29 @@ def test_joint_belief_has_the_marginals_and_is_one(fitted):
     np.testing.assert_allclose(np.sqrt(np.diagonal(joint.covariance[0])), std[:, 0])
     assert np.linalg.eigvalsh(joint.covariance[0]).min() > -1e-8
     assert joint.properties == (MERIT,)
+
+
+def test_the_sides_are_what_is_averaged_and_choose_by_themselves(fitted):
+    surrogate, _, _ = fitted
+    new = crystals(60, 13)
+    first, second = surrogate.members
+    assert isinstance(surrogate, Committee)
+    assert isinstance(first, JointSurrogate)
+    beliefs = [tuple(part[:, 0] for part in member.marginal(new)) for member in (first, second)]
+    mean, std = agree(*beliefs)
+    np.testing.assert_allclose(surrogate.marginal(new)[0][:, 0], mean)
+    np.testing.assert_allclose(surrogate.marginal(new)[1][:, 0], std * surrogate._width)
+    direct, direct_std = surrogate._processes.marginal(new)
+    np.testing.assert_allclose(beliefs[1], (direct[:, 2], direct_std[:, 2]))
+    for member, belief in zip((first, second), beliefs, strict=True):
+        joint = member.joint(new)
+        np.testing.assert_allclose(joint.mean[:, 0], belief[0])
+        np.testing.assert_allclose(np.sqrt(np.diagonal(joint.covariance[0])), belief[1])
+        assert np.linalg.eigvalsh(joint.covariance[0]).min() > -1e-8
+    chosen = PoolAcquisition(AcquisitionConfig("greedy", (Objective("merit"),), ())).select(new, surrogate, 10, seed=0)
+    assert set(chosen[:5]) == set(np.argsort(-beliefs[0][0])[:5].tolist())
+    others = np.setdiff1d(np.arange(60), chosen[:5])
+    assert set(chosen[5:]) == set(others[np.argsort(-beliefs[1][0][others])[:5]].tolist())
 
 
 def test_a_missing_factor_is_no_label_and_saving_restores(fitted, tmp_path):

@@ -201,3 +201,23 @@ def test_the_benchmark_goes_on_and_sums_up(tmp_path, monkeypatch):
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == len(results_rows)
     with pytest.raises(ConfigError, match="no Xe"):
         benchmark.run(tmp_path, ["test"], names=["Xe"])
+
+
+def test_relaxations_begin_away_from_the_published_cell(tmp_path, monkeypatch):
+    """An engine that leaves cells as they are is 2 % off."""
+
+    class Idle:
+        settings_hash = "idle"
+
+        def __init__(self, config):
+            self.relax = config.relax
+
+        def evaluate(self, candidates):
+            structure = candidates[0].structure if self.relax == "cell" else None
+            values = {"band_gap": Quantity(1.0, "eV"), "dielectric_electronic": Quantity(2.0, "1")}
+            return [Evaluation(candidates[0].id, "x", "idle", OK, values, structure=structure)]
+
+    monkeypatch.setattr(benchmark, "DftOracle", Idle)
+    found = benchmark.run(tmp_path, ["test"], names=["Si", "NaCl"], lattice=True)["results"]["test"]["lattice"]
+    assert found["crystals"] == 2
+    assert found["mean_absolute_relative_error"] == pytest.approx(0.02)

@@ -9,6 +9,8 @@ import numpy as np
 
 from flows.benchmarks.pool_simulation import Outcome
 
+COLUMNS = 3  # panels side by side
+
 
 def draw(outcomes: Mapping[str, Sequence[Outcome]], sizes: Mapping[str, Mapping[str, int]], output: Path) -> list[Path]:
     """Recall curves and coverage by round, one panel a task; returns the files."""
@@ -19,10 +21,14 @@ def draw(outcomes: Mapping[str, Sequence[Outcome]], sizes: Mapping[str, Mapping[
 
     paths = []
     for name, panel in (("recall", _recall), ("coverage", _coverage)):
-        figure, axes = plt.subplots(1, len(outcomes), figsize=(4.2 * len(outcomes), 3.6), squeeze=False)
-        for axis, (task, runs) in zip(axes[0], outcomes.items(), strict=True):
+        columns = min(COLUMNS, len(outcomes))
+        rows = -(-len(outcomes) // columns)
+        figure, axes = plt.subplots(rows, columns, figsize=(4.2 * columns, 3.4 * rows), squeeze=False)
+        for axis, (task, runs) in zip(axes.flat, outcomes.items(), strict=False):
             panel(axis, runs, sizes[task])
-            axis.set_title(f"{task}: {sizes[task]['pool']} crystals, top {sizes[task]['top']}", fontsize=9)
+            axis.set_title(f"{task}: {sizes[task]['top']} sought among {sizes[task]['pool']}", fontsize=9)
+        for axis in axes.flat[len(outcomes) :]:
+            axis.remove()
         axes[0][0].legend(fontsize=7)
         figure.tight_layout()
         paths.append(output / f"{name}.png")
@@ -48,7 +54,7 @@ def _recall(axis: object, runs: Sequence[Outcome], size: Mapping[str, int]) -> N
         axis.fill_between(labels, low, high, color=line.get_color(), alpha=0.15)  # type: ignore[attr-defined]
     axis.plot([0, len(labels)], [0, len(labels) / size["pool"]], "k:", label="chance")  # type: ignore[attr-defined]
     axis.axhline(0.5, color="0.7", lw=0.8)  # type: ignore[attr-defined]
-    axis.set(xlabel="labels", ylabel="share of top 1 % found", ylim=(0, 1))  # type: ignore[attr-defined]
+    axis.set(xlabel="labels", ylabel="share of the sought found", ylim=(0, 1))  # type: ignore[attr-defined]
 
 
 def _coverage(axis: object, runs: Sequence[Outcome], _: Mapping[str, int]) -> None:

@@ -14,10 +14,9 @@ import numpy as np
 from pymatgen.core import Element, Structure
 
 from surrogates.blocks import named
-from surrogates.elements import MAX_Z, valence
+from surrogates.elements import CAPACITY, MAX_Z, valence
 
 HARTREE = 27.211386  # eV
-_CAPACITY = {"s": 2, "p": 6, "d": 10, "f": 14}
 _MOST_STATES = 200_000  # combinations of oxidation states that are tried; more elements than that are not told apart
 
 
@@ -152,7 +151,7 @@ def _atom(z: int) -> _Atom:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # noble gases have no electronegativity, elements beyond U no levels
         electronegativity, orbitals = float(element.X), element.atomic_orbitals or {}
-    levels = tuple((energy * HARTREE, _CAPACITY[name[1]]) for name, energy in orbitals.items())
+    levels = tuple((energy * HARTREE, CAPACITY[name[1]]) for name, energy in orbitals.items())
     s, p, d, *_ = valence(element.electronic_structure)
     states = element.common_oxidation_states or element.oxidation_states or (0,)
     return _Atom(

@@ -32,12 +32,12 @@ _PLAIN = (
 )
 # These span decades, or are ratios of interest: their logarithm is closer to a normal distribution.
 _LOGARITHMIC = ("melting_point", "thermal_conductivity", "bulk_modulus")
-_CAPACITY = {"s": 2, "p": 6, "d": 10, "f": 14}
+CAPACITY = {"s": 2, "p": 6, "d": 10, "f": 14}  # electrons of a subshell
 
 PROPERTIES: tuple[str, ...] = (
     *_PLAIN,
     *(f"log_{name}" for name in _LOGARITHMIC),
-    *(f"valence_{orbital}" for orbital in _CAPACITY),
+    *(f"valence_{orbital}" for orbital in CAPACITY),
     "valence_unfilled",
 )
 
@@ -45,10 +45,10 @@ PROPERTIES: tuple[str, ...] = (
 def valence(electronic_structure: str) -> list[float]:
     """Valence electrons in s, p, d, f outside the noble-gas core, and the number of holes in the open subshells."""
     shells = [part for part in electronic_structure.split(".") if not part.startswith("[")]
-    counts = dict.fromkeys(_CAPACITY, 0.0)
+    counts = dict.fromkeys(CAPACITY, 0.0)
     for shell in shells:
         counts[shell[1]] += float(shell[2:])
-    holes = sum(_CAPACITY[o] - counts[o] % _CAPACITY[o] for o in _CAPACITY if counts[o] % _CAPACITY[o])
+    holes = sum(CAPACITY[o] - counts[o] % CAPACITY[o] for o in CAPACITY if counts[o] % CAPACITY[o])
     return [*counts.values(), holes]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flows.benchmarks.pool_simulation import Outcome
+from flows.benchmarks.pool_simulation import TARGET, Outcome
 
 COLUMNS = 3  # panels side by side
 
@@ -53,7 +53,7 @@ def _recall(axis: object, runs: Sequence[Outcome], size: Mapping[str, int]) -> N
         low, high = np.quantile(curves, [0.25, 0.75], axis=0)
         axis.fill_between(labels, low, high, color=line.get_color(), alpha=0.15)  # type: ignore[attr-defined]
     axis.plot([0, len(labels)], [0, len(labels) / size["pool"]], "k:", label="chance")  # type: ignore[attr-defined]
-    axis.axhline(0.5, color="0.7", lw=0.8)  # type: ignore[attr-defined]
+    axis.axhline(TARGET, color="0.7", lw=0.8)  # type: ignore[attr-defined]
     axis.set(xlabel="labels", ylabel="share of the sought found", ylim=(0, 1))  # type: ignore[attr-defined]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from surrogates.features import FeatureExtractor
 from surrogates.gp import GPSurrogate
 from surrogates.product import ProductSurrogate
 from surrogates.properties import GPConfig
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import RandomForestRegressor
 
 FOREST = "forest_greedy"  # the outside baseline: a random forest, best predicted means first
 RANDOM = "random"
@@ -87,15 +90,19 @@ class Outcome:
         return cls(**{**data, "campaign": Campaign(**data["campaign"])})
 
 
+def _forest(seed: int) -> RandomForestRegressor:
+    from sklearn.ensemble import RandomForestRegressor
+
+    # a third of the columns a split, the usual choice for regression (Hastie et al. 2009, section 15.3)
+    return RandomForestRegressor(TREES, max_features=1 / 3, random_state=seed, n_jobs=1)
+
+
 class ForestSurrogate:
     """scikit-learn's random forest on the same features; the spread of its trees as standard deviation."""
 
     def __init__(self, extractor: FeatureExtractor, pool: Pool, seed: int) -> None:
-        from sklearn.ensemble import RandomForestRegressor
-
         self._extractor, self._prop = extractor, TASKS[pool.task].prop
-        # a third of the columns a split, the usual choice for regression (Hastie et al. 2009, section 15.3)
-        self._forest = RandomForestRegressor(TREES, max_features=1 / 3, random_state=seed, n_jobs=1)
+        self._forest = _forest(seed)
 
     def fit(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation], **_: object) -> dict[str, float]:
         """Grow the forest anew."""
@@ -117,12 +124,10 @@ def taught(pool: Pool, extractor: FeatureExtractor, folds: int = 10) -> float:
     Each crystal is ranked by what a forest of all other tenths predicts: how well the features tell the best at all,
     whatever the strategy, and how far a campaign of a tenth of the labels can hope to get.
     """
-    from sklearn.ensemble import RandomForestRegressor
     from sklearn.model_selection import KFold, cross_val_predict
 
-    forest = RandomForestRegressor(TREES, max_features=1 / 3, random_state=0, n_jobs=1)
     X = np.nan_to_num(extractor(pool.candidates))
-    believed = cross_val_predict(forest, X, pool.labels, cv=KFold(folds, shuffle=True, random_state=0))
+    believed = cross_val_predict(_forest(0), X, pool.labels, cv=KFold(folds, shuffle=True, random_state=0))
     order = np.argsort(-replace(pool, labels=believed).utilities(), kind="stable")
     found = np.cumsum(np.isin(order, list(pool.top))) / len(pool.top)
     return len(order) * TARGET / (int(np.searchsorted(found, TARGET)) + 1)

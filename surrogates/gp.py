@@ -13,8 +13,10 @@ from scipy.stats import norm
 from loop.errors import ConfigError
 from loop.metrics import calibration
 from loop.values import Candidate, Evaluation, Prediction
+from surrogates.beliefs import Belief
 from surrogates.calibration import ENOUGH, Spread, conformal_factor, shift_weights
 from surrogates.features import FeatureExtractor
+from surrogates.forest import Seconded
 from surrogates.properties import GPConfig, Property
 from surrogates.scaling import InputScaler
 
@@ -42,7 +44,8 @@ class JointPrediction:
 class _Fitted:
     """One property's process and the factors on its standard deviations."""
 
-    gp: ExactGP
+    process: ExactGP | Seconded
+    left_out: Belief | None  # of each label without those of its formula; None below three labels
     factor: float
     spread: Spread
 
@@ -52,7 +55,7 @@ class _Fitted:
 
 
 class GPSurrogate:
-    """Independent exact Gaussian processes with recalibrated uncertainty.
+    """Independent exact Gaussian processes, seconded by forests, with recalibrated uncertainty.
 
     Behaviour on awkward labels (each tested): NaN, infinite and failed labels are left out of the property that lacks
     them and counted; several labels of one candidate are averaged; constant labels predict that constant with a
@@ -103,8 +106,8 @@ class GPSurrogate:
         mean, std = np.full((2, *self._Y.shape), np.nan)
         for j, prop in enumerate(self.properties):
             rows, fitted = np.flatnonzero(np.isfinite(prop.to_scale(self._Y[:, j]))), self._fitted[prop.name]
-            if len(rows) >= 3:
-                mean[rows, j], std[rows, j] = fitted.gp.leave_out(self._blocks[rows])
+            if fitted.left_out is not None:
+                mean[rows, j], std[rows, j] = fitted.left_out
                 std[rows, j] *= fitted.widths(self._offset(prop, self._X[rows]))
         return mean, std
 
@@ -163,7 +166,7 @@ class GPSurrogate:
             for j, prop in enumerate(self.properties):
                 fitted = self._fitted[prop.name]
                 offset = self._offset(prop, X[rows])
-                mean[rows, j], std[rows, j] = fitted.gp.predict(Z, offset)
+                mean[rows, j], std[rows, j] = fitted.process.predict(Z, offset)
                 std[rows, j] *= fitted.widths(offset)
         return mean, std
 
@@ -173,7 +176,7 @@ class GPSurrogate:
         Z = self._standardised(X)
         offsets = [self._offset(prop, X) for prop in self.properties]
         fitted = [self._fitted[prop.name] for prop in self.properties]
-        parts = [one.gp.joint(Z, offset) for one, offset in zip(fitted, offsets, strict=True)]
+        parts = [one.process.joint(Z, offset) for one, offset in zip(fitted, offsets, strict=True)]
         widths = [one.widths(offset) for one, offset in zip(fitted, offsets, strict=True)]
         covariance = np.stack([part[1] * np.outer(w, w) for part, w in zip(parts, widths, strict=True)])
         return JointPrediction(np.column_stack([part[0] for part in parts]), covariance, self.properties)
@@ -295,9 +298,16 @@ class GPSurrogate:
             fitted = gp.fit(np.sort(subset), self.config.maxiter)
         self._hyperparameters[prop.name] = gp.hyperparameters()
         metrics = {"labels": float(len(rows)), "unusable": float(unusable), "fit_failed": float(not fitted)}
+        process: ExactGP | Seconded = gp
+        left_out = gp.leave_out(self._blocks[rows]) if len(rows) >= 3 else None
+        if left_out is not None and self.config.forest and len(rows) >= MIN_FIT:
+            labels = (Z[rows], t[rows], self._offset(prop, self._X[rows]))
+            process = Seconded(gp, *labels, blocks=self._blocks[rows], left_out=left_out, seed=self.config.seed)
+            left_out = process.left_out
+            metrics["forest"] = process.weight
         factor, spread = 1.0, Spread.none()
-        if len(rows) >= 3:
-            mean, std = gp.leave_out(self._blocks[rows])
+        if left_out is not None:
+            mean, std = left_out
             if self.config.calibrate:
                 offset = self._offset(prop, self._X[rows])
                 spread = Spread.fit(offset, t[rows], mean, std)
@@ -305,7 +315,7 @@ class GPSurrogate:
                 factor = conformal_factor(t[rows], mean, std, self._weights(gp, Z, rows))
             cross = _metrics(prop, self._Y[rows, j], mean, std * factor)
             metrics |= {f"cv_{name}": value for name, value in cross.items()}
-        self._fitted[prop.name] = _Fitted(gp, factor, spread)
+        self._fitted[prop.name] = _Fitted(process, left_out, factor, spread)
         return metrics | {"factor": factor}
 
     def _weights(self, gp: ExactGP, Z: np.ndarray, rows: np.ndarray) -> np.ndarray | None:

@@ -19,6 +19,7 @@ import numpy as np
 from loop.errors import CheckpointError, ConfigError
 from loop.metrics import calibration
 from loop.values import Candidate, Evaluation, Prediction, Quantity
+from surrogates.beliefs import Belief, agree
 from surrogates.calibration import ENOUGH, conformal_factor
 from surrogates.features import FeatureExtractor
 from surrogates.gp import GPSurrogate, JointPrediction
@@ -26,8 +27,6 @@ from surrogates.properties import GPConfig, Property
 
 ABOUT = "product.json"
 STRONGEST = 0.9  # correlation of the errors of the two factors: what few labels may at most suggest
-Belief = tuple[np.ndarray, np.ndarray]
-"""Mean and standard deviation, shape (n,) each."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +42,6 @@ class Moments:
         shared = correlation * s * t
         variance = (a * t) ** 2 + (b * s) ** 2 + 2 * a * b * shared + (s * t) ** 2 + shared**2
         return a * b + shared, np.sqrt(np.maximum(variance, 1e-12 * (1 + (a * b) ** 2)))
-
-
-def agree(first: Belief, second: Belief) -> Belief:
-    """Two beliefs in one quantity as one: weighted by precision (Bates and Granger, Oper. Res. Q. 20, 451 (1969)).
-
-    Their errors come from the same labels and so go together: the precision is the mean of the two and not their sum.
-    """
-    (m, s), (k, t) = first, second
-    p, q = s**-2, t**-2
-    return (p * m + q * k) / (p + q), np.sqrt(2 / (p + q))
 
 
 @dataclass(frozen=True)
@@ -106,6 +95,7 @@ class ProductSurrogate:
         self._factors, self._prop = config.properties, prop
         self._processes = GPSurrogate(extractor, replace(config, properties=(*self._factors, prop)))
         self._correlation, self._narrow, self._width = 0.0, 1.0, 1.0
+        self._rows: dict[str, np.ndarray] = {}  # means and deviations of the processes, by candidate id, of this fit
 
     @property
     def properties(self) -> tuple[Property, ...]:
@@ -125,6 +115,7 @@ class ProductSurrogate:
     def adapt(self, candidates: Sequence[Candidate]) -> None:
         """Tell what predictions are for: see `GPSurrogate.adapt`."""
         self._processes.adapt(candidates)
+        self._rows.clear()
         self._recalibrate()
 
     def fit(
@@ -136,6 +127,7 @@ class ProductSurrogate:
     ) -> dict[str, float]:
         """Learn factors and product from all labels so far: see `GPSurrogate.fit`, whose metrics come with ours."""
         metrics = self._processes.fit(candidates, [self._with_product(one) for one in evaluations], drawn=drawn)
+        self._rows.clear()
         return metrics | self._recalibrate()
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
@@ -144,8 +136,17 @@ class ProductSurrogate:
 
     def marginal(self, candidates: Sequence[Candidate], side: int | None = None) -> Belief:
         """Mean and standard deviation of the product, shape (n, 1) each: those of one side, or of both as one."""
-        mean, std = self._belief(*self._processes.marginal(candidates), side)
+        mean, std = self._belief(*self._of_processes(candidates), side)
         return mean[:, None], std[:, None]
+
+    def _of_processes(self, candidates: Sequence[Candidate]) -> Belief:
+        """Means and standard deviations of the processes, shape (n, 3) each; kept, as both sides ask for them."""
+        missing = [candidate for candidate in candidates if candidate.id not in self._rows]
+        if missing:
+            table = np.stack(self._processes.marginal(missing), axis=1)
+            self._rows |= {candidate.id: row for candidate, row in zip(missing, table, strict=True)}
+        table = np.array([self._rows[candidate.id] for candidate in candidates]).reshape(-1, 2, 3)
+        return table[:, 0], table[:, 1]
 
     def joint(self, candidates: Sequence[Candidate], side: int | None = None) -> JointPrediction:
         """Joint belief, each crystal's variance as in `marginal`.
@@ -174,6 +175,7 @@ class ProductSurrogate:
             CheckpointError: missing, damaged, or made with other features.
         """
         self._processes.load(path)
+        self._rows.clear()
         try:
             about = json.loads((Path(path) / ABOUT).read_text(encoding="utf-8"))
             self._correlation, self._narrow, self._width = (

@@ -88,6 +88,8 @@ class GPConfig:
 
     Attributes:
         properties: what to learn.
+        forest: from `surrogates.gp.MIN_FIT` labels on let a forest second each process (surrogates/forest.py): of a
+            window of gaps more is found, of extremes about as much (docs/LOG.md).
         calibrate: stretch standard deviations by the quantile of leave-one-formula-out residuals.
         max_fit: labels used to find hyperparameters; more are drawn down to this, by seed. Conditioning uses all.
         max_labels: labels up to which inference is exact (seconds at 2,000); beyond, all of them inform a belief that
@@ -100,6 +102,7 @@ class GPConfig:
     """
 
     properties: tuple[Property, ...] = field(default=DEFAULT_PROPERTIES)
+    forest: bool = True
     calibrate: bool = True
     max_fit: int = 600
     max_labels: int = 2000

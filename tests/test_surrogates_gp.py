@@ -260,10 +260,10 @@ def test_conformal_factor_mends_coverage():
 
 
 def test_large_label_sets_rest_on_inducing_crystals_and_use_every_label(extractor, world, tmp_path):
-    surrogate = GPSurrogate(extractor, GPConfig(max_fit=10, max_labels=25, inducing=15))
+    surrogate = GPSurrogate(extractor, GPConfig(max_fit=10, max_labels=25, inducing=15, forest=False))
     metrics = surrogate.fit(world[:40], [label(candidate) for candidate in world[:40]])
     assert metrics["bulk_modulus/labels"] == 40
-    assert isinstance(surrogate._fitted["bulk_modulus"].gp, SparseGP)
+    assert isinstance(surrogate._fitted["bulk_modulus"].process, SparseGP)
     surrogate.save(tmp_path)
     again = GPSurrogate(extractor)
     again.load(tmp_path)

@@ -80,7 +80,7 @@ def test_the_product_is_believed_in_from_both_sides(fitted):
 
 def test_errors_that_go_together_are_noticed_and_intervals_cover(fitted):
     surrogate, metrics, _ = fitted
-    assert metrics["merit/correlation"] < -0.4
+    assert metrics["merit/correlation"] < -0.35
     assert metrics["merit/labels"] == 80
     new = crystals(300, 5)
     mean, std = (part[:, 0] for part in surrogate.marginal(new))

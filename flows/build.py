@@ -13,6 +13,7 @@ from pymatgen.core import Structure
 
 from flows import configfile
 from flows.config import CONFIG_FILE, CampaignConfig, check_same
+from flows.known_labels import read_known_labels
 from flows.parallel import ParallelOracle
 from flows.provenance import cores, provenance
 from flows.rehull import Rehuller
@@ -157,7 +158,9 @@ class Builder:
         width = describe([Structure(np.eye(3) * 4.2, ["Cs"], [[0, 0, 0]])])[1].shape[1]
         blocks = default_blocks(describe if width else None, self._unrelaxed_hull, key=key, size=width)
         cache = None if self.directory is None else self.directory / "features"
-        return CampaignSurrogate(FeatureExtractor(blocks, cache), self.config.surrogate.gp, self._typical)
+        section = self.config.surrogate
+        known = read_known_labels(section.known, section.gp.properties) if section.known else None
+        return CampaignSurrogate(FeatureExtractor(blocks, cache), section.gp, self._typical, known)
 
     def parts(self) -> Parts:
         """Everything."""

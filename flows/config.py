@@ -96,7 +96,8 @@ class NoveltySection(Section):
 class SurrogateSection(Section):
     """What predicts labels."""
 
-    gp: GPConfig = Field(default_factory=lambda: GPConfig(), description="Gaussian processes")
+    gp: GPConfig = Field(default_factory=lambda: GPConfig(), description="Gaussian processes, seconded by forests")
+    known: Path | None = Field(None, description="crystals with `property (unit)` columns: labels to learn from, too")
 
 
 class OracleSection(Section):

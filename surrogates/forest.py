@@ -1,7 +1,7 @@
 """A random forest beside a Gaussian process: two beliefs in one property, which err in different places.
 
-A process believes that alike crystals have alike properties, a forest that there are kinds of them. Of band gaps, half of
-which are exactly 0, the first knows better which is the largest, the second which are near 1.3 eV (docs/LOG.md).
+A process believes that alike crystals have alike properties, a forest that there are kinds of them. Of band gaps, half
+of which are exactly 0, the first knows better which is the largest, the second which are near 1.3 eV (docs/LOG.md).
 """
 
 from __future__ import annotations

@@ -1,0 +1,105 @@
+"""Labels that a user brings: what a table may hold, what is refused, and that surrogates learn from them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flows.config import read_config
+from flows.known_labels import read_known_labels
+from flows.surrogate import CampaignSurrogate
+from loop.cif import to_cif
+from loop.errors import ConfigError, InputError
+from loop.values import OK, Candidate, Evaluation, Quantity
+from surrogates.features import FeatureExtractor
+from surrogates.properties import GPConfig, Property
+from tests.fakes import ANIONS, CATIONS, bulk_modulus, rocksalt
+
+STIFFNESS = Property("bulk_modulus", "GPa", "log", prior_mean=4.35, prior_std=0.8)
+GAP = Property("dft_band_gap", "eV")
+
+
+@pytest.fixture(scope="module")
+def crystals():
+    rng = np.random.default_rng(0)
+    pairs = [(str(rng.choice(CATIONS)), str(rng.choice(ANIONS)), rng.uniform(5, 7)) for _ in range(50)]
+    return [rocksalt(*pair) for pair in pairs]
+
+
+def table(path, crystals, **columns):
+    frame = pd.DataFrame({"id": [f"k{i}" for i in range(len(crystals))], "cif": list(map(to_cif, crystals)), **columns})
+    frame.to_csv(path, index=False)
+    return path
+
+
+def test_a_table_with_units_gaps_and_a_broken_row(tmp_path, crystals):
+    path = table(
+        tmp_path / "known.csv",
+        crystals[:4],
+        **{
+            "bulk_modulus (GPa)": [100.0, None, 30.5, None],
+            "dft_band_gap": [None, 1.5, 0.0, None],
+            "note": list("abcd"),
+        },
+    )
+    with path.open("a") as file:
+        file.write("k4,no crystal,1.0,1.0,e\n")
+    known = read_known_labels(path, (STIFFNESS, GAP))
+    assert [c.id for c in known.candidates] == [Candidate(s).id for s in crystals[:3]]
+    assert [e.candidate_id for e in known.evaluations] == [c.id for c in known.candidates]
+    assert [e.properties for e in known.evaluations] == [
+        {"bulk_modulus": Quantity(100.0, "GPa")},
+        {"dft_band_gap": Quantity(1.5, "eV")},
+        {"bulk_modulus": Quantity(30.5, "GPa"), "dft_band_gap": Quantity(0.0, "eV")},
+    ]
+    assert (known.unreadable, known.empty) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"hardness (GPa)": [1.0, 2.0]}, r"expected a column 'bulk_modulus \(GPa\)', .*found id, hardness"),
+        ({"bulk_modulus (eV)": [1.0, 2.0]}, r"expected the unit GPa in column 'bulk_modulus \(eV\)'"),
+        ({"bulk_modulus": [1, 2], "bulk_modulus (GPa)": [1, 2]}, "two columns hold bulk_modulus"),
+        ({"bulk_modulus": ["12", "soft"]}, "got 'soft' for k1"),
+        ({"bulk_modulus": ["12", "inf"]}, "got 'inf' for k1"),
+        ({"bulk_modulus": [None, None]}, "none of its 2 rows holds a crystal and a value"),
+    ],
+)
+def test_what_teaches_nothing_says_why(tmp_path, crystals, columns, said):
+    with pytest.raises(InputError, match=said):
+        read_known_labels(table(tmp_path / "known.csv", crystals[:2], **columns), (STIFFNESS, GAP))
+
+
+def evaluation(candidate):
+    value = Quantity(bulk_modulus(candidate.structure), "GPa")
+    return Evaluation(candidate.id, "world@1", "s", OK, {"bulk_modulus": value})
+
+
+def test_surrogates_learn_from_known_labels_once_and_beside_the_campaign_s(tmp_path, crystals):
+    values = [bulk_modulus(s) for s in crystals[:40]]
+    known = read_known_labels(table(tmp_path / "known.csv", crystals[:40], bulk_modulus=values), (STIFFNESS,))
+    config, first = GPConfig((STIFFNESS,)), [Candidate(s) for s in crystals[40:43]]
+    surrogate = CampaignSurrogate(FeatureExtractor(), config, known=known)
+    alone = CampaignSurrogate(FeatureExtractor(), config)
+    metrics, without = (one.fit(first, [evaluation(c) for c in first]) for one in (surrogate, alone))
+    distinct = len({c.id for c in [*known.candidates, *first]})
+    assert metrics["bulk_modulus/labels"] == distinct
+    assert metrics["bulk_modulus/new_n"] == 3  # the campaign's, not those that came with the file
+    assert metrics["bulk_modulus/new_mae"] < 0.5 * without["bulk_modulus/new_mae"]
+
+    surrogate.save(tmp_path / "fit")
+    again = CampaignSurrogate(FeatureExtractor(), config, known=known)
+    again.load(tmp_path / "fit")
+    more = [Candidate(s) for s in crystals[40:46]]
+    ours, theirs = (one.fit(more, [evaluation(c) for c in more]) for one in (surrogate, again))
+    assert ours == theirs
+    assert ours["bulk_modulus/new_n"] == 3
+
+
+def test_a_campaign_takes_them_from_its_file(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("surrogate: {known: my_labels.csv}\n")
+    assert read_config(path).surrogate.known.name == "my_labels.csv"
+    path.write_text("surrogate: {knwon: my_labels.csv}\n")
+    with pytest.raises(ConfigError, match="knwon"):
+        read_config(path)

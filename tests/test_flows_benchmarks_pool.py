@@ -11,7 +11,7 @@ from pymatgen.core import Lattice, Structure
 from flows.benchmarks.pool import PoolConfig, run
 from flows.benchmarks.pool_simulation import Campaign, Engine, Outcome, settings_of, simulate, taught
 from flows.benchmarks.pool_summary import summarise
-from flows.benchmarks.pool_tasks import TASKS, load_pool
+from flows.benchmarks.pool_tasks import TASKS, candidate_of, load_pool
 from loop.cif import to_cif
 from loop.errors import ConfigError, InputError
 from loop.validity import ValidityRules
@@ -21,6 +21,8 @@ from tests.fakes import ANIONS, CATIONS, bulk_modulus, rocksalt
 
 # Rock salts of any lattice parameter are worth asking about in this world.
 ALL = ValidityRules(volume_per_atom=None, min_distance=None, radius_fraction=None, charge_balance=False)
+
+METALS = ("Sc", "Ti", "V", "Cr", "Y", "Zr", "Nb", "La", "Ce", "Hf", "Ta", "Lu", "Th", "U", "Mo", "W", "Pr", "Nd")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,47 @@ def test_crystals_that_a_campaign_would_not_take_are_in_no_pool(table, tmp_path)
     assert best == [1.0, 16.6]
     with pytest.raises(InputError, match="200 valid crystals"):  # the default rules find 50 too dense
         load_pool(tmp_path / "table.csv", "band_gap_max", None, 0)
+
+
+def test_known_crystals_are_of_other_formulas_and_teach_from_the_start(table, tmp_path, monkeypatch):
+    frame = pd.read_csv(table[0])
+    for row, metal in enumerate(METALS, start=200):
+        frame.loc[row, "cif"] = to_cif(rocksalt(metal, "N", 4.5))
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    given = (tmp_path / "table.csv", "bulk_modulus", 200, 1, ALL)
+    pool, plain = load_pool(*given, known=2), load_pool(*given)
+    assert [c.id for c in pool.candidates] == [c.id for c in plain.candidates]
+    assert plain.known is None
+    formulas = {c.formula for c in pool.candidates}
+    readable = [(candidate_of(text), modulus) for text, modulus in zip(frame["cif"], frame["log10_k_vrh"], strict=True)]
+    published = {candidate.id: 10**modulus for candidate, modulus in readable if candidate is not None}
+    assert len(pool.known.candidates) == 2
+    for candidate, label in zip(pool.known.candidates, pool.known.labels, strict=True):
+        assert candidate.formula not in formulas
+        assert label == pytest.approx(published[candidate.id])
+    with pytest.raises(InputError, match="expected 100 known crystals"):
+        load_pool(*given, known=100)
+
+    fits = []
+    fit = GPSurrogate.fit
+    monkeypatch.setattr(GPSurrogate, "fit", lambda self, c, e, **k: fits.append((c, e)) or fit(self, c, e, **k))
+    simulate(pool, Campaign("greedy", 0, initial=20, batch=10, budget=30), FeatureExtractor())
+    (candidates, evaluations), others = fits[0], pool.known.candidates
+    assert [c.id for c in candidates[:2]] == [e.candidate_id for e in evaluations[:2]] == [c.id for c in others]
+    assert len(candidates) == 22  # beside the 20 that chance picked, which alone count as labels
+
+
+def test_a_taught_forest_ranks_by_the_chance_to_be_in_a_window(table, tmp_path):
+    """Of half of the crystals a column tells the gap, of the others that it lies on either side of the window."""
+    frame, rng = pd.read_csv(table[0]), np.random.default_rng(0)
+    told = np.arange(220) % 2 == 0
+    gap = np.where(told, rng.uniform(0.0, 4.0, 220), rng.choice([0.0, 2.7], 220))
+    frame["band_gap"] = gap
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    pool = load_pool(tmp_path / "table.csv", "band_gap_window", None, 0, ALL)
+    vague = pool.labels % 2.7 == 0
+    columns = np.column_stack([np.where(vague, 1.35, pool.labels), vague])
+    assert taught(pool, lambda _: columns) > 4  # by their mean, near the target, all the vague would come first: 0.9
 
 
 def test_how_far_a_taught_forest_gets(table):
@@ -125,7 +168,7 @@ def test_benchmark_finds_the_best_sooner_than_chance_and_records_it(table, tmp_p
     assert seen[-1][:3] == ("pool bulk_modulus", 4, 4)
     stored = json.loads((tmp_path / "record.json").read_text())
     assert stored["pools"]["bulk_modulus"].pop("af_taught") > 5
-    assert stored["pools"] == {"bulk_modulus": {"pool": 218, "top": 2}}
+    assert stored["pools"] == {"bulk_modulus": {"pool": 218, "top": 2, "known": 0}}
     assert {"summary.csv", "curves.csv", "calibration.csv", "recall.png", "coverage.png"} <= set(stored["files"])
     files = {file: file.stat().st_mtime_ns for file in tmp_path.glob("campaigns/*.json")}
     assert run(path, tmp_path, config)["summary"] == record["summary"]

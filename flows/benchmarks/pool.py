@@ -38,6 +38,8 @@ class PoolConfig:
         pool_size: crystals of a pool, drawn at random from those with the label that are valid; None takes all.
         pool_seed: of that draw.
         validity: crystals that a campaign would not take are in no pool: noble gases, say, whose gaps are the largest.
+        known: labelled crystals of other formulas, of which all strategies but chance know from the start: what a
+            campaign has from the Materials Project, say. They do not count as labels.
         initial: random labels at the start of a campaign.
         batch: labels a round.
         budget: labels of a campaign.
@@ -53,6 +55,7 @@ class PoolConfig:
     pool_size: int | None = 2000
     pool_seed: int = 0
     validity: ValidityRules = field(default_factory=ValidityRules)
+    known: int = 0
     initial: int = 20
     batch: int = 20
     budget: int = 240
@@ -67,10 +70,11 @@ class PoolConfig:
         if unknown:
             known = f"tasks: {', '.join(TASKS)}; strategies: {', '.join((*ACQUISITIONS, FOREST))}"
             raise ConfigError(f"unknown: {', '.join(unknown)}; {known}")
-        if min(self.seeds, self.initial, self.batch, self.workers) < 1 or self.budget <= self.initial:
+        if min(self.seeds, self.initial, self.batch, self.workers) < 1 or self.budget <= self.initial or self.known < 0:
             raise ConfigError(
-                "expected seeds, initial, batch and workers of at least 1 and a budget above `initial`, got "
-                f"{self.seeds=}, {self.initial=}, {self.batch=}, {self.workers=}, {self.budget=}"
+                "expected seeds, initial, batch and workers of at least 1, a budget above `initial` and no negative "
+                f"`known`, got {self.seeds=}, {self.initial=}, {self.batch=}, {self.workers=}, {self.budget=}, "
+                f"{self.known=}"
             )
 
 
@@ -99,11 +103,11 @@ def run(data: Path, output: Path, config: PoolConfig | None = None, progress: Pr
     sizes: dict[str, dict[str, int]] = {}
     reach: dict[str, float] = {}
     for task in config.tasks:
-        pool = load_pool(data, task, config.pool_size, config.pool_seed, config.validity)
+        pool = load_pool(data, task, config.pool_size, config.pool_seed, config.validity, config.known)
         extractor = extractor_of(task, output / "features", config.potential)
-        extractor(pool.candidates, progress)
+        extractor([*pool.candidates, *(pool.known.candidates if pool.known else [])], progress)
         outcomes[task] = campaigns(pool, extractor, output / "campaigns", config, progress)
-        sizes[task] = {"pool": len(pool.candidates), "top": len(pool.top)}
+        sizes[task] = {"pool": len(pool.candidates), "top": len(pool.top), "known": config.known}
         reach[task] = taught(pool, extractor)
     summary = summarise(outcomes, sizes)
     for name, frame in tables(outcomes, summary).items():
@@ -112,7 +116,7 @@ def run(data: Path, output: Path, config: PoolConfig | None = None, progress: Pr
     record = {
         "benchmark": "pool",
         "protocol": "labels hidden until asked for; target: half of the top 1 %; chance is its expectation n/N; "
-        "af_taught: of a forest that ranks each tenth of the pool knowing the labels of the other nine",
+        "af_taught: of a forest that ranks each fifth of the pool knowing the labels of the other four",
         "config": asdict(config),
         "data": {"file": data.name, "sha256": sha256(data)},
         "pools": {task: {**size, "af_taught": reach[task]} for task, size in sizes.items()},
@@ -168,7 +172,8 @@ def _one(shared: tuple[Pool, FeatureExtractor, Engine], campaign: Campaign) -> O
 
 def _key(pool: Pool, extractor: FeatureExtractor, campaign: Campaign, engine: Engine) -> str:
     """Name of a campaign's file: readable, and a hash of everything that changes its outcome."""
-    ids = "".join(candidate.id for candidate in pool.candidates)
+    known = pool.known.candidates if pool.known else []
+    ids = "".join(candidate.id for candidate in [*pool.candidates, *known])
     ours = "" if campaign.strategy in (RANDOM, FOREST) else repr(settings_of(pool, campaign, engine))
     parts = [pool.task, ids, extractor.key, repr(campaign), ours]
     digest = hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]

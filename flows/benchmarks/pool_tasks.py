@@ -118,6 +118,7 @@ class Pool:
     candidates: list[Candidate]
     labels: np.ndarray  # (n,), own unit
     parts: np.ndarray | None = None  # (n, parts of the task)
+    known: Pool | None = None  # crystals of other formulas, whose labels are known from the start
     top: frozenset[int] = field(init=False)  # rows of what is sought
 
     def __post_init__(self) -> None:
@@ -145,7 +146,9 @@ class Pool:
         return Evaluation(self.candidates[row].id, "table@1", "published", OK, values)
 
 
-def load_pool(data: Path, task: str, size: int | None, seed: int, rules: ValidityRules | None = None) -> Pool:
+def load_pool(
+    data: Path, task: str, size: int | None, seed: int, rules: ValidityRules | None = None, known: int = 0
+) -> Pool:
     """The crystals that have a task's label and that a campaign would take, or some of them, drawn by seed.
 
     Args:
@@ -154,10 +157,11 @@ def load_pool(data: Path, task: str, size: int | None, seed: int, rules: Validit
         size: crystals wanted; None takes all.
         seed: of the draw.
         rules: what a campaign takes; None: its defaults.
+        known: further crystals, of formulas that the pool does not hold, whose labels are known from the start.
 
     Raises:
         ConfigError: the task is not known.
-        InputError: the table lacks the task's columns, or has fewer than 200 such crystals.
+        InputError: the table lacks the task's columns, or has fewer than 200 such crystals, or too few known ones.
     """
     from loop.crystals import read_frame
 
@@ -169,29 +173,50 @@ def load_pool(data: Path, task: str, size: int | None, seed: int, rules: Validit
         raise InputError(f"task {task!r} needs the columns {', '.join(missing)}, which {data} lacks")
     labels = TASKS[task].label(frame)
     rows = np.random.default_rng(seed).permutation(np.flatnonzero(np.isfinite(labels)))
-    unique = _candidates(frame["cif"], rows.tolist(), rules or ValidityRules(), len(rows) if size is None else size)
-    if len(unique) < 200:
+    reader = _Reader(frame, TASKS[task], labels, rules or ValidityRules())
+    drawn = reader.first(rows.tolist(), len(rows) if size is None else size)
+    if len(drawn) < 200:
         raise InputError(
-            f"expected at least 200 valid crystals with the label of {task!r} in {data}, found {len(unique)}"
+            f"expected at least 200 valid crystals with the label of {task!r} in {data}, found {len(drawn)}"
         )
-    candidates, kept = zip(*sorted(unique.values(), key=lambda pair: pair[1]), strict=True)
-    names = [part.name for part in TASKS[task].parts]
-    parts = frame[names].to_numpy(float)[list(kept)] if names else None
-    return Pool(task, list(candidates), labels[list(kept)], parts)
+    if known == 0:
+        return reader.pool(task, drawn)
+    taken = frozenset(candidate.formula for candidate, _ in drawn)
+    others = reader.first(rows.tolist(), known, without=taken)
+    if len(others) < known:
+        raise InputError(f"expected {known} known crystals beside the pool of {task!r} in {data}, found {len(others)}")
+    return reader.pool(task, drawn, known=reader.pool(task, others))
 
 
-def _candidates(
-    texts: pd.Series, rows: Sequence[int], rules: ValidityRules, wanted: int
-) -> dict[str, tuple[Candidate, int]]:
-    """The first `wanted` valid crystals among some rows, each once, with their rows."""
-    unique: dict[str, tuple[Candidate, int]] = {}
-    for row in rows:
-        if len(unique) == wanted:
-            break
-        candidate = candidate_of(texts.iloc[row])
-        if candidate is not None and rules.reason(candidate.structure) is None:
+@dataclass(frozen=True)
+class _Reader:
+    """A table whose rows become pools."""
+
+    frame: pd.DataFrame
+    task: Task
+    labels: np.ndarray
+    rules: ValidityRules
+
+    def first(
+        self, rows: Sequence[int], wanted: int, without: frozenset[str] = frozenset()
+    ) -> list[tuple[Candidate, int]]:
+        """The first `wanted` valid crystals among some rows, each once, with their rows, in the table's order."""
+        unique: dict[str, tuple[Candidate, int]] = {}
+        for row in rows:
+            if len(unique) == wanted:
+                break
+            candidate = candidate_of(self.frame["cif"].iloc[row])
+            if candidate is None or candidate.formula in without or self.rules.reason(candidate.structure):
+                continue
             unique.setdefault(candidate.id, (candidate, row))
-    return unique
+        return sorted(unique.values(), key=lambda pair: pair[1])
+
+    def pool(self, task: str, drawn: list[tuple[Candidate, int]], known: Pool | None = None) -> Pool:
+        """Crystals with their labels."""
+        rows = [row for _, row in drawn]
+        names = [part.name for part in self.task.parts]
+        parts = self.frame[names].to_numpy(float)[rows] if names else None
+        return Pool(task, [candidate for candidate, _ in drawn], self.labels[rows], parts, known)
 
 
 def candidate_of(text: str) -> Candidate | None:

@@ -105,7 +105,7 @@ def test_a_taught_forest_ranks_by_the_chance_to_be_in_a_window(table, tmp_path):
     pool = load_pool(tmp_path / "table.csv", "band_gap_window", None, 0, ALL)
     vague = pool.labels % 2.7 == 0
     columns = np.column_stack([np.where(vague, 1.35, pool.labels), vague])
-    assert taught(pool, lambda _: columns) > 4  # by their mean, near the target, all the vague would come first: 0.9
+    assert taught(pool, lambda _: columns) > 2.5  # by their mean, near the target, the vague come first: below 2
 
 
 def test_how_far_a_taught_forest_gets(table):

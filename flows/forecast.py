@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from flows.config import CampaignConfig
+from flows.known_labels import read_known_labels
 from flows.provenance import cores
 
 PROBE = 32  # crystals drawn and scored to estimate times
@@ -15,7 +16,11 @@ PROBE_LABELS = 2
 
 
 def forecast(config: CampaignConfig) -> dict[str, Any]:
-    """Counts: rounds, crystals drawn and scored, oracle calls at most."""
+    """Counts: rounds, crystals drawn and scored, oracle calls at most, known labels.
+
+    Raises:
+        InputError: the known labels cannot be used.
+    """
     settings, finetune = config.campaign, config.generator.finetune
     calls = settings.round0_budget + settings.rounds * settings.budget
     return {
@@ -26,7 +31,17 @@ def forecast(config: CampaignConfig) -> dict[str, Any]:
         "oracle_calls": calls if settings.max_calls is None else min(calls, settings.max_calls),
         "oracle": config.oracle.mlip.potential,
         **_rungs(config),
+        **_known(config),
     }
+
+
+def _known(config: CampaignConfig) -> dict[str, Any]:
+    """What surrogates are taught beside the campaign's labels."""
+    if config.surrogate.known is None:
+        return {}
+    known = read_known_labels(config.surrogate.known, config.surrogate.gp.properties)
+    skipped = f"{known.unreadable} rows unreadable, {known.empty} without a value"
+    return {"known_labels": f"{len(known.candidates)} crystals ({skipped})"}
 
 
 def _rungs(config: CampaignConfig) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def _retrain(payload: Mapping[str, Any]) -> str:
     errors = [
         f"{name.split('/')[0]} {value:.3g}" for name, value in payload["metrics"].items() if name.endswith("/cv_mae")
     ]
-    return f"{payload['labels']} labels" + (f"; cross-validated error: {', '.join(errors)}" if errors else "")
+    known = f" and {payload['metrics']['known']:.0f} known ones" if "known" in payload["metrics"] else ""
+    return f"{payload['labels']} labels{known}" + (f"; cross-validated error: {', '.join(errors)}" if errors else "")
 
 
 def _report(payload: Mapping[str, Any]) -> str:

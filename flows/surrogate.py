@@ -52,7 +52,8 @@ class CampaignSurrogate(GPSurrogate):
         if not self._taught:  # by themselves at first: what they make of the campaign's first labels is worth knowing
             super().fit(before, labels)
             self._taught = True
-        return super().fit([*before, *candidates], [*labels, *evaluations], drawn=drawn)
+        metrics = super().fit([*before, *candidates], [*labels, *evaluations], drawn=drawn)
+        return metrics | {"known": float(len(labels))}
 
     def load(self, path: Path) -> None:
         """Take over what `save` wrote; the scaling comes along.

@@ -107,6 +107,8 @@ class FeatureExtractor:
     def _compute(self, missing: dict[str, Structure], progress: Progress | None) -> None:
         ids, structures = list(missing), list(missing.values())
         parts = []
+        if progress is not None:
+            progress("features", 0, len(ids), {})  # a clock starts here, however often crystals are featurised
         for start in range(0, len(ids), CHUNK):
             chunk = structures[start : start + CHUNK]
             parts.append(np.column_stack([self._block(block, chunk) for block in self.blocks]))

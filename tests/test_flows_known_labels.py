@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 
 from flows.config import read_config
+from flows.forecast import forecast
 from flows.known_labels import read_known_labels
+from flows.narrative import told
 from flows.surrogate import CampaignSurrogate
 from loop.cif import to_cif
 from loop.errors import ConfigError, InputError
@@ -84,6 +86,9 @@ def test_surrogates_learn_from_known_labels_once_and_beside_the_campaign_s(tmp_p
     metrics, without = (one.fit(first, [evaluation(c) for c in first]) for one in (surrogate, alone))
     distinct = len({c.id for c in [*known.candidates, *first]})
     assert metrics["bulk_modulus/labels"] == distinct
+    assert metrics["known"] == 40
+    payload = {"labels": 3, "metrics": metrics}
+    assert told("retrain", payload).startswith("3 labels and 40 known ones; cross-validated error: bulk_modulus")
     assert metrics["bulk_modulus/new_n"] == 3  # the campaign's, not those that came with the file
     assert metrics["bulk_modulus/new_mae"] < 0.5 * without["bulk_modulus/new_mae"]
 
@@ -96,10 +101,13 @@ def test_surrogates_learn_from_known_labels_once_and_beside_the_campaign_s(tmp_p
     assert ours["bulk_modulus/new_n"] == 3
 
 
-def test_a_campaign_takes_them_from_its_file(tmp_path):
+def test_a_campaign_takes_them_from_its_file_and_says_so_before_it_runs(tmp_path, crystals):
     path = tmp_path / "c.yaml"
-    path.write_text("surrogate: {known: my_labels.csv}\n")
-    assert read_config(path).surrogate.known.name == "my_labels.csv"
+    path.write_text(f"surrogate: {{known: {tmp_path}/my_labels.csv}}\n")
+    with pytest.raises(InputError, match=r"my_labels\.csv"):
+        forecast(read_config(path))
+    table(tmp_path / "my_labels.csv", crystals[:3], bulk_modulus=[1.0, None, 2.0])
+    assert forecast(read_config(path))["known_labels"] == "2 crystals (0 rows unreadable, 1 without a value)"
     path.write_text("surrogate: {knwon: my_labels.csv}\n")
     with pytest.raises(ConfigError, match="knwon"):
         read_config(path)

@@ -186,3 +186,12 @@ def test_features_from_elsewhere_enter_the_cache(tmp_path):
     np.testing.assert_array_equal(FeatureExtractor(cache=tmp_path)([candidate]), rows)
     with pytest.raises(ValueError, match="expected rows of shape"):
         add_to_cache(tmp_path, extractor, [candidate.id], rows[:, 1:])
+
+
+def test_progress_begins_anew_with_each_call(monkeypatch):
+    monkeypatch.setattr("surrogates.features.CHUNK", 2)
+    extractor, seen = FeatureExtractor((SymmetryBlock(),)), []
+    crystals = [Candidate(rocksalt(a=4.0 + 0.1 * i)) for i in range(5)]
+    extractor(crystals[:3], lambda *call: seen.append(call[:3]))
+    extractor(crystals, lambda *call: seen.append(call[:3]))
+    assert seen == [("features", n, 3) for n in (0, 2, 3)] + [("features", n, 2) for n in (0, 2)]

@@ -282,7 +282,8 @@ class GPSurrogate:
         rows = np.flatnonzero(np.isfinite(t))
         unusable = len(t) - len(rows)
         rng = np.random.default_rng(self.config.seed)
-        given = (Z[rows], t[rows], self._input.group, self._offset(prop, self._X[rows]))
+        offset, blocks = self._offset(prop, self._X[rows]), self._blocks[rows]
+        given = (Z[rows], t[rows], self._input.group, offset)
         prior = (prop.prior_mean, prop.prior_std)
         if len(rows) > self.config.max_labels:
             inducing = np.sort(rng.choice(len(rows), min(self.config.inducing, len(rows)), replace=False))
@@ -299,17 +300,15 @@ class GPSurrogate:
         self._hyperparameters[prop.name] = gp.hyperparameters()
         metrics = {"labels": float(len(rows)), "unusable": float(unusable), "fit_failed": float(not fitted)}
         process: ExactGP | Seconded = gp
-        left_out = gp.leave_out(self._blocks[rows]) if len(rows) >= 3 else None
+        left_out = gp.leave_out(blocks) if len(rows) >= 3 else None
         if left_out is not None and self.config.forest and len(rows) >= MIN_FIT:
-            labels = (Z[rows], t[rows], self._offset(prop, self._X[rows]))
-            process = Seconded(gp, *labels, blocks=self._blocks[rows], left_out=left_out, seed=self.config.seed)
+            process = Seconded(gp, Z[rows], t[rows], offset, blocks=blocks, left_out=left_out, seed=self.config.seed)
             left_out = process.left_out
             metrics["forest"] = process.weight
         factor, spread = 1.0, Spread.none()
         if left_out is not None:
             mean, std = left_out
             if self.config.calibrate:
-                offset = self._offset(prop, self._X[rows])
                 spread = Spread.fit(offset, t[rows], mean, std)
                 std = std * spread(offset)
                 factor = conformal_factor(t[rows], mean, std, self._weights(gp, Z, rows))

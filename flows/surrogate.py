@@ -33,7 +33,6 @@ class CampaignSurrogate(GPSurrogate):
         super().__init__(extractor, config)
         self._typical = typical
         self._known = known
-        self._taught = known is None  # whether the labels so far hold those of `known`
 
     def fit(
         self,
@@ -49,9 +48,10 @@ class CampaignSurrogate(GPSurrogate):
         if self._known is None:
             return super().fit(candidates, evaluations, drawn=drawn)
         before, labels = self._known.candidates, self._known.evaluations
-        if not self._taught:  # by themselves at first: what they make of the campaign's first labels is worth knowing
+        if not len(
+            self.labels
+        ):  # by themselves at first: what they make of the campaign's first labels is worth knowing
             super().fit(before, labels)
-            self._taught = True
         metrics = super().fit([*before, *candidates], [*labels, *evaluations], drawn=drawn)
         return metrics | {"known": float(len(labels))}
 
@@ -62,4 +62,4 @@ class CampaignSurrogate(GPSurrogate):
             CheckpointError: missing, damaged, or made with other features.
         """
         super().load(path)
-        self._typical, self._taught = None, True
+        self._typical = None

@@ -105,7 +105,7 @@ def run(data: Path, output: Path, config: PoolConfig | None = None, progress: Pr
     for task in config.tasks:
         pool = load_pool(data, task, config.pool_size, config.pool_seed, config.validity, config.known)
         extractor = extractor_of(task, output / "features", config.potential)
-        extractor([*pool.candidates, *(pool.known.candidates if pool.known else [])], progress)
+        extractor(pool.described, progress)
         outcomes[task] = campaigns(pool, extractor, output / "campaigns", config, progress)
         sizes[task] = {"pool": len(pool.candidates), "top": len(pool.top), "known": config.known}
         reach[task] = taught(pool, extractor)
@@ -172,8 +172,7 @@ def _one(shared: tuple[Pool, FeatureExtractor, Engine], campaign: Campaign) -> O
 
 def _key(pool: Pool, extractor: FeatureExtractor, campaign: Campaign, engine: Engine) -> str:
     """Name of a campaign's file: readable, and a hash of everything that changes its outcome."""
-    known = pool.known.candidates if pool.known else []
-    ids = "".join(candidate.id for candidate in [*pool.candidates, *known])
+    ids = "".join(candidate.id for candidate in pool.described)
     ours = "" if campaign.strategy in (RANDOM, FOREST) else repr(settings_of(pool, campaign, engine))
     parts = [pool.task, ids, extractor.key, repr(campaign), ours]
     digest = hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -15,14 +15,11 @@ from loop.selection import shadow_size
 from loop.values import Candidate, Evaluation, Prediction
 from surrogates.acquisition import ACQUISITIONS, AcquisitionConfig
 from surrogates.features import FeatureExtractor
-from surrogates.forest import Forest
+from surrogates.forest import COLUMNS, Forest
 from surrogates.gp import GPSurrogate
 from surrogates.product import ProductSurrogate
 from surrogates.properties import GPConfig
 from surrogates.utility import bind
-
-if TYPE_CHECKING:
-    from sklearn.ensemble import RandomForestRegressor
 
 FOREST = "forest_greedy"  # the outside baseline: a random forest, best predicted means first
 RANDOM = "random"
@@ -92,19 +89,14 @@ class Outcome:
         return cls(**{**data, "campaign": Campaign(**data["campaign"])})
 
 
-def _forest(seed: int) -> RandomForestRegressor:
-    from sklearn.ensemble import RandomForestRegressor
-
-    # a third of the columns a split, the usual choice for regression (Hastie et al. 2009, section 15.3)
-    return RandomForestRegressor(TREES, max_features=1 / 3, random_state=seed, n_jobs=1)
-
-
 class ForestSurrogate:
     """scikit-learn's random forest on the same features; the spread of its trees as standard deviation."""
 
     def __init__(self, extractor: FeatureExtractor, pool: Pool, seed: int) -> None:
+        from sklearn.ensemble import RandomForestRegressor
+
         self._extractor, self._prop = extractor, TASKS[pool.task].prop
-        self._forest = _forest(seed)
+        self._forest = RandomForestRegressor(TREES, max_features=COLUMNS, random_state=seed, n_jobs=1)
 
     def fit(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation], **_: object) -> dict[str, float]:
         """Grow the forest anew."""
@@ -166,7 +158,8 @@ def simulate(pool: Pool, campaign: Campaign, extractor: FeatureExtractor, engine
     order = rng.permutation(n)[: campaign.initial].tolist()
     drawn = order.copy()
     rounds = []
-    before, said = _known(pool)
+    before = pool.known.candidates if pool.known else []
+    said = [pool.known.evaluate(i) for i in range(len(before))] if pool.known else []
     while len(order) < budget:
         by_chance = frozenset(pool.candidates[i].id for i in drawn)
         asked, answers = [pool.candidates[i] for i in order], [pool.evaluate(i) for i in order]
@@ -182,13 +175,6 @@ def simulate(pool: Pool, campaign: Campaign, extractor: FeatureExtractor, engine
         drawn += shadow.tolist()
         order += [*shadow.tolist(), *chosen.tolist()]
     return _outcome(pool, campaign, order, rounds, time.perf_counter() - start)
-
-
-def _known(pool: Pool) -> tuple[list[Candidate], list[Evaluation]]:
-    """Crystals whose labels are known from the start, and these."""
-    if pool.known is None:
-        return [], []
-    return pool.known.candidates, [pool.known.evaluate(i) for i in range(len(pool.known.candidates))]
 
 
 def settings_of(pool: Pool, campaign: Campaign, engine: Engine) -> Engine:

@@ -129,6 +129,11 @@ class Pool:
             rows = np.flatnonzero(wish.kept(task.prop.to_scale(self.labels)[:, None]))
         object.__setattr__(self, "top", frozenset(rows.tolist()))
 
+    @property
+    def described(self) -> list[Candidate]:
+        """The crystals of the pool, then the known ones."""
+        return [*self.candidates, *(self.known.candidates if self.known else [])]
+
     def utilities(self) -> np.ndarray:
         """Labels as higher is better, shape (n,)."""
         objective = TASKS[self.task].objective
@@ -182,7 +187,8 @@ def load_pool(
     if known == 0:
         return reader.pool(task, drawn)
     taken = frozenset(candidate.formula for candidate, _ in drawn)
-    others = reader.first(rows.tolist(), known, without=taken)
+    rest = rows[~np.isin(rows, [row for _, row in drawn])]
+    others = reader.first(rest.tolist(), known, without=taken)
     if len(others) < known:
         raise InputError(f"expected {known} known crystals beside the pool of {task!r} in {data}, found {len(others)}")
     return reader.pool(task, drawn, known=reader.pool(task, others))

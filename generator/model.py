@@ -261,9 +261,10 @@ class CrystalFormer(nn.Module):
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.3)
-            if isinstance(module, Block):
-                nn.init.zeros_(module.attention.out.weight)
-                nn.init.zeros_(module.down.weight)
+        for block in self.blocks:  # after their layers, which the loop above comes to later than to the block itself
+            assert isinstance(block, Block)
+            nn.init.zeros_(block.attention.out.weight)
+            nn.init.zeros_(block.down.weight)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
 
     @property

@@ -43,7 +43,8 @@ class PretrainConfig:
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)  # of a new network; with `init` only its dropout counts
-    init: str | None = None  # checkpoint to start from, as for fine-tuning on another set; p(g) is estimated anew
+    init: str | None = None  # checkpoint to start from, as for fine-tuning on another set; p(g) is estimated again
+    deepen_to: int | None = None  # layers, with `init`: blocks are added that begin as the identity (arXiv 1511.05641)
     definition: Definition = "exact"  # of the likelihood; published: the original's loss, for its layout
     epochs: int = 60
     batch_size: int = 128
@@ -69,6 +70,8 @@ class PretrainConfig:
             raise ValueError("anneal: seconds needs max_seconds")
         if min(self.devices, self.validate_every, self.batch_size) < 1:
             raise ValueError("devices, validate_every and batch_size must be at least 1")
+        if self.deepen_to is not None and self.init is None:
+            raise ValueError("deepen_to needs init, the checkpoint to deepen; for a new network set model.layers")
 
 
 FREE = ("epochs", "max_seconds", "checkpoint_seconds", "init", "accelerator")  # may change between parts of a run
@@ -130,12 +133,13 @@ class Trainer:
         self.fabric = make_fabric(config) if fabric is None else fabric
         start = None if config.init is None else load_checkpoint(config.init)
         if start is not None:
-            config = replace(config, model=replace(start.model.config, dropout=config.model.dropout))
+            layers = max(start.model.config.layers, config.deepen_to or 0)
+            config = replace(config, model=replace(start.model.config, dropout=config.model.dropout, layers=layers))
         torch.manual_seed(config.seed)
         self.config, self.folder = config, folder
         self.model = CrystalFormer(config.model)
-        if start is not None:
-            self.model.load_state_dict(start.model.state_dict())
+        if start is not None:  # blocks that the checkpoint lacks write nothing into the residual stream yet
+            self.model.load_state_dict(self.model.state_dict() | start.model.state_dict())
         self.started_from = None if start is None else start.checksum
         self.model.space_group_logits.copy_(space_group_logits(train))
         decayed = [p for p in self.model.parameters() if p.ndim >= 2]

@@ -140,6 +140,20 @@ def test_starts_from_given_weights_with_its_own_space_groups(crystals, tmp_path)
         Trainer(replace(CONFIG, init=str(tmp_path / "nowhere")), other, other, tmp_path / "x")
 
 
+def test_a_deepened_network_begins_as_the_one_it_came_from(crystals, tmp_path):
+    base = Trainer(replace(CONFIG, epochs=1), crystals[:300], crystals[300:], tmp_path / "base")
+    base.run()
+    layers = CONFIG.model.layers + 2
+    config = replace(CONFIG, init=str(tmp_path / "base"), deepen_to=layers)
+    deep = Trainer(config, crystals[:300], crystals[300:], tmp_path / "deep")
+    assert deep.model.config.layers == len(deep.model.blocks) == layers
+    assert mean_nll(deep.model, deep.val_set) == pytest.approx(mean_nll(base.model, base.val_set), abs=1e-5)
+    assert deep.run()["nll"] < base.curve[-1]["nll"]
+    assert load_checkpoint(tmp_path / "deep").model.config.layers == layers
+    with pytest.raises(ValueError, match="deepen_to needs init"):
+        PretrainConfig(deepen_to=8)
+
+
 def test_trains_the_published_definition_until_the_clock_says_so(crystals, tmp_path):
     config = replace(
         CONFIG,

@@ -10,6 +10,7 @@ import typer
 
 from flows.console import emit, note, out
 from loop.errors import ConfigError
+from loop.settings import check_name
 
 Config = Annotated[str, typer.Argument(help="YAML file of the campaign, or the name of a preset.")]
 Folder = Annotated[Path, typer.Argument(help="Results folder of the campaign.")]
@@ -43,6 +44,7 @@ def init(
     """Write the configuration of a new campaign, to be edited."""
     from flows.configfile import presets, read_text
 
+    check_name(name)
     path = output or Path(f"{name}.yaml")
     if preset not in presets():
         raise ConfigError(f"there is no preset {preset!r}; there are: {', '.join(presets())}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -203,5 +204,6 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def renamed(text: str, name: str) -> str:
-    """The text of a preset with another campaign name; comments stay."""
-    return re.sub(r"(?m)^(\s+name:).*$", lambda match: f"{match.group(1)} {name}", text, count=1)
+    """The text of a preset with another campaign name, in quotes, whatever the name; comments stay."""
+    quoted = json.dumps(name, ensure_ascii=False)
+    return re.sub(r"(?m)^(\s+name:).*$", lambda match: f"{match.group(1)} {quoted}", text, count=1)

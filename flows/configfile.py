@@ -14,10 +14,15 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from flows import yaml_core
 from loop.errors import ConfigError
+from loop.files import write_text
 
 Model = TypeVar("Model")  # a pydantic model, or a dataclass prepared by `flows.config.forbid_extra`
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+LISTS = ("tuple_type", "list_type", "set_type", "frozen_set_type")
+SECTIONS = ("model_type", "model_attributes_type", "dataclass_type", "dict_type", "mapping_type")
+SPELLINGS = {"maximize": "maximise", "minimize": "minimise", "standardize": "standardise"}
 
 
 def presets() -> list[str]:
@@ -46,16 +51,18 @@ def read_mapping(source: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file or preset.
 
     Raises:
-        ConfigError: no YAML, or no mapping.
+        ConfigError: no YAML, a key twice, no mapping, or nothing at all.
     """
     try:
-        data = yaml.safe_load(read_text(source))
+        data = yaml_core.read(read_text(source))
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}, column {where.column + 1}" if where else ""
         raise ConfigError(f"{source} is no valid YAML{line}: {getattr(error, 'problem', None) or error}") from error
-    if data is None:
-        return {}
+    if data is None or data == {}:
+        raise ConfigError(
+            f"{source} holds no settings: expected `key: value` lines, as `discovery-loop init NAME` writes"
+        )
     if not isinstance(data, dict):
         raise ConfigError(f"{source}: expected `key: value` lines, got {type(data).__name__}")
     return data
@@ -79,15 +86,17 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     """``["a.b=3"]`` to ``{"a.b": 3}``; values are read as YAML.
 
     Raises:
-        ConfigError: no ``=`` in one of them, or a value that is no YAML.
+        ConfigError: no ``=`` in one of them, a value that is no YAML, or a key twice.
     """
-    parsed = {}
+    parsed: dict[str, Any] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set wants key=value such as rounds=5 or oracle.relax.fmax=0.1, got {setting!r}")
+        if key in parsed:
+            raise ConfigError(f"--set {key} is given twice: keep one of them")
         try:
-            parsed[key] = yaml.safe_load(value)
+            parsed[key] = yaml_core.read(value)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {setting!r}: the value is no valid YAML") from error
     return parsed
@@ -100,9 +109,29 @@ def load(model: type[Model], source: str | Path | None, overrides: Mapping[str, 
         ConfigError: with every problem on a line of its own.
     """
     data = {} if source is None else read_mapping(source)
-    for key, value in (overrides or {}).items():
-        set_key(data, key, value)
+    try:
+        data = spelled(data)
+        for key, value in (overrides or {}).items():
+            set_key(data, ".".join(SPELLINGS.get(part, part) for part in key.split(".")), spelled(value))
+    except ConfigError as error:
+        raise ConfigError(f"{source or 'settings'}: {error}") from None
     return validate(model, data, str(source or "settings"))
+
+
+def spelled(data: Any, key: str = "") -> Any:
+    """Nested settings with `maximize` and its like, as keys and as goals, in the spelling that is used here.
+
+    Raises:
+        ConfigError: a section holds both spellings of one key.
+    """
+    if isinstance(data, Mapping):
+        both = [f"{one} and {other}" for one, other in SPELLINGS.items() if one in data and other in data]
+        if both:
+            raise ConfigError(f"{key or 'settings'}: {', '.join(both)} are one key in two spellings: keep one of them")
+        return {SPELLINGS.get(name, name): spelled(value, str(name)) for name, value in data.items()}
+    if isinstance(data, list | tuple):
+        return type(data)(spelled(value, key) for value in data)
+    return SPELLINGS.get(data, data) if key == "goal" and isinstance(data, str) else data
 
 
 def validate(model: type[Model], data: Mapping[str, Any], source: str) -> Model:
@@ -120,32 +149,55 @@ def validate(model: type[Model], data: Mapping[str, Any], source: str) -> Model:
 
 
 def dump(config: BaseModel, path: Path) -> None:
-    """Write a model as YAML."""
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    path.write_text(text, encoding="utf-8")
+    """Write a model as YAML, whole or not at all."""
+    write_text(path, yaml_core.write(config.model_dump(mode="json")))
 
 
 def explain(model: type[Any], error: ValidationError, source: str) -> str:
     """All problems of a configuration: the key, what was expected, what came, what it may have meant."""
-    lines = [problem_line(model, problem) for problem in error.errors()]
+    found: dict[str, str] = {}
+    for problem in error.errors():
+        key, line = ".".join(key_of(problem)), problem_line(model, problem)
+        if key in found:  # a value that may be one of several things, and is none of them
+            line = f"{found[key].rsplit(', got ', 1)[0]}, or {line.removeprefix(f'{key}: ')}"
+        found[key] = line
+    return listed(list(found.values()), source)
+
+
+def listed(lines: Sequence[str], source: str) -> str:
+    """Problems of a source as one message."""
     if len(lines) == 1:
         return f"{source}: {lines[0]}"
     return "\n".join([f"{source}: {len(lines)} problems", *(f"  {line}" for line in lines)])
 
 
+def key_of(problem: Any) -> list[str]:
+    """Where a problem is, without the names that pydantic gives to the members of a union."""
+    return [str(part) for part in problem["loc"] if not re.search(r"[\[\](),]|^(int|str|float|bool|path)$", str(part))]
+
+
 def problem_line(model: type[Any], problem: Any) -> str:
     """One problem in one line."""
-    location = [str(part) for part in problem["loc"]]
+    location, kind, given = key_of(problem), problem["type"], problem["input"]
     key = ".".join(location)
-    if problem["type"] in UNKNOWN:
+    if kind in UNKNOWN:
         known = known_keys(model, location[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         return f"{key}: unknown key{hint} (known here: {', '.join(known)})" if known else f"{key}: unknown key"
-    if problem["type"] == "missing":
+    if kind == "missing":
         return f"{key}: missing, and there is no default"
+    if kind in LISTS:
+        return (
+            f"{key}: expected a list, as [{given if isinstance(given, str | int | float) else 'A, B'}], got {given!r}"
+        )
+    if kind in SECTIONS:
+        return f"{key}: expected a section of `key: value` lines, got {given!r}"
+    if kind == "string_type" and isinstance(given, int | float):
+        return f'{key}: expected text, got the number {given!r}: put it in quotes, as "{given}"'
     message = re.sub(r"^(Value|Assertion) error, ", "", problem["msg"]).replace("Input should be", "expected")
-    return f"{key}: {message}" if problem["type"] == "value_error" else f"{key}: {message}, got {problem['input']!r}"
+    message = re.sub("^Input is not a valid path.*", "expected a path", message)
+    return f"{key}: {message}" if kind == "value_error" else f"{key}: {message}, got {given!r}"
 
 
 def known_keys(model: type[Any], location: Sequence[str]) -> list[str]:

@@ -167,9 +167,10 @@ def symbols(elements: Iterable[int | str] | str) -> tuple[str, ...]:
         if isinstance(element, str):
             number = atomic_numbers.get(element.strip(), 0)
         else:
-            number = 0 if isinstance(element, bool) else int(element)  # YAML reads a bare No as false
+            number = 0 if isinstance(element, bool) else int(element)
         if not 1 <= number <= N_ELEMENTS:
-            raise ConditionError(f"{element!r} is no element: expected a symbol such as O, or 1..{N_ELEMENTS}")
+            hint = "" if element != 0 else '; where a bare No was read as false, put "No" in quotes'
+            raise ConditionError(f"{element!r} is no element: expected a symbol such as O, or 1..{N_ELEMENTS}{hint}")
         found.append(chemical_symbols[number])
     return tuple(dict.fromkeys(found))
 

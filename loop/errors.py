@@ -5,8 +5,8 @@ class DiscoveryLoopError(Exception):
     """Base of all errors that the command line prints as one message without a traceback."""
 
 
-class ConfigError(DiscoveryLoopError):
-    """A configuration file or value cannot be used."""
+class ConfigError(DiscoveryLoopError, ValueError):
+    """A configuration file or value cannot be used. A `ValueError`, so that pydantic says under which key it lies."""
 
 
 class InputError(DiscoveryLoopError):

@@ -11,9 +11,29 @@ from loop.errors import ConfigError
 STAGES = ("finetune", "propose", "select", "label", "retrain", "report")
 BASELINE, ENGINE, SHADOW = "baseline", "engine", "shadow"
 ARMS = (BASELINE, ENGINE, SHADOW)
+NAME_CHARACTERS, NAME_BYTES = 128, 200  # what the ledger's column and a file system's names hold, with some to spare
 
 # what a resumed campaign may change: when to stop, and how work is cut into pieces. All else would make it another one
 CHANGEABLE = ("rounds", "max_calls", "max_hours", "patience", "stop_below", "stop_above", "chunk")
+
+
+def check_name(name: str) -> None:
+    """Refuse a name of a new campaign that can be no folder (ledgers of old may hold such names).
+
+    Raises:
+        ConfigError: says why.
+    """
+    wrong = {
+        "1 to 128 characters": not name.strip() or len(name) > NAME_CHARACTERS,
+        f"at most {NAME_BYTES} bytes, for it names a folder": len(name.encode(errors="replace")) > NAME_BYTES,
+        "no '/' or '\\', for it names a folder": bool(set(name) & set("/\\")),
+        "no '.' at its start, for it names a folder": name.startswith("."),
+        "no space at its ends": name != name.strip(),
+        "no line breaks or other characters that cannot be printed": not name.isprintable(),
+    }
+    rules = [rule for rule, broken in wrong.items() if broken]
+    if rules:
+        raise ConfigError(f"name must have {' and '.join(rules)}, got {name!r}.")
 
 
 @dataclass(frozen=True)
@@ -61,8 +81,8 @@ class CampaignSettings:
                 raise ConfigError(f"{name} must be at least {low}, got {value}.")
         if not 0 <= self.shadow_share < 1:
             raise ConfigError(f"shadow_share must be at least 0 and below 1, got {self.shadow_share}.")
-        if not self.name.strip() or len(self.name) > 128:
-            raise ConfigError(f"name must have 1 to 128 characters, got {self.name!r}.")
+        if not self.name.strip() or len(self.name) > NAME_CHARACTERS:
+            raise ConfigError(f"name must have 1 to {NAME_CHARACTERS} characters, got {self.name!r}.")
 
     @property
     def round0_budget(self) -> int:

@@ -56,6 +56,7 @@ class Sampling:
     bias: dict[int | str, float] = field(default_factory=dict, hash=False)  # added to the logits of elements
     urgency: float = URGENCY  # nats by which a choice is preferred for each further site that it spares
     space_groups: tuple[int, ...] = ()  # allowed; empty: all of p(g) in which the conditions can be met
+    prompt: bool = True  # tell a network that takes prompts which elements are asked for (formula, chemical_system)
 
     def __post_init__(self) -> None:
         """Check ranges, bring elements to symbols, and refuse contradictions."""

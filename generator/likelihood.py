@@ -8,7 +8,7 @@ coordinates are counted too and each cell parameter has a mixture of its own; it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Literal, Self
 
@@ -20,6 +20,7 @@ from generator.budgets import FULL
 from generator.conditions import Sampling, numbers
 from generator.distributions import Categorical, LatticeMixture, VonMisesMixture
 from generator.model import CrystalFormer
+from generator.prompt import Told, of_conditions
 from generator.reach import Prefixes, Reach, reach
 from generator.sequence import A, Crystals, TokenSequence, W, X, Z, build_sequence
 from generator.wyckoff import tables
@@ -161,21 +162,36 @@ def element_distribution(raw: Tensor, sampling: Sampling, *, further: Tensor | N
     return Categorical.of(raw, _elements(sampling.allowed, raw.shape[-1], raw.device).expand_as(raw), sampling)
 
 
-def space_group_logp(model: CrystalFormer, sampling: Sampling) -> Tensor:
-    """Log-probabilities (230,) of the space groups: p(g), on the allowed groups in which the conditions can be met.
+def space_group_logp(model: CrystalFormer, sampling: Sampling, told: Told | None = None) -> Tensor:
+    """Log-probabilities (n, 230) of the space groups: p(g), on the allowed groups in which the conditions can be met.
 
-    Not the posterior of g given the conditions, which would take a sum over all crystals.
+    Not the posterior of g given the conditions, which would take a sum over all crystals; where the network was told
+    the elements, p(g) is what it learned for them.
+
+    Args:
+        model: the network.
+        sampling: conditions.
+        told: what the prompts of n crystals add; None: that of the conditions, and the result is (230,).
 
     Raises:
         ConditionError: an allowed group is impossible, or all groups are.
     """
-    logits = model.space_group_logits.to(model.real)
+    logits, general = model.space_group_logits.to(model.real), told or model.told_by(sampling)
+    if general is not None:
+        logits = logits + (general.groups if told is not None else general.groups[0]).to(model.real)
     conditions = reach(sampling, model.config.slots)
     if conditions is None and not sampling.space_groups:
-        return torch.log_softmax(logits, 0)
-    allowed = np.isin(np.arange(1, len(logits) + 1), sampling.space_groups) if conditions is None else conditions.groups
+        return torch.log_softmax(logits, -1)
+    groups = np.arange(1, logits.shape[-1] + 1)
+    allowed = np.isin(groups, sampling.space_groups) if conditions is None else conditions.groups
     logits = logits.masked_fill(~torch.as_tensor(allowed, device=logits.device), -torch.inf)
-    return torch.log_softmax(logits, 0)
+    return torch.log_softmax(logits, -1)
+
+
+def prompted(model: CrystalFormer, crystals: Crystals, sampling: Sampling) -> Crystals:
+    """The crystals with the prompt of the conditions, where the network takes prompts and they have none."""
+    prompt = of_conditions(sampling) if model.config.prompt and crystals.prompt is None else None
+    return crystals if prompt is None else replace(crystals, prompt=prompt.to(model.device).expand(len(crystals), -1))
 
 
 def teacher_forced(conditions: Reach, crystals: Crystals) -> tuple[Tensor, Tensor]:
@@ -207,6 +223,8 @@ def log_prob(
     exact = definition == "exact"
     if not exact and config.free_layout:
         raise ValueError("the published likelihood needs a model in the published layout, not free_layout=True")
+    crystals = prompted(model, crystals, sampling)
+    told = model.told(crystals.prompt)
     sequence = build_sequence(crystals, model.free if config.free_layout else None)
     hidden = model(sequence)
     before = torch.cat([torch.zeros_like(hidden[:, :1]), hidden[:, :-1]], 1)  # state that predicts each token
@@ -215,7 +233,8 @@ def log_prob(
     forced = None if conditions is None else teacher_forced(conditions, crystals)
 
     further = None if forced is None else forced[0]
-    logp_w = _letters(model, crystals, sequence, before, sampling, further, last=exact)
+    first = model.predict_first_letter(crystals.G, told)
+    logp_w = _letters(model, crystals, sequence, first, before, sampling, further, last=exact)
     at = sequence.present & (sequence.kind == A)
     further = None if forced is None else forced[1][at.nonzero()[:, 0], sequence.site[at]]
     elements = element_distribution(model.predict("element", before[at]), sampling, further=further)
@@ -226,7 +245,8 @@ def log_prob(
     cell = LatticeMixture.of(model.predict("lattice", hidden[at]), config, sampling)
     density = cell.log_prob if exact else cell.log_prob_published
     logp_l = density(crystals.L, mask.lattice[crystals.G])
-    logp_g = space_group_logp(model, sampling)[crystals.G - 1]
+    at_groups = space_group_logp(model, sampling, told).expand(len(crystals), -1)
+    logp_g = at_groups.gather(1, crystals.G[:, None] - 1)[:, 0]
     return LogProb(logp_g, logp_w, logp_a, logp_xyz, logp_l)
 
 
@@ -239,6 +259,7 @@ def _letters(
     model: CrystalFormer,
     crystals: Crystals,
     sequence: TokenSequence,
+    raw_first: Tensor,
     before: Tensor,
     sampling: Sampling,
     further: Tensor | None,
@@ -247,9 +268,7 @@ def _letters(
 ) -> Tensor:
     """Log-probability (n,) of the letters, the stop included; `last`: nothing but a stop in the last slot."""
     g = crystals.G
-    first = first_letter_distribution(
-        model.predict_first_letter(g), g, sampling, further=None if further is None else further[:, 0]
-    )
+    first = first_letter_distribution(raw_first, g, sampling, further=None if further is None else further[:, 0])
     at = sequence.present & (sequence.kind == W) & (sequence.site > 0)
     row, site = at.nonzero()[:, 0], sequence.site[at]
     final = (site == model.config.slots - 1) & last

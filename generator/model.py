@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from generator.conditions import Sampling as Sampling  # where it used to be
 from generator.dropout import Dropout
+from generator.prompt import PromptEncoder, Told, of_conditions
 from generator.sequence import KINDS, LATTICE, A, TokenSequence, W, X
 from generator.wyckoff import WyckoffTables, tables
 
@@ -46,6 +47,7 @@ class ModelConfig:
     separate_heads: bool = True  # own output rows for each kind; published: the rows are shared
     sigma_min: float = 5e-3  # of the lattice mixture
     kappa_max: float = 1e5  # of the coordinate mixture; published: none
+    prompt: bool = False  # whether the network can be told the elements of the crystal (`generator.prompt`)
 
     @classmethod
     def published(cls, **changes: int | float) -> Self:
@@ -213,6 +215,7 @@ class Step:
     index: Tensor
     coordinate: Tensor
     next_kind: Tensor
+    told: Tensor | None = None  # (1 or b, width): what the prompt adds
 
 
 class CrystalFormer(nn.Module):
@@ -241,6 +244,7 @@ class CrystalFormer(nn.Module):
         self.input_element = nn.Linear(2 * c.embedding, c.width)
         self.input_coordinate = nn.ModuleList(nn.Linear(c.embedding + 2 * c.fourier, c.width) for _ in range(3))
         self.next_kind = nn.Embedding(LATTICE + 1, c.width) if c.free_layout else None
+        self.prompt = PromptEncoder(c.width, c.embedding, SPACE_GROUPS) if c.prompt else None
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.layers))
         self.norm = nn.LayerNorm(c.width)
         self.rows = c.output_rows()
@@ -258,7 +262,8 @@ class CrystalFormer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5, a=-1.0, b=1.0)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.3)
         for block in self.blocks:  # after their layers, which the loop above comes to later than to the block itself
@@ -266,6 +271,8 @@ class CrystalFormer(nn.Module):
             nn.init.zeros_(block.attention.out.weight)
             nn.init.zeros_(block.down.weight)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
+        if self.prompt is not None:
+            nn.init.zeros_(self.prompt.out.weight)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -313,7 +320,18 @@ class CrystalFormer(nn.Module):
             else:
                 made = self.embed_coordinate(g[at], s.coordinate[at], kind - X)
             x[at] = made.to(x.dtype)  # autocast makes it bfloat16
-        return x if self.next_kind is None else x + self.next_kind(s.next_kind)
+        if self.next_kind is not None:
+            x = x + self.next_kind(s.next_kind)
+        told = self.told(s.prompt)
+        return x if told is None else x + told.tokens[:, None]
+
+    def told(self, prompt: Tensor | None) -> Told | None:
+        """What prompts (n, SIZE) add; None where there are none or the network takes none."""
+        return None if self.prompt is None or prompt is None else self.prompt(prompt.to(self.device))
+
+    def told_by(self, sampling: Sampling) -> Told | None:
+        """What the prompt of conditions adds to every crystal, one row; None where they give none."""
+        return self.told(of_conditions(sampling))
 
     def forward(self, sequence: TokenSequence) -> Tensor:
         """Normalised hidden states (n, T, width); the one of a token predicts the token after it."""
@@ -334,9 +352,10 @@ class CrystalFormer(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):  # eight bits are too few for a coordinate
             return F.linear(hidden.to(real), self.head.weight[rows].to(real), self.head.bias[rows].to(real))
 
-    def predict_first_letter(self, g: Tensor) -> Tensor:
+    def predict_first_letter(self, g: Tensor, told: Told | None = None) -> Tensor:
         """Raw logits (n, letters) of the first letter."""
-        return self.first_letter(self.space_groups(g - 1)).to(self.real)
+        known = self.space_groups(g - 1)
+        return self.first_letter(known if told is None else known + told.first_letter).to(self.real)
 
     def new_cache(self, n: int, capacity: int = 16) -> Cache:
         """An empty cache for n sequences."""
@@ -372,6 +391,8 @@ class CrystalFormer(nn.Module):
             x = self.embed_coordinate(token.G, token.coordinate, token.kind - X)
         if self.next_kind is not None:
             x = x + self.next_kind(token.next_kind)
+        if token.told is not None:
+            x = x + token.told
         x = x[:, None]
         position = torch.tensor([[KINDS * token.site + token.kind]], device=x.device)
         turn, at = self.turn(position), cache.length[rows]

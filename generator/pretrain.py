@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from generator import prompt
 from generator.checkpoint import load_checkpoint, save_checkpoint
 from generator.likelihood import Definition, LogProb, log_prob
 from generator.model import CrystalFormer, ModelConfig
@@ -42,7 +43,7 @@ class PretrainConfig:
     update); dropout then differs from one device, the likelihood does not.
     """
 
-    model: ModelConfig = field(default_factory=ModelConfig)  # of a new network; with `init` only its dropout counts
+    model: ModelConfig = field(default_factory=ModelConfig)  # of a new network; with `init`: dropout and prompt count
     init: str | None = None  # checkpoint to start from, as for fine-tuning on another set; p(g) is estimated again
     deepen_to: int | None = None  # layers, with `init`: blocks are added that begin as the identity (arXiv 1511.05641)
     definition: Definition = "exact"  # of the likelihood; published: the original's loss, for its layout
@@ -104,8 +105,9 @@ class Objective(nn.Module):
         self.model, self.definition = model, definition
 
     def forward(self, crystals: tuple[Tensor, ...], weight: Tensor) -> Tensor:
-        """Weighted sum of the negative log-likelihoods, nats."""
-        return -(log_prob(self.model, Crystals(*crystals), definition=self.definition).total * weight).sum()
+        """Weighted sum of the negative log-likelihoods, nats; that of the space group counts where it is learned."""
+        logp = log_prob(self.model, Crystals(*crystals), definition=self.definition)
+        return -((logp.joint if self.model.config.prompt else logp.total) * weight).sum()
 
 
 class Trainer:
@@ -134,11 +136,13 @@ class Trainer:
         start = None if config.init is None else load_checkpoint(config.init)
         if start is not None:
             layers = max(start.model.config.layers, config.deepen_to or 0)
-            config = replace(config, model=replace(start.model.config, dropout=config.model.dropout, layers=layers))
+            told = config.model.prompt or start.model.config.prompt
+            changes: dict[str, Any] = {"dropout": config.model.dropout, "layers": layers, "prompt": told}
+            config = replace(config, model=replace(start.model.config, **changes))
         torch.manual_seed(config.seed)
         self.config, self.folder = config, folder
         self.model = CrystalFormer(config.model)
-        if start is not None:  # blocks that the checkpoint lacks write nothing into the residual stream yet
+        if start is not None:  # what the checkpoint lacks, deeper blocks or prompts, adds exactly zero yet
             self.model.load_state_dict(self.model.state_dict() | start.model.state_dict())
         self.started_from = None if start is None else start.checksum
         self.model.space_group_logits.copy_(space_group_logits(train))
@@ -182,6 +186,8 @@ class Trainer:
         if len(own) == 0:  # every device takes part in every update
             own, weight = rows[:1], weight.new_zeros(1)
         crystals = self.train_set[torch.as_tensor(own, device=self.fabric.device)]
+        if self.config.model.prompt:
+            crystals = replace(crystals, prompt=prompt.drawn(crystals.G, crystals.W, crystals.A))
         loss = self.objective(tuple(getattr(crystals, f.name) for f in fields(crystals)), weight)
         self.stepper.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
@@ -225,7 +231,7 @@ class Trainer:
 
     def validate(self, report: Report | None) -> dict[str, float]:
         """Validate, keep the best model, save the state, tell."""
-        terms = mean_nll(self.model, self.val_set, definition=self.config.definition)
+        terms = self.validation()
         mean = float(np.mean(self.losses)) if self.losses else math.nan
         self.losses = []
         row = {"epoch": self.epoch, "step": self.step, "train": mean} | terms | {"seconds": round(self.seconds, 1)}
@@ -241,6 +247,16 @@ class Trainer:
         if report and self.fabric.is_global_zero:
             report(row)
         return row
+
+    def validation(self) -> dict[str, float]:
+        """Mean negative log-likelihoods of the validation set; `told`: g and the rest, given the elements."""
+        terms = mean_nll(self.model, self.val_set, definition=self.config.definition)
+        if not self.config.model.prompt:
+            return terms
+        val = self.val_set
+        told = replace(val, prompt=prompt.of_sites(val.G, val.W, val.A, shares=False))
+        given = mean_nll(self.model, told, definition=self.config.definition)
+        return terms | {"told": given["nll"] + given["g"]}
 
     def save(self) -> None:
         """Write the state, atomically."""

@@ -78,6 +78,7 @@ class _Draw:
         self.logp = {name: torch.zeros(n, dtype=model.real, device=model.device) for name in ("w", "a", "xyz", "l")}
         self.alive = torch.arange(n, device=model.device)
         self.cache: Cache = model.new_cache(n)
+        self.told = model.told_by(sampling)
         self.hidden: Tensor | None = None
 
     def run(self) -> None:
@@ -106,7 +107,7 @@ class _Draw:
     def step(self, site: int, kind: int, value: Tensor, next_kind: Tensor, rows: Tensor) -> None:
         """Feed a token to the network; `value` is a letter, an element or a coordinate of each of `rows`."""
         g = self.out.G[self.alive[rows]]
-        token = Step(g, kind, site, value, value, next_kind)
+        token = Step(g, kind, site, value, value, next_kind, None if self.told is None else self.told.tokens)
         hidden = self.model.step(token, self.cache, rows)
         if self.hidden is None or len(rows) == len(self.alive):
             self.hidden = hidden
@@ -119,7 +120,7 @@ class _Draw:
         everyone = torch.arange(len(self.alive), device=g.device)
         further = None if self.prefixes is None else torch.as_tensor(self.prefixes.letters(), device=g.device)
         if self.hidden is None:
-            raw = self.model.predict_first_letter(g)
+            raw = self.model.predict_first_letter(g, self.told)
             distribution = first_letter_distribution(raw, g, self.sampling, further=further)
         else:
             before = self.out.W[self.alive, site - 1]

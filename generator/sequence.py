@@ -22,13 +22,17 @@ KINDS = 5
 
 @dataclass(frozen=True)
 class Crystals:
-    """A `CrystalBatch` as tensors on one device: G (n,), W and A (n, S), XYZ (n, S, 3), L (n, 6)."""
+    """A `CrystalBatch` as tensors on one device: G (n,), W and A (n, S), XYZ (n, S, 3), L (n, 6).
+
+    `prompt` (n, SIZE) is what the network is told of each (`generator.prompt`), None: nothing of any.
+    """
 
     G: Tensor
     W: Tensor
     A: Tensor
     XYZ: Tensor
     L: Tensor
+    prompt: Tensor | None = None
 
     @classmethod
     def from_batch(cls, batch: CrystalBatch, like: Tensor) -> Crystals:
@@ -44,7 +48,8 @@ class Crystals:
 
     def __getitem__(self, rows: Tensor | slice) -> Crystals:
         """Some of the crystals."""
-        return Crystals(self.G[rows], self.W[rows], self.A[rows], self.XYZ[rows], self.L[rows])
+        prompt = None if self.prompt is None else self.prompt[rows]
+        return Crystals(self.G[rows], self.W[rows], self.A[rows], self.XYZ[rows], self.L[rows], prompt)
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class TokenSequence:
     coordinate: Tensor
     next_kind: Tensor
     present: Tensor
+    prompt: Tensor | None = None  # (n, SIZE)
 
     @property
     def position(self) -> Tensor:
@@ -102,4 +108,5 @@ def build_sequence(crystals: Crystals, free: Tensor | None) -> TokenSequence:
         coordinate=padded.gather(1, order),
         next_kind=next_kind,
         present=present,
+        prompt=crystals.prompt,
     )

@@ -102,7 +102,7 @@ def candidate_columns(made: Generated) -> dict[str, list[Any]]:
 
 
 def write_generated(output: Path, made: Generated) -> None:
-    """Write generated crystals: tables with columns, or a folder of CIFs, with their symmetry where it can be read.
+    """Write generated crystals: tables with columns, or a folder of CIFs with their symmetry.
 
     Raises:
         InputError: the format is unknown, or the place cannot be written.
@@ -111,19 +111,7 @@ def write_generated(output: Path, made: Generated) -> None:
 
     structures = [candidate.structure for candidate in made.candidates]
     ids = [candidate.id for candidate in made.candidates]
-    if output.suffix:
-        write_crystals(output, ids, structures, candidate_columns(made))
-        return
-    from generator.text import to_symmetrised_cif
-    from loop.cif import to_cif
-    from loop.files import write_folder
-
-    def fill(folder: Path) -> None:
-        for row, (name, structure) in enumerate(zip(ids, structures, strict=True)):
-            text = to_symmetrised_cif(made.batch, row)
-            (folder / f"{name}.cif").write_text(to_cif(structure) if text is None else text, encoding="utf-8")
-
-    write_folder(output, fill, (".cif",))
+    write_crystals(output, ids, structures, candidate_columns(made))
 
 
 def likelihoods(

@@ -1,4 +1,4 @@
-"""Tokens of one crystal as JSON, and as a CIF with its symmetry: what a generator drew, kept exactly in files."""
+"""Tokens of one crystal as JSON: what a generator drew, kept exactly in files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from generator.tokens import ATOM_TYPES, CrystalBatch, TokenError, expand
+from generator.tokens import ATOM_TYPES, CrystalBatch, TokenError
 from generator.wyckoff import LETTERS, N_GROUPS, tables
 
 UNREADABLE = "unreadable-tokens"
@@ -50,88 +50,6 @@ def from_json(text: str, slots: int) -> CrystalBatch:
     W, A, XYZ = np.zeros((1, slots), np.int8), np.zeros((1, slots), np.int8), np.zeros((1, slots, 3))
     W[0, :n], A[0, :n], XYZ[0, :n] = letters, elements, points
     return CrystalBatch(np.array([g], np.int16), W, A, XYZ, cell)
-
-
-_HEADER = """data_{formula}
-_symmetry_space_group_name_H-M   '{symbol}'
-_symmetry_Int_Tables_number   {group}
-_cell_length_a   {0:.8f}
-_cell_length_b   {1:.8f}
-_cell_length_c   {2:.8f}
-_cell_angle_alpha   {3:.8f}
-_cell_angle_beta   {4:.8f}
-_cell_angle_gamma   {5:.8f}
-loop_
- _symmetry_equiv_pos_site_id
- _symmetry_equiv_pos_as_xyz
-"""
-_SITES = """loop_
- _atom_site_type_symbol
- _atom_site_label
- _atom_site_symmetry_multiplicity
- _atom_site_Wyckoff_symbol
- _atom_site_fract_x
- _atom_site_fract_y
- _atom_site_fract_z
- _atom_site_occupancy
-"""
-
-
-def to_symmetrised_cif(batch: CrystalBatch, i: int = 0) -> str | None:
-    """Crystal i as a CIF with its space group: standard setting of the International Tables, one line an orbit.
-
-    None where the tokens are no crystal, or where the orbits, read again by their operators, would not give the same
-    number of atoms: a point so near a position of higher symmetry that a reader merges its images.
-    """
-    import gemmi
-    from ase.data import chemical_symbols
-    from pymatgen.core import Composition
-
-    arrays = expand(batch, i)
-    if arrays is None:
-        return None
-    basis, numbers, coordinates = arrays
-    g, sites = int(batch.G[i]), np.flatnonzero(batch.W[i])
-    letters = batch.W[i, sites].astype(int)
-    counts = tables().multiplicity[g, letters]
-    first = np.cumsum(counts) - counts
-    lengths = np.linalg.norm(basis, axis=1)
-    unit = basis / lengths[:, None]
-    angles = np.degrees(np.arccos([unit[1] @ unit[2], unit[0] @ unit[2], unit[0] @ unit[1]]))
-    formula = Composition.from_dict(
-        {chemical_symbols[z]: float((numbers == z).sum()) for z in set(numbers.tolist())}
-    ).reduced_formula
-    symbol = gemmi.find_spacegroup_by_number(g).hm
-    lines = [_HEADER.format(*lengths, *angles, formula=formula, symbol=symbol, group=g)]
-    lines += [f"  {k}  '{_xyz(operator)}'\n" for k, operator in enumerate(tables().general_ops(g), 1)]
-    lines.append(_SITES)
-    for k, (at, w, m) in enumerate(zip(first, letters, counts, strict=True)):
-        x, y, z = coordinates[at]
-        element = chemical_symbols[numbers[at]]
-        lines.append(f"  {element}  {element}{k}  {m}  {LETTERS[w]}  {x:.10f}  {y:.10f}  {z:.10f}  1\n")
-    return "".join(lines) if _same_atoms(g, coordinates[first], counts) else None
-
-
-def _same_atoms(g: int, points: np.ndarray, counts: np.ndarray, tolerance: float = 2e-4) -> bool:
-    """Whether the group's operators make just `counts` points of each of the points, which readers tell apart."""
-    operators = tables().general_ops(g)
-    for point, count in zip(points, counts, strict=True):
-        images = operators[:, :, :3] @ point + operators[:, :, 3]
-        difference = images[:, None] - images
-        near = (np.abs(difference - np.round(difference)) < tolerance).all(-1)
-        if len(images) != count * near[0].sum() or not (near.sum(0) == near[0].sum()).all():
-            return False
-    return True
-
-
-def _xyz(operator: np.ndarray) -> str:
-    """An operator (3, 4) as ``-x+1/2, y, -z``."""
-    import gemmi
-
-    made = gemmi.Op()
-    made.rot = [[round(24 * value) for value in row] for row in operator[:, :3].tolist()]
-    made.tran = [round(24 * value) % 24 for value in operator[:, 3].tolist()]
-    return str(made.triplet())
 
 
 def describe(batch: CrystalBatch) -> dict[str, list[Any]]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from loop.errors import InputError
-
-if TYPE_CHECKING:
-    from pymatgen.core import Structure
 
 _CELL_KINDS = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
 _SITE_TAGS = ["fract_x", "fract_y", "fract_z", "type_symbol", "?occupancy"]
@@ -106,37 +103,3 @@ def _is_p1(block: Any) -> bool:
             return len(operators) == 1 and operators[0].strip("'\" ").replace(" ", "").lower() == "x,y,z"
     names = [name for name in (block.find_value(tag) for tag in _NAME_TAGS) if name]
     return bool(names) and all(name.strip("'\" ").replace(" ", "") in _P1_NAMES for name in names)
-
-
-_P1_HEADER = """data_{formula}
-_symmetry_space_group_name_H-M   'P 1'
-_symmetry_Int_Tables_number   1
-_cell_length_a   {0:.8f}
-_cell_length_b   {1:.8f}
-_cell_length_c   {2:.8f}
-_cell_angle_alpha   {3:.8f}
-_cell_angle_beta   {4:.8f}
-_cell_angle_gamma   {5:.8f}
-loop_
- _symmetry_equiv_pos_site_id
- _symmetry_equiv_pos_as_xyz
-  1  'x, y, z'
-loop_
- _atom_site_type_symbol
- _atom_site_label
- _atom_site_fract_x
- _atom_site_fract_y
- _atom_site_fract_z
- _atom_site_occupancy
-"""
-
-
-def to_cif(structure: Structure) -> str:
-    """An ordered structure as CIF in P1; oxidation states are left out. Some hundred times faster than pymatgen's."""
-    formula = "".join(structure.composition.element_composition.reduced_formula.split())
-    symbols = [site.specie.symbol for site in structure]
-    rows = (
-        f"  {symbol}  {symbol}{i}  {x:.10f}  {y:.10f}  {z:.10f}  1\n"
-        for i, (symbol, (x, y, z)) in enumerate(zip(symbols, structure.frac_coords.tolist(), strict=True))
-    )
-    return _P1_HEADER.format(*structure.lattice.parameters, formula=formula) + "".join(rows)

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loop.cif import cif_blocks, parse_cif, to_cif
+from loop.cif import cif_blocks, parse_cif
+from loop.cif_writer import to_cif, to_symmetrised_cif
 from loop.errors import InputError
 from loop.extxyz import read_extxyz, split_frames, to_extxyz
 
@@ -205,7 +206,8 @@ def write_crystals(
     """Write crystals with their ids and further columns: .csv, .csv.gz, .extxyz, .cif (one crystal), or a folder.
 
     The file appears under its name only when complete. Rows without a structure keep an empty `cif` in a CSV and are
-    left out of the other formats.
+    left out of the other formats. The column `cif` holds crystals as they are, in P1; CIF files their conventional cell
+    with its symmetry (`loop.cif_writer`).
 
     Returns:
         Number of crystals written.
@@ -231,10 +233,10 @@ def write_crystals(
     elif suffix in (".extxyz", ".xyz"):
         write_bytes(path, "".join(to_extxyz(structure, records[row]) for row, structure in present).encode())
     elif suffix == ".cif" and len(present) == 1:
-        write_bytes(path, to_cif(present[0][1]).encode())
+        write_bytes(path, to_symmetrised_cif(present[0][1]).encode())
     elif suffix == "":
         names = _file_names([ids[row] for row, _ in present])
-        texts = [to_cif(structure) for _, structure in present]
+        texts = [to_symmetrised_cif(structure) for _, structure in present]
         write_folder(path, lambda folder: _fill(folder, names, texts), (".cif",))
     else:
         raise InputError(f"expected a name ending in .csv, .csv.gz or .extxyz, or a folder, got {path}")

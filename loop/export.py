@@ -13,6 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from loop.cif_writer import to_symmetrised_cif
 from loop.errors import ConfigError, InputError
 from loop.extxyz import to_extxyz
 from loop.files import write_bytes, write_folder, write_text
@@ -22,7 +25,6 @@ from loop.ranking import ranked
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-CIF_SYMPREC = 0.1  # A; CIFs are written with the symmetry found at it
 IN_ARCHIVE = ("ranked.csv", "ranked.json", "record.json", "report.html", "config.yaml")
 
 
@@ -155,27 +157,22 @@ def _to_json(history: History, output: Path) -> None:
     write_text(output, json.dumps(rows, allow_nan=False) + "\n")
 
 
-def symmetrised_cif(structure: Structure) -> str:
-    """CIF with the symmetry found at `CIF_SYMPREC`; in P1 where none is found."""
-    from pymatgen.io.cif import CifWriter
-
-    try:
-        return str(CifWriter(structure, symprec=CIF_SYMPREC, significant_figures=6, refine_struct=False))
-    except Exception:  # spglib's failures come as whatever pymatgen makes of a None
-        return str(CifWriter(structure, significant_figures=6))
-
-
 def _to_cifs(history: History, output: Path) -> None:
-    _to_folder(history, output, ".cif", symmetrised_cif)
+    _to_folder(history, output, ".cif", to_symmetrised_cif)
 
 
 def _to_poscars(history: History, output: Path) -> None:
+    _to_folder(history, output, ".vasp", _poscar)
+
+
+def _poscar(structure: Structure) -> str:
+    """VASP takes no left-handed cell, and pymatgen's writer makes such a crystal its mirror image."""
+    from pymatgen.core import Lattice, Structure
     from pymatgen.io.vasp import Poscar
 
-    def text(structure: Structure) -> str:
-        return str(Poscar(structure, comment=structure.composition.reduced_formula, sort_structure=True))
-
-    _to_folder(history, output, ".vasp", text)
+    if np.linalg.det(structure.lattice.matrix) < 0:
+        structure = Structure(Lattice(-structure.lattice.matrix), structure.species, -structure.frac_coords)
+    return str(Poscar(structure, comment=structure.composition.reduced_formula, sort_structure=True))
 
 
 def _to_folder(history: History, output: Path, ending: str, text: Callable[[Structure], str]) -> None:

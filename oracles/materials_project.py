@@ -138,7 +138,7 @@ def _rows(entries: Sequence[Any], system: str) -> list[dict[str, Any]]:
     """One row an entry, with its distance from the hull of these entries."""
     from pymatgen.analysis.phase_diagram import PhaseDiagram
 
-    from loop.cif import to_cif
+    from loop.cif_writer import to_cif
 
     pure = {entry.composition.elements[0].symbol for entry in entries if len(entry.composition.elements) == 1}
     missing = sorted(set(system.split("-")) - pure)

@@ -9,7 +9,7 @@ from ase.build import bulk
 from sklearn.metrics import confusion_matrix, precision_score, recall_score
 
 from flows.benchmarks.references import Arrays, metrics, run
-from loop.cif import to_cif
+from loop.cif_writer import to_cif
 from loop.errors import InputError
 from oracles.ase_potential import to_structure
 

@@ -12,7 +12,7 @@ from flows.benchmarks.pool import PoolConfig, run
 from flows.benchmarks.pool_simulation import Campaign, Engine, Outcome, settings_of, simulate, taught
 from flows.benchmarks.pool_summary import summarise
 from flows.benchmarks.pool_tasks import TASKS, candidate_of, load_pool
-from loop.cif import to_cif
+from loop.cif_writer import to_cif
 from loop.errors import ConfigError, InputError
 from loop.validity import ValidityRules
 from surrogates.features import FeatureExtractor

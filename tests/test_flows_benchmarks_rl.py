@@ -15,7 +15,7 @@ from flows.benchmarks.rl_relaxed import COLUMN as RELAXED
 from flows.benchmarks.rl_relaxed import relaxed
 from flows.benchmarks.rl_summary import draw_curves, draw_shares, summarise, table
 from flows.benchmarks.rl_variants import RECIPE, VARIANTS
-from loop.cif import to_cif
+from loop.cif_writer import to_cif
 from loop.errors import ConfigError
 from loop.novelty import NoveltyIndex
 from loop.values import Candidate, EnergyType, Origin

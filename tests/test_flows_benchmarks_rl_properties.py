@@ -26,7 +26,7 @@ from flows.benchmarks.rl_properties_front import (
 )
 from flows.benchmarks.rl_properties_models import LearningConfig, OnePass, Tables, errors
 from flows.benchmarks.rl_variants import REWARD, VARIANTS
-from loop.cif import to_cif
+from loop.cif_writer import to_cif
 from loop.errors import ConfigError, InputError
 from tests.fakes import ANIONS, CATIONS, best_length, rocksalt
 

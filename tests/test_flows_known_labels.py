@@ -9,7 +9,7 @@ from flows.forecast import forecast
 from flows.known_labels import read_known_labels
 from flows.narrative import told
 from flows.surrogate import CampaignSurrogate
-from loop.cif import to_cif
+from loop.cif_writer import to_cif
 from loop.errors import ConfigError, InputError
 from loop.values import OK, Candidate, Evaluation, Quantity
 from surrogates.features import FeatureExtractor

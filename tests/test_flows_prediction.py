@@ -13,7 +13,7 @@ from tests.fakes import rocksalt
 def table(tmp_path) -> CrystalTable:
     import pandas as pd
 
-    from loop.cif import to_cif
+    from loop.cif_writer import to_cif
 
     rows = {"material_id": ["salt", "broken"], "cif": [to_cif(rocksalt()), "no crystal"]}
     pd.DataFrame(rows).to_csv(tmp_path / "in.csv", index=False)

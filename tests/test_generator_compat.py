@@ -10,7 +10,8 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 from generator.compat import _as_parsed, tokenize_published
 from generator.tokens import TokenError
 from generator.wyckoff import letter_index
-from loop.cif import parse_cif, to_cif
+from loop.cif import parse_cif
+from loop.cif_writer import to_cif
 from tests.crystals import SYSTEMS, bismuth_telluride
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from generator.data import PrepareConfig, Prepared, prepare
 from generator.tokens import tokenize
-from loop.cif import to_cif
+from loop.cif_writer import to_cif
 from loop.crystals import write_crystals
 from loop.errors import InputError
 from tests import crystals

@@ -9,7 +9,8 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
 
-from loop.cif import _parse_p1, cif_blocks, parse_cif, to_cif
+from loop.cif import _parse_p1, cif_blocks, parse_cif
+from loop.cif_writer import to_cif
 from loop.crystals import read_crystals, write_crystals
 from loop.errors import InputError
 from tests import crystals

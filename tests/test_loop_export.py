@@ -16,11 +16,11 @@ from pymatgen.io.vasp import Poscar
 
 from loop.campaign import Campaign
 from loop.errors import ConfigError, InputError
-from loop.export import FORMATS, export, final_structure, ranked_rows, symmetrised_cif
+from loop.export import FORMATS, export, final_structure, ranked_rows
 from loop.ranking import ranked
 from loop.settings import CampaignSettings
 from loop.store import Store
-from tests.fakes import fake_parts, rocksalt
+from tests.fakes import fake_parts
 
 SETTINGS = CampaignSettings(name="exported", rounds=1, pool=24, budget=6, chunk=6, seed=1)
 REQUIRED = ["rank", "candidate_id", "formula", "space_group", "n_atoms", "e_above_hull", "e_above_hull_sigma"]
@@ -91,12 +91,6 @@ def test_each_crystal_has_its_file(history, tmp_path, format):
         assert StructureMatcher(scale=False).fit(found, final_structure(labels[number]))
         assert labels[number].candidate.id in files[number].name
         assert files[number].name.startswith(f"{number + 1:03d}_")
-
-
-def test_cifs_carry_their_symmetry():
-    assert "_symmetry_Int_Tables_number   225" in symmetrised_cif(rocksalt())
-    tilted = rocksalt().perturb(0.3, 0.2)
-    assert Structure.from_str(symmetrised_cif(tilted), "cif").composition == tilted.composition
 
 
 def test_extxyz_is_read_by_ase_with_its_numbers(history, tmp_path):

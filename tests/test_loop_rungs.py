@@ -287,7 +287,7 @@ def test_energies_of_two_types_do_not_mix(campaign):
 
 
 def test_a_crystal_that_became_another_one_is_refused(campaign):
-    from loop.cif import to_cif
+    from loop.cif_writer import to_cif
     from tests.crystals import perovskite
 
     name = form(campaign)["candidate_id"][0]

@@ -9,7 +9,7 @@ import torch
 from ase.build import bulk
 from pymatgen.core import Composition, Lattice, Structure
 
-from loop.cif import to_cif
+from loop.cif_writer import to_cif
 from loop.errors import InputError
 from oracles.ase_potential import to_structure
 from oracles.potentials import load_potential

@@ -140,7 +140,7 @@ def _empty(crystal: Structure, _: Rng) -> Structure:
 
 
 def _cif(crystal: Structure) -> str:
-    from loop.cif import to_cif
+    from loop.cif_writer import to_cif
 
     return to_cif(crystal)
 

@@ -134,7 +134,7 @@ def _texts(data: Path | None, n: int, seed: int) -> list[str]:
         from generator.draw import draw
         from generator.guard import Guard
         from generator.tokens import detokenize_all
-        from loop.cif import to_cif
+        from loop.cif_writer import to_cif
 
         drawn = draw(load_checkpoint().model, n, np.random.default_rng(seed), guard=Guard())
         return [to_cif(structure) for structure in detokenize_all(drawn.sample.batch) if structure is not None]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import cli_references
+from flows import cli_reference_crystals, cli_references
 from flows.console import emit, note, progress
 from loop.errors import InputError
 
@@ -161,3 +161,4 @@ def register(app: typer.Typer) -> None:
     for verb in (relax, predict):
         app.command(rich_help_panel="Oracles and surrogates")(verb)
     app.add_typer(hull_app, name="hull", rich_help_panel="Oracles and surrogates")
+    cli_reference_crystals.register(app)

@@ -12,7 +12,7 @@ from pymatgen.core import Lattice, Structure
 from typer.testing import CliRunner
 
 from flows.cli import app
-from loop.cif import to_cif
+from loop.cif_writer import to_cif
 from loop.crystals import read_crystals
 from loop.errors import InputError
 from oracles.reference_build import EXACT, build, pack

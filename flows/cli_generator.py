@@ -14,7 +14,10 @@ from flows.console import emit, note, progress
 PLURAL = ("--spacegroup", "--elements", "--exclude", "--require", "--sites")
 
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
-Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint folder. Default: the one that is shipped.")]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="Checkpoint folder, output of finetune, or results of a campaign. Default: the shipped one."),
+]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 
@@ -54,12 +57,17 @@ def generate(
     seed: Annotated[int, typer.Option(help="The same seed gives the same crystals.")] = 0,
     checkpoint: Checkpoint = None,
     spacegroup: Annotated[
-        list[int] | None, typer.Option(min=1, max=230, help="Allowed space groups. Default: all, by the learned p(g).")
+        list[str] | None,
+        typer.Option(help="Allowed space groups, by number or symbol (225, Fm-3m). Default: all, by the learned p(g)."),
     ] = None,
     elements: Annotated[list[str] | None, typer.Option(help="Allowed elements.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Elements that are not allowed.")] = None,
     require: Annotated[list[str] | None, typer.Option(help="Elements that must occur.")] = None,
     formula: Annotated[str | None, typer.Option(help="Reduced formula that all must have.")] = None,
+    chemical_system: Annotated[
+        str | None, typer.Option(help="Elements that all occur, and no others, as Sr-Ti-O.")
+    ] = None,
+    max_elements: Annotated[int | None, typer.Option(min=1, help="Most different elements.")] = None,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Most atoms in the primitive cell.")] = None,
     n_atoms: Annotated[int | None, typer.Option(min=1, help="Atoms in the primitive cell.")] = None,
     sites: Annotated[list[str] | None, typer.Option(help="Wyckoff positions that must occur: c, or c:Ti.")] = None,
@@ -90,6 +98,8 @@ def generate(
         exclude=tuple(exclude or ()),
         require=tuple(require or ()),
         formula=formula,
+        chemical_system=chemical_system or (),
+        max_elements=max_elements,
         max_atoms=max_atoms,
         n_atoms=n_atoms,
         sites=tuple(sites or ()),

@@ -34,6 +34,13 @@ def default_checkpoint() -> Path:
     return Path(__file__).parent / "checkpoints" / "mp-small"
 
 
+def find_checkpoint(folder: Path) -> Path:
+    """The checkpoint that a folder stands for: itself, the one that `finetune` left in it, or a campaign's last one."""
+    rounds = sorted((folder / "generator").glob("round_*"))
+    found = [path for path in (folder, folder / "checkpoint", *reversed(rounds)) if (path / DESCRIPTION).is_file()]
+    return found[0] if found else folder
+
+
 def checksum(path: Path) -> str:
     """Sha256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -58,12 +65,12 @@ def save_checkpoint(model: CrystalFormer, folder: Path, provenance: dict[str, An
 def load_checkpoint(
     folder: str | Path | None = None, *, device: str = "cpu", dtype: torch.dtype = torch.float32
 ) -> Checkpoint:
-    """Read a checkpoint; None is the one that the package ships.
+    """Read a checkpoint, or that of a fine-tuning's or a campaign's folder; None is the one that the package ships.
 
     Raises:
         CheckpointError: nothing there, damaged, or not one of ours.
     """
-    folder = default_checkpoint() if folder is None else Path(folder)
+    folder = default_checkpoint() if folder is None else find_checkpoint(Path(folder))
     for name in (DESCRIPTION, WEIGHTS):
         if not (folder / name).is_file():
             raise CheckpointError(

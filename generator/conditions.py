@@ -55,7 +55,9 @@ class Sampling:
     sites: tuple[str, ...] = ()  # Wyckoff positions that occur, as "c" or "c:Ti"; twice for two sites
     bias: dict[int | str, float] = field(default_factory=dict, hash=False)  # added to the logits of elements
     urgency: float = URGENCY  # nats by which a choice is preferred for each further site that it spares
-    space_groups: tuple[int, ...] = ()  # allowed; empty: all of p(g) in which the conditions can be met
+    space_groups: tuple[
+        int | str, ...
+    ] = ()  # allowed, by number or symbol; empty: all of p(g) in which the conditions can be met
     prompt: bool = True  # tell a network that takes prompts which elements are asked for (formula, chemical_system)
 
     def __post_init__(self) -> None:
@@ -73,14 +75,11 @@ class Sampling:
         for name in ("elements", "exclude", "require", "chemical_system"):
             self._set(name, symbols(getattr(self, name)))
         self._set("sites", tuple(self.sites))
-        self._set("space_groups", tuple(self.space_groups))
+        self._set("space_groups", tuple(space_group_number(group) for group in self.space_groups))
         bias = {symbols([element])[0]: float(value) for element, value in self.bias.items()}
         self._set("bias", bias)
         if not all(map(math.isfinite, bias.values())):
             raise ConditionError(f"bias must be finite, got {bias}; to forbid an element, use exclude")
-        wrong = [g for g in self.space_groups if not 1 <= g <= N_GROUPS]
-        if wrong:
-            raise ConditionError(f"space groups must lie in 1..{N_GROUPS}, got {wrong}")
         self._contradictions()
 
     def _set(self, name: str, value: object) -> None:
@@ -134,7 +133,7 @@ class Sampling:
         counted = (self.max_elements, self.max_atoms, self.n_atoms)
         return bool(self.required or self.sites) or any(limit is not None for limit in counted)
 
-    def within(self, space_groups: Iterable[int]) -> Self:
+    def within(self, space_groups: Iterable[int | str]) -> Self:
         """The same with other allowed space groups, where any are given."""
         groups = tuple(space_groups)
         return replace(self, space_groups=groups) if groups else self
@@ -174,6 +173,25 @@ def symbols(elements: Iterable[int | str] | str) -> tuple[str, ...]:
             raise ConditionError(f"{element!r} is no element: expected a symbol such as O, or 1..{N_ELEMENTS}{hint}")
         found.append(chemical_symbols[number])
     return tuple(dict.fromkeys(found))
+
+
+def space_group_number(group: int | str) -> int:
+    """Number of a space group given by number or Hermann-Mauguin symbol in any setting, such as Fm-3m or P21/c.
+
+    Raises:
+        ConditionError: there is no such group.
+    """
+    import gemmi
+
+    text = str(group).strip()
+    if text.isdigit():
+        if 1 <= int(text) <= N_GROUPS:
+            return int(text)
+        raise ConditionError(f"space groups must lie in 1..{N_GROUPS}, got {group}")
+    found = gemmi.find_spacegroup_by_name(text.replace("_", ""))
+    if found is None:
+        raise ConditionError(f"{group!r} is no space group: expected a number 1..{N_GROUPS} or a symbol such as Fm-3m")
+    return int(found.number)
 
 
 def numbers(elements: Iterable[int | str]) -> tuple[int, ...]:

@@ -65,7 +65,7 @@ class FinetuneConfig:
     replay: int = 16384  # best crystals kept, one a composition and Wyckoff positions; 0: none
     replay_weight: float = 0.0  # of self-imitation beside another algorithm (arXiv 1806.05464); 0: off
     max_grad_norm: float = 1.0
-    space_groups: tuple[int, ...] = ()  # allowed; empty: all of p(g)
+    space_groups: tuple[int | str, ...] = ()  # allowed, by number or symbol; empty: all of p(g)
     limits: DriftLimits = field(default_factory=DriftLimits)
     sampling: Sampling = field(default_factory=Sampling)
 

@@ -24,7 +24,7 @@ class PolicyConfig:
     """How candidates are proposed. `space_groups` and `max_atoms` are short for those of `sampling`."""
 
     batch_size: int = 200
-    space_groups: tuple[int, ...] = ()  # allowed; empty: all of p(g)
+    space_groups: tuple[int | str, ...] = ()  # allowed, by number or symbol; empty: all of p(g)
     max_atoms: int | None = None  # in the primitive cell
     sampling: Sampling = field(default_factory=Sampling)
     guard: Guard | None = None  # against atoms that are too close; never part of fine-tuning

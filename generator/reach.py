@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from generator.budgets import ATOM_TYPES, FULL, Budget, CountBudget, Counts, FormulaBudget
-from generator.conditions import ConditionError, Sampling
+from generator.conditions import ConditionError, Sampling, space_group_number
 from generator.wyckoff import N_GROUPS, WYCK_TYPES, tables
 
 MEMORY = 512 * 2**20  # bytes of tables that are kept; all groups with a formula of three elements need about 10 MB
@@ -232,7 +232,7 @@ class Reach:
         Raises:
             ConditionError: one of the groups asked for is impossible, or all groups are.
         """
-        asked = sorted(set(self.sampling.space_groups))
+        asked = sorted({space_group_number(group) for group in self.sampling.space_groups})
         self.demand(asked)
         mask = np.array([self.possible(g) if not asked else g in asked for g in range(1, N_GROUPS + 1)])
         if not mask.any():

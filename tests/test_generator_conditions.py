@@ -464,3 +464,16 @@ def test_proposals_and_fine_tuning_keep_to_the_conditions():
     assert all(len(c.structure) / lattice_points(c.origin.space_group) <= 12 for c in proposed)
     with pytest.raises(ConditionError, match="space group 230"):
         CrystalFormerGenerator(base, replace(policy, space_groups=(99, 230))).propose(4, seed=0, round=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "number"), [(225, 225), ("225", 225), ("Fm-3m", 225), ("P21/c", 14), ("P_6_3/mmc", 194)]
+)
+def test_space_groups_are_given_by_number_or_symbol(given, number):
+    assert Sampling(space_groups=(given,)).space_groups == (number,)
+
+
+@pytest.mark.parametrize("wrong", [0, 231, "Fm-3q", "", -1, 3.5])
+def test_a_space_group_that_there_is_not_is_refused(wrong):
+    with pytest.raises(ConditionError, match=r"space group"):
+        Sampling(space_groups=(wrong,))

@@ -223,3 +223,12 @@ def test_two_processes_make_the_updates_of_one(crystals, tmp_path):
     two = pretrain(replace(config, devices=2), train, val, tmp_path / "two")
     assert two["nll"] == pytest.approx(one["nll"], abs=2e-3)
     assert two["train"] == pytest.approx(one["train"], abs=2e-2)
+
+
+def test_a_checkpoint_is_found_in_the_folder_of_a_finetuning_or_a_campaign(crystals, tmp_path):
+    first, second = (random_model(ModelConfig(**SMALL), seed=seed).float() for seed in (0, 1))
+    for folder in ("tuned/checkpoint", "campaign/generator/round_001", "campaign/generator/round_002"):
+        save_checkpoint(second if folder.endswith("2") else first, tmp_path / folder)
+    assert load_checkpoint(tmp_path / "tuned").checksum == load_checkpoint(tmp_path / "tuned/checkpoint").checksum
+    newest = load_checkpoint(tmp_path / "campaign/generator/round_002").checksum
+    assert load_checkpoint(tmp_path / "campaign").checksum == newest != load_checkpoint(tmp_path / "tuned").checksum

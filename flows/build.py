@@ -155,7 +155,7 @@ class Builder:
         measuring = self.measuring
         key = f"{measuring.potential.energy_type}|{measuring.references.checksum}"
         describe = measuring.potential.energies_and_descriptors
-        width = describe([Structure(np.eye(3) * 4.2, ["Cs"], [[0, 0, 0]])])[1].shape[1]
+        width = measuring.potential.width
         blocks = default_blocks(describe if width else None, self._unrelaxed_hull, key=key, size=width)
         cache = None if self.directory is None else self.directory / "features"
         section = self.config.surrogate

@@ -23,7 +23,7 @@ from loop.files import make_folder, write_text
 from loop.known import KnownCrystals
 from loop.metrics import wilson
 from loop.novelty import KNOWN, NEW, NoveltyIndex
-from loop.validity import ValidityRules, is_charge_balanced
+from loop.validity import ValidityRules, is_charge_balanced, unknown_elements
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +127,8 @@ def _rules(samples: CrystalTable, structures: Sequence[Structure], tell: Progres
         balanced.append(is_charge_balanced(structure.composition.reduced_formula))
         if done % CHUNK == 0:
             tell("validity", done, len(structures), {})
-    rows["broken_rule"] = [reason or "" for reason in strict]
+    unknown = ["no-oxidation-states" if unknown_elements(formula) else "" for formula in rows["formula"]]
+    rows["broken_rule"] = [reason or other for reason, other in zip(strict, unknown, strict=True)]
     rows["structure_valid"] = [reason is None for reason in lenient]
     rows["structure_valid_strict"] = [reason is None for reason in strict]
     rows["composition_valid"] = balanced

@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from loop.errors import InputError
-from loop.values import Candidate, Origin
+from loop.values import Candidate, Origin, failed
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pymatgen.core import Structure
 
     from loop.contracts import Progress
     from loop.crystals import CrystalTable
+    from oracles.potentials import Potential
+
+
+def _refusal(structure: Structure, potential: Potential) -> dict[str, Any]:
+    """Why a crystal has no features of the potential: a mean over other crystals would be no prediction for it."""
+    point = potential.single_points([structure], gradients=False)[0]
+    return {"status": failed("features") if point.ok else point.status, "message": point.message}
 
 
 def predict_table(
@@ -24,7 +32,7 @@ def predict_table(
 
     Columns: ``<property>_mean`` and ``<property>_std``; ``p_stable``, the probability of lying at or below the
     campaign's threshold of stability; and ``distance`` from the labelled crystals in the space of features, of which
-    above 1 means out of distribution (empty without labels).
+    above 1 means out of distribution (empty without labels). A crystal that the potential refuses has its status.
 
     Args:
         table: crystals as they are, not relaxed.
@@ -39,7 +47,8 @@ def predict_table(
     from flows.screening import readable, rows_with
 
     config = CampaignConfig() if campaign is None else stored_config(campaign)
-    surrogate = Builder(config, campaign).surrogate
+    builder = Builder(config, campaign)
+    surrogate = builder.surrogate
     if campaign is not None:
         fits = sorted((campaign / "surrogate").glob("round_*"))
         if not fits:
@@ -47,8 +56,9 @@ def predict_table(
         surrogate.load(fits[-1])
     rows, structures = readable(table)
     candidates = [Candidate(structure, Origin("file")) for structure in structures]
-    if progress is not None:
-        surrogate.extractor(candidates, progress)
+    X = surrogate.extractor(candidates, progress)
+    own = surrogate.extractor.groups.get("potential")
+    refused = np.zeros(len(X), dtype=bool) if own is None else np.isnan(X[:, own]).all(axis=1)
     beliefs = surrogate.predict(candidates)
     stable = surrogate.probability(candidates, config.campaign.stability, at_most=config.campaign.threshold)
     distance = surrogate.distance(candidates)
@@ -60,5 +70,5 @@ def predict_table(
             found[f"{name}_std"] = beliefs.std[index, column]
         found["p_stable"] = stable[index]
         found["distance"] = distance[index] if np.isfinite(distance[index]) else None
-        results[row] = found
+        results[row] = _refusal(structures[index], builder.measuring.potential) if refused[index] else found
     return rows_with(table, results), len(surrogate.labels)

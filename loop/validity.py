@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from pymatgen.core import Element, Structure
+from pymatgen.core import Composition, Element, Structure
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from loop.errors import ConfigError
@@ -107,7 +107,10 @@ class ValidityRules:
     def _charge_reason(self, structure: Structure) -> str | None:
         if not self.charge_balance:
             return None
-        return None if is_charge_balanced(structure.composition.reduced_formula) else "charge-balance"
+        formula = structure.composition.reduced_formula
+        if unknown_elements(formula):
+            return "no-oxidation-states"
+        return None if is_charge_balanced(formula) else "charge-balance"
 
 
 @lru_cache
@@ -128,12 +131,29 @@ def _radii() -> np.ndarray:
 
 
 @lru_cache(maxsize=100_000)
+def unknown_elements(formula: str) -> tuple[str, ...]:
+    """Elements of a formula of which SMACT has no data, such as Rf."""
+    from smact import Element as SmactElement
+
+    def known(symbol: str) -> bool:
+        try:
+            SmactElement(symbol)
+        except (KeyError, NameError):  # which one depends on SMACT's version
+            return False
+        return True
+
+    return tuple(str(element) for element in Composition(formula) if not known(str(element)))
+
+
+@lru_cache(maxsize=100_000)
 def is_charge_balanced(formula: str) -> bool:
     """SMACT's validity of a formula (Davies et al., J. Open Source Softw. 4, 1361), with the oxidation states of 2014.
 
     These states and the Pauling test are what CDVAE and the generators after it report as composition validity; metals
-    and elements count as valid.
+    and elements count as valid. A formula with an element of which SMACT knows nothing (Rf and beyond) does not.
     """
     from smact.screening import smact_validity
 
+    if unknown_elements(formula):
+        return False
     return bool(smact_validity(formula, use_pauling_test=True, include_alloys=True, oxidation_states_set="smact14"))

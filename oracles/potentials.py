@@ -9,9 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ase.data import atomic_numbers, covalent_radii
 from pymatgen.core import Structure
 
 from loop.errors import ConfigError, UnsupportedElementError
@@ -92,6 +94,16 @@ class Potential(ABC):
     def calculator(self) -> Calculator:
         """The same potential for ASE."""
 
+    @cached_property
+    def width(self) -> int:
+        """Length of its descriptors, 0 where it has none; seen on a simple cubic crystal of a known element."""
+        for symbol in sorted(self.elements):
+            edge = 2 * float(covalent_radii[atomic_numbers[symbol]])
+            point = self.single_points([Structure(np.eye(3) * edge, [symbol], [[0, 0, 0]])], gradients=False)[0]
+            if point.ok:
+                return 0 if point.features is None else len(point.features)
+        return 0
+
     def require(self, structure: Structure) -> None:
         """Refuse a crystal with elements that the potential does not know.
 
@@ -164,8 +176,8 @@ class Potential(ABC):
         cells = [primitive(s, ROUND_OFF) if self.check(s).ok else s for s in structures]
         groups = [find_group(cell, ROUND_OFF) if self.check(cell).ok else Group.trivial(len(cell)) for cell in cells]
         points = self.single_points(cells, gradients=False, batch_size=batch_size, groups=groups)
-        width = next((len(point.features) for point in points if point.features is not None), 0)
-        descriptors = np.full((len(points), width), np.nan)
+        width = next((len(point.features) for point in points if point.features is not None), None)
+        descriptors = np.full((len(points), self.width if width is None else width), np.nan)
         for row, point in zip(descriptors, points, strict=True):
             if point.features is not None:
                 row[:] = point.features

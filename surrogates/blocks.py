@@ -48,7 +48,16 @@ def named(group: str, *names: str) -> tuple[str, ...]:
 
 
 def amounts(structures: Sequence[Structure]) -> np.ndarray:
-    """Atoms of each element, shape (n, MAX_Z + 1), indexed by atomic number."""
+    """Atoms of each element, shape (n, MAX_Z + 1), indexed by atomic number.
+
+    Raises:
+        ValueError: an element beyond the tables.
+    """
+    beyond = sorted({species.symbol for s in structures for species in s.species if species.Z > MAX_Z})
+    if beyond:
+        raise ValueError(
+            f"expected elements up to Z = {MAX_Z}, found {', '.join(beyond)}, of which too little is known"
+        )
     return np.stack([np.bincount(structure.atomic_numbers, minlength=MAX_Z + 1) for structure in structures]).astype(
         float
     )

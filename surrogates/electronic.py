@@ -147,7 +147,9 @@ def _electrons(z: int) -> float:
 
 @cache
 def _atom(z: int) -> _Atom:
-    element = Element.from_Z(min(z, MAX_Z))
+    if z > MAX_Z:
+        raise ValueError(f"expected elements up to Z = {MAX_Z}, found Z = {z}")
+    element = Element.from_Z(z)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # noble gases have no electronegativity, elements beyond U no levels
         electronegativity, orbitals = float(element.X), element.atomic_orbitals or {}

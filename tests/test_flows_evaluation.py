@@ -1,6 +1,7 @@
 """The evaluation of generated crystals: each number against crystals whose answer is known."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from flows.evaluation_distances import coverage, total_variation, wasserstein
 from loop.crystals import read_crystals, write_crystals
 from tests import crystals as known
 
+CASES = Path(__file__).parent / "cases"
 NONE = EvaluationConfig(relax=0, shipped=False)
 
 
@@ -52,6 +54,16 @@ def test_rules_and_verdicts(tmp_path):
     assert results["unique"]["share"] == pytest.approx(rows["unique"].sum() / 8)
     assert "stable" not in results
     assert (tmp_path / "out" / "distributions.png").stat().st_size > 1000
+
+
+@pytest.mark.filterwarnings("ignore:No data available")
+def test_no_element_ends_the_evaluation(tmp_path):
+    record = evaluate(read_crystals(CASES / "73_heavy_elements" / "all.csv"), None, tmp_path, config=NONE)
+    rows = pd.read_csv(tmp_path / "crystals.csv", keep_default_na=False).set_index("id")
+    assert len(rows) == record["results"]["readable"] == 36
+    assert rows.loc["UO", "broken_rule"] == ""
+    assert (rows.loc["RfO":"OgO", "broken_rule"] == "no-oxidation-states").all()
+    assert not rows.loc["RfO":"OgO", "composition_valid"].any()
 
 
 def test_energies_say_what_is_stable_and_new(tmp_path):

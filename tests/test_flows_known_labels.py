@@ -1,10 +1,13 @@
 """Labels that a user brings: what a table may hold, what is refused, and that surrogates learn from them."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from flows.config import read_config
+from flows.build import Builder
+from flows.config import CampaignConfig, read_config
 from flows.forecast import forecast
 from flows.known_labels import read_known_labels
 from flows.narrative import told
@@ -99,6 +102,21 @@ def test_surrogates_learn_from_known_labels_once_and_beside_the_campaign_s(tmp_p
     ours, theirs = (one.fit(more, [evaluation(c) for c in more]) for one in (surrogate, again))
     assert ours == theirs
     assert ours["bulk_modulus/new_n"] == 3
+
+
+def test_a_known_crystal_that_the_potential_refuses_costs_only_itself(tmp_path, crystals):
+    lonely = Path(__file__).parent / "cases" / "90_predict_last_chunk_refused" / "one.csv"
+    pd.read_csv(lonely).assign(bulk_modulus=1.0).to_csv(tmp_path / "known.csv", index=False)
+    known = read_known_labels(tmp_path / "known.csv", (STIFFNESS,))
+    extractor = Builder(CampaignConfig()).surrogate.extractor
+    for _ in ("a campaign", "the same, resumed"):
+        surrogate = CampaignSurrogate(extractor, GPConfig((STIFFNESS,)), known=known)
+        first = [Candidate(s) for s in crystals[:3]]
+        surrogate.fit(first, [evaluation(c) for c in first])
+        assert np.isfinite(surrogate.predict([*first, *known.candidates]).mean).all()
+    missing = np.isnan(extractor(known.candidates)[0])
+    assert missing[extractor.groups["potential"]].all()
+    assert extractor.failures == 0  # of code: the potential said so itself
 
 
 def test_a_campaign_takes_them_from_its_file_and_says_so_before_it_runs(tmp_path, crystals):

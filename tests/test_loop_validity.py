@@ -5,7 +5,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from loop.errors import ConfigError
-from loop.validity import ValidityRules, is_charge_balanced
+from loop.validity import ValidityRules, is_charge_balanced, unknown_elements
 from tests import fakes
 
 
@@ -39,6 +39,14 @@ REAL = [
 )
 def test_formulas_are_balanced_as_smact_has_it(formula, valid):
     assert is_charge_balanced(formula) is valid
+
+
+@pytest.mark.parametrize("symbol", ["Rf", "Nh", "Og"])
+def test_elements_of_which_smact_knows_nothing_are_named(symbol):
+    assert not is_charge_balanced(f"{symbol}O")
+    assert unknown_elements(f"{symbol}O") == (symbol,)
+    rules = ValidityRules(radioactive=True, noble_gases=True, radius_fraction=None)
+    assert rules.reason(rocksalt((symbol, "O"), 4.6)) == "no-oxidation-states"
 
 
 def test_real_crystals_are_valid():

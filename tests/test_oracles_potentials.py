@@ -192,6 +192,15 @@ def test_absurd_crystals_have_a_status_and_harm_no_other(potentials, status):
     assert np.isfinite(energies[1])
 
 
+@pytest.mark.parametrize(("name", "width"), [("chgnet", 64), ("mace", 16), ("emt", 0)])
+def test_descriptors_have_their_width_where_every_crystal_is_refused(potentials, name, width):
+    refused = Structure(np.eye(3) * 7.5, ["Xe"], [[0, 0, 0]])
+    energies, descriptors = potentials[name].energies_and_descriptors([refused])
+    assert np.isnan(energies).all()
+    assert descriptors.shape == (1, potentials[name].width) == (1, width)
+    assert np.isnan(descriptors).all()
+
+
 def symmetric_crystals() -> list[Structure]:
     perovskite = [(0.04, 0.25, 0.99), (0, 0, 0.5), (0.48, 0.25, 0.07), (0.29, 0.04, 0.71)]
     cells = [

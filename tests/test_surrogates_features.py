@@ -116,6 +116,17 @@ def test_a_crystal_on_which_a_block_fails_keeps_its_other_columns():
     assert extractor.failures == 1
 
 
+def test_elements_beyond_the_tables_have_no_features_of_their_own():
+    strange = rocksalt("Rf", "O", 4.6)
+    extractor = FeatureExtractor()
+    X = extractor([Candidate(rocksalt()), Candidate(strange)])
+    assert np.isfinite(X[0]).all()
+    missing = {group: bool(np.isnan(X[1, columns]).all()) for group, columns in extractor.groups.items()}
+    unknown = ("composition", "elements", "electronic", "density", "contacts")
+    assert missing == dict.fromkeys(unknown, True) | {"symmetry": False}
+    assert extractor.failures == 4  # blocks
+
+
 def test_a_panic_of_the_symmetry_finder_costs_one_block_of_one_crystal(monkeypatch):
     import moyopy
 

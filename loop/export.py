@@ -13,13 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from loop.cif_writer import to_symmetrised_cif
 from loop.errors import ConfigError, InputError
 from loop.extxyz import to_extxyz
 from loop.files import write_bytes, write_folder, write_text
 from loop.history import History, Label
+from loop.poscar import to_poscar
 from loop.ranking import ranked
 
 if TYPE_CHECKING:
@@ -162,17 +161,7 @@ def _to_cifs(history: History, output: Path) -> None:
 
 
 def _to_poscars(history: History, output: Path) -> None:
-    _to_folder(history, output, ".vasp", _poscar)
-
-
-def _poscar(structure: Structure) -> str:
-    """VASP takes no left-handed cell, and pymatgen's writer makes such a crystal its mirror image."""
-    from pymatgen.core import Lattice, Structure
-    from pymatgen.io.vasp import Poscar
-
-    if np.linalg.det(structure.lattice.matrix) < 0:
-        structure = Structure(Lattice(-structure.lattice.matrix), structure.species, -structure.frac_coords)
-    return str(Poscar(structure, comment=structure.composition.reduced_formula, sort_structure=True))
+    _to_folder(history, output, ".vasp", to_poscar)
 
 
 def _to_folder(history: History, output: Path, ending: str, text: Callable[[Structure], str]) -> None:

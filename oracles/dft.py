@@ -22,16 +22,13 @@ from pymatgen.core import Structure
 from loop.errors import ConfigError
 from loop.values import NOT_CONVERGED, OK, TIMEOUT, Candidate, Cost, EnergyType, Evaluation, Quantity, failed
 from oracles.dft_mesh import mesh_size, monkhorst_pack, response_mesh
-from oracles.dft_presets import DftSettings
+from oracles.dft_presets import DftSettings, starting_moments
 from oracles.dft_process import Engine, Outcome, Resources, find_engine, run_worker
 from oracles.guards import Limits, check
 from oracles.symmetry import primitive, space_group
 
 VERSION = "1"  # raised when the same settings no longer give the same numbers
 EMPTY_BANDS = 8  # in the ground state: enough to see the lowest empty ones of any insulator
-# Ferromagnetic start, Bohr magnetons an atom: free ions' spins, rounded; the density finds its own value from there.
-MOMENTS = {"V": 3.0, "Cr": 4.0, "Mn": 5.0, "Fe": 4.0, "Co": 3.0, "Ni": 2.0, "Ce": 1.0, "Pr": 2.0, "Nd": 3.0, "Pm": 4.0}
-MOMENTS |= {"Sm": 5.0, "Eu": 7.0, "Gd": 7.0, "Tb": 6.0, "Dy": 5.0, "Ho": 4.0, "Er": 3.0, "Tm": 2.0}
 ALL: tuple[Literal["gap", "dielectric"], ...] = ("gap", "dielectric")  # properties
 LARGE = ("bands.gpw",)  # work files not worth keeping between attempts
 
@@ -228,7 +225,7 @@ class Calculation:
     def job(self, steps: list[str], cell: Structure) -> dict[str, Any]:
         """What the engine is told."""
         numbers, lattice = self.config.numbers, cell.lattice.matrix
-        moments = [MOMENTS.get(site.specie.symbol, 0.0) for site in cell]
+        moments = starting_moments(cell)
         magnetic = self.config.spin == "auto" and any(moments)
         return {
             "steps": steps,

@@ -18,7 +18,9 @@ import numpy as np
 
 from loop.errors import EngineError
 from loop.files import make_folder
+from loop.poscar import right_handed
 from oracles.dft_mesh import mesh_size
+from oracles.dft_presets import starting_moments
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -29,6 +31,11 @@ INSTALL = "pip install 'discovery-loop[vasp]'"
 ECUTWFC = 90.0
 K_SPACING = 0.20  # 1/A, 2 pi included
 STEPS = ("relax", "static", "dielectric")
+# pw.x takes fixed occupations of a magnet only with its total moment
+MAGNET = (
+    "! tot_magnetization is that of high-spin ions, all parallel: put in the total magnetization that relax.in ends "
+    "with.\n"
+)
 
 
 def vasp_makers() -> dict[str, Any]:
@@ -87,6 +94,7 @@ def write_vasp(structure: Structure, folder: Path) -> None:
     from monty.json import MontyEncoder
 
     make_folder(folder)
+    structure = right_handed(structure)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that data sets are not there to be looked at
         for step, maker in vasp_makers().items():
@@ -97,7 +105,10 @@ def write_vasp(structure: Structure, folder: Path) -> None:
 
 
 def write_espresso(structure: Structure, folder: Path) -> None:
-    """Write relax.in (vc-relax), scf.in (fixed occupations) and ph.in (dielectric tensor and Born charges)."""
+    """Write relax.in (vc-relax), scf.in (fixed occupations) and ph.in (dielectric tensor and Born charges).
+
+    Crystals with magnetic ions are spin-polarised, with the ferromagnetic start of the DFT oracle.
+    """
     make_folder(folder)
     (folder / "relax.in").write_text(_pw_input(structure, "vc-relax"), encoding="utf-8")
     (folder / "scf.in").write_text(_pw_input(structure, "scf"), encoding="utf-8")
@@ -116,16 +127,31 @@ def _pw_input(structure: Structure, calculation: str) -> str:
     from pymatgen.io.ase import AseAtomsAdaptor
 
     atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+    moments = starting_moments(structure)
+    atoms.set_initial_magnetic_moments(_polarisations(structure, moments))  # ASE sets nspin where one is not zero
     scf = calculation == "scf"
+    fixed = {"tot_magnetization": _total(structure, moments)} if scf and any(moments) else {}
     data = {
         "control": {"calculation": calculation, "prefix": "crystal", "outdir": "./out", "pseudo_dir": "./pseudo",
                     "tprnfor": True, "tstress": True},
         "system": {"ecutwfc": ECUTWFC, "ecutrho": 4 * ECUTWFC, "occupations": "fixed" if scf else "smearing",
-                   **({} if scf else {"smearing": "gaussian", "degauss": 0.005})},
+                   **(fixed if scf else {"smearing": "gaussian", "degauss": 0.005})},
         "electrons": {"conv_thr": 1e-10 if scf else 1e-8},
     }  # fmt: skip
     text = io.StringIO()
     mesh = mesh_size(np.array(structure.lattice.matrix), K_SPACING).tolist()
     pseudopotentials = {str(element): f"{element}.upf" for element in structure.composition}
     write_espresso_in(text, atoms, input_data=data, pseudopotentials=pseudopotentials, kpts=mesh)
-    return text.getvalue()
+    return (MAGNET if fixed else "") + text.getvalue()
+
+
+def _polarisations(structure: Structure, moments: Sequence[float]) -> list[float]:
+    """Moments per valence electron, which is what every version of pw.x takes for a starting magnetisation."""
+    valence = [site.specie.Z - (10 if site.specie.Z < 57 else 46) for site in structure]  # cores: of neon, palladium
+    return [round(moment / n, 4) if moment else 0.0 for moment, n in zip(moments, valence, strict=True)]
+
+
+def _total(structure: Structure, moments: Sequence[float]) -> float:
+    """High spin of all ions, one less where the number of electrons does not allow it (cores hold an even number)."""
+    total = sum(moments)
+    return total - (total - sum(structure.atomic_numbers)) % 2

@@ -6,9 +6,21 @@ How far each is from published PBE values is measured by ``discovery-loop benchm
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from loop.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+# Ferromagnetic start, Bohr magnetons per atom: free ions' spins, rounded; the density finds its own value from there.
+MOMENTS = {"V": 3.0, "Cr": 4.0, "Mn": 5.0, "Fe": 4.0, "Co": 3.0, "Ni": 2.0, "Ce": 1.0, "Pr": 2.0, "Nd": 3.0, "Pm": 4.0}
+MOMENTS |= {"Sm": 5.0, "Eu": 7.0, "Gd": 7.0, "Tb": 6.0, "Dy": 5.0, "Ho": 4.0, "Er": 3.0, "Tm": 2.0}
+
+
+def starting_moments(structure: Structure) -> list[float]:
+    """Moments (Bohr magnetons) of a ferromagnetic start, one per site, in the structure's order; zeros: no magnet."""
+    return [MOMENTS.get(site.specie.symbol, 0.0) for site in structure]
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from loop.cif_writer import to_symmetrised_cif
 from loop.errors import ConfigError
 from loop.files import make_folder, write_folder, write_text
+from loop.poscar import to_poscar
 from loop.values import Candidate
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ UNITS = {
 }
 README = """Crystals of a discovery-loop campaign, to be measured.
 
-One folder a crystal: structure.cif and POSCAR are the same crystal; metadata.json tells where it comes from.
+One folder per crystal: structure.cif and POSCAR are the same crystal, the first in its conventional cell with its
+symmetry, the second in the cell that the campaign holds; metadata.json tells where it comes from.
 Fill in labels.csv, one row a crystal, and give it back:
 
     discovery-loop import-labels CAMPAIGN_FOLDER labels.csv
@@ -139,16 +142,11 @@ def _label_of(candidate: Candidate) -> str:
 
 
 def _write_cif(structure: Structure, folder: Path) -> None:
-    from pymatgen.io.cif import CifWriter
-
-    (folder / "structure.cif").write_text(str(CifWriter(structure, significant_figures=8)), encoding="utf-8")
+    (folder / "structure.cif").write_text(to_symmetrised_cif(structure), encoding="utf-8")
 
 
 def _write_poscar(structure: Structure, folder: Path) -> None:
-    from pymatgen.io.vasp import Poscar
-
-    text = Poscar(structure, comment=structure.composition.reduced_formula, sort_structure=True)
-    (folder / "POSCAR").write_text(text.get_str(significant_figures=10), encoding="utf-8")
+    (folder / "POSCAR").write_text(to_poscar(structure), encoding="utf-8")
 
 
 def _write_vasp(structure: Structure, folder: Path) -> None:

@@ -11,12 +11,14 @@ import pytest
 from ase.db import connect
 from ase.io import read
 from pymatgen.analysis.structure_matcher import StructureMatcher
-from pymatgen.core import Structure
+from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp import Poscar
 
 from loop.campaign import Campaign
 from loop.errors import ConfigError, InputError
 from loop.export import FORMATS, export, final_structure, ranked_rows
+from loop.moyo import find_symmetry
+from loop.poscar import to_poscar
 from loop.ranking import ranked
 from loop.settings import CampaignSettings
 from loop.store import Store
@@ -91,6 +93,15 @@ def test_each_crystal_has_its_file(history, tmp_path, format):
         assert StructureMatcher(scale=False).fit(found, final_structure(labels[number]))
         assert labels[number].candidate.id in files[number].name
         assert files[number].name.startswith(f"{number + 1:03d}_")
+
+
+def test_a_left_handed_crystal_keeps_its_hand_in_a_poscar():
+    sites = [[0.4697, 0, 0], [0.4133, 0.2672, 0.1188]]
+    quartz = Structure.from_spacegroup("P3_221", Lattice.hexagonal(4.916, 5.4054), ["Si", "O"], sites)
+    held = Structure(Lattice(-quartz.lattice.matrix), quartz.species, -quartz.frac_coords)
+    found = Poscar.from_str(to_poscar(held)).structure
+    assert np.linalg.det(found.lattice.matrix) > 0
+    assert find_symmetry(found, 0.01).number == 154  # its mirror image is in P3_121, 152
 
 
 def test_extxyz_is_read_by_ase_with_its_numbers(history, tmp_path):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.io import read
 
+from loop.crystals import read_crystals
 from loop.errors import EngineError
 from oracles import dft_inputs
 from oracles.dft_inputs import vasp_flow, write_espresso, write_inputs
@@ -14,7 +18,6 @@ from tests.crystals import nacl, rutile
 
 
 def test_espresso_inputs_hold_the_crystal(tmp_path):
-    from ase.io import read
     from pymatgen.io.ase import AseAtomsAdaptor
 
     write_espresso(rutile(), tmp_path)
@@ -29,6 +32,33 @@ def test_espresso_inputs_hold_the_crystal(tmp_path):
     # 2 pi / 4.594 = 1.368 and 2 pi / 2.959 = 2.123 per Angstrom, at most 0.2 apart
     assert mesh == [7, 7, 11, 0, 0, 0]
     assert "epsil = .true." in (tmp_path / "ph.in").read_text()
+
+
+def magnetisation(text: str) -> dict[str, float]:
+    """Starting magnetisation by species, read as pw.x does: by the number of the species."""
+    start = {int(n): float(x) for n, x in re.findall(r"starting_magnetization\((\d+)\) *= *(\S+)", text)}
+    species = [line.split()[0] for line in text.partition("ATOMIC_SPECIES\n")[2].partition("\n\n")[0].splitlines()]
+    return {name: start[number] for number, name in enumerate(species, 1)}
+
+
+def test_crystals_with_magnetic_ions_are_spin_polarised_as_by_the_dft_oracle(tmp_path):
+    table = read_crystals(Path(__file__).parent / "cases" / "78_dft_inputs_order" / "x.csv")
+    folders = write_inputs(table.readable(), tmp_path, "espresso")
+    # moments of the DFT oracle over the valence electrons of data sets with semicore shells
+    expected = [{"Fe": 4 / 16, "O": 0}, {"Co": 3 / 17, "Gd": 7 / 18}, {"Ni": 2 / 18, "O": 0}]
+    totals = [16, 9, 2]  # Co and Gd have 91 electrons: an odd moment
+    for folder, structure, polarised, total in zip(folders, table.structures, expected, totals, strict=True):
+        for name in ("relax.in", "scf.in"):
+            text = (folder / name).read_text()
+            assert re.search(r"nspin *= *2\b", text)
+            assert magnetisation(text) == pytest.approx(polarised, abs=1e-4)
+            atoms = read(folder / name, format="espresso-in")
+            assert atoms.get_chemical_symbols() == [site.specie.symbol for site in structure]
+        assert float(re.search(r"tot_magnetization *= *(\S+)", text)[1]) == total
+        assert text.startswith("! tot_magnetization")
+        assert "tot_magnetization" not in (folder / "relax.in").read_text()
+    write_espresso(nacl(), tmp_path / "plain")
+    assert "nspin" not in (tmp_path / "plain" / "scf.in").read_text()
 
 
 def test_one_folder_a_crystal(tmp_path):

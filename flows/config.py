@@ -12,8 +12,8 @@ from typing import Any, Literal, Self, TypeVar, get_args, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flows import configfile
-from generator.finetune import FinetuneConfig
 from generator.policy import PolicyConfig
+from generator.rl.loop import FinetuneConfig
 from loop.errors import ConfigError
 from loop.novelty import Tolerances
 from loop.reward import RewardConfig

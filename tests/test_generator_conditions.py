@@ -16,12 +16,12 @@ from generator.budgets import FULL
 from generator.checkpoint import Checkpoint
 from generator.conditions import ConditionError, Sampling, numbers
 from generator.draw import draw
-from generator.finetune import FinetuneConfig
 from generator.guard import Guard
 from generator.likelihood import element_distribution, log_prob, space_group_logp
 from generator.model import CrystalFormer, ModelConfig
 from generator.policy import CrystalFormerGenerator, PolicyConfig
 from generator.reach import Prefixes, Reach, centring, reach
+from generator.rl.loop import FinetuneConfig
 from generator.sample import draw_space_groups, sample
 from generator.sequence import Crystals
 from generator.tokens import CrystalBatch, detokenize

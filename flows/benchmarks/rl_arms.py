@@ -22,8 +22,8 @@ from loop.validity import ValidityRules
 if TYPE_CHECKING:
     from flows.build import Builder
     from flows.surrogate import CampaignSurrogate
-    from generator.finetune import FinetuneConfig
     from generator.model import CrystalFormer
+    from generator.rl.loop import FinetuneConfig
     from generator.sample import Sample
     from loop.contracts import Progress
     from loop.values import Candidate
@@ -143,7 +143,7 @@ def _produce(
 def draw(model: CrystalFormer, n: int, seed: int) -> list[Candidate | None]:
     """Crystals of a policy at temperature 1, None where a sample is no crystal."""
     from generator.draw import draw as draw_samples
-    from generator.finetune import to_candidates
+    from generator.rl.loop import to_candidates
 
     drawn = draw_samples(model, n, np.random.default_rng(seed)).sample
     return to_candidates(drawn, policy="", round=0)
@@ -153,7 +153,7 @@ def _tuned(
     lab: Laboratory, name: str, seed: int, progress: Progress | None
 ) -> tuple[dict[str, Any], list[Candidate | None]]:
     """Reinforcement; the run's state is kept beside, so that a killed one goes on."""
-    from generator.finetune import Finetuner
+    from generator.rl.loop import Finetuner
 
     variant = VARIANTS[name]
     config, reward_config = variant.settings(lab.recipe)
@@ -204,7 +204,7 @@ def scored_pool(lab: Laboratory, seed: int) -> Pool:
 
 def _score_pool(lab: Laboratory, seed: int) -> Pool:
     from generator.draw import draw as draw_samples
-    from generator.finetune import to_candidates
+    from generator.rl.loop import to_candidates
 
     drawn = draw_samples(lab.base, lab.evaluations, np.random.default_rng(seed)).sample
     candidates = to_candidates(drawn, policy="", round=0)

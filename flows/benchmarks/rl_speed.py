@@ -146,7 +146,7 @@ def timed(work: Callable[[list[Structure]], Any], structures: list[Structure]) -
 def iteration_speed(builder: Builder, seed: int, threads: int) -> dict[str, Any]:
     """Seconds of one iteration after a first one, batch 100: drawing, reward, update (2 passes of 2 minibatches)."""
     from flows.benchmarks.rl_variants import RECIPE
-    from generator.finetune import Finetuner
+    from generator.rl.loop import Finetuner
 
     config = replace(RECIPE, batch_size=BATCH, minibatch_size=BATCH // 2, iterations=2)
     base = builder.generator.base

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from generator.finetune import FinetuneConfig
-from generator.finetune_drift import UNLIMITED
+from generator.rl.drift import UNLIMITED
+from generator.rl.loop import FinetuneConfig
 from loop.errors import ConfigError
 from loop.reward import RewardConfig, Term
 from loop.validity import ValidityRules

@@ -15,7 +15,7 @@ from torch import Tensor
 from loop.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from generator.finetune import Finetuner
+    from generator.rl.loop import Finetuner
 
 STATE = "finetune.safetensors"
 

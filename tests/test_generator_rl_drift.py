@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from generator.finetune import Finetuner, policy_log_prob
-from generator.finetune_drift import DriftLimits, drift, element_ratios, element_shares, keys, over_represented
-from generator.finetune_objectives import FinetuneConfig
-from generator.finetune_replay import Memory
 from generator.model import ModelConfig
+from generator.rl.config import FinetuneConfig
+from generator.rl.drift import DriftLimits, drift, element_ratios, element_shares, keys, over_represented
+from generator.rl.loop import Finetuner, policy_log_prob
+from generator.rl.replay import Memory
 from generator.sequence import Crystals
 from generator.tokens import CrystalBatch
 from loop.errors import ConfigError

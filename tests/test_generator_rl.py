@@ -9,11 +9,11 @@ import torch
 from pymatgen.symmetry.groups import sg_symbol_from_int_number
 
 from generator.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from generator.finetune import FinetuneConfig, Finetuner, Tilt, baselines, ppo_objective
-from generator.finetune_drift import UNLIMITED
-from generator.finetune_objectives import adapted, dpo_objective, ranked_pairs
 from generator.model import ModelConfig, Sampling
 from generator.policy import CrystalFormerGenerator, PolicyConfig
+from generator.rl.config import adapted, dpo_objective, ranked_pairs
+from generator.rl.drift import UNLIMITED
+from generator.rl.loop import FinetuneConfig, Finetuner, Tilt, baselines, ppo_objective
 from loop.contracts import Generator
 from loop.errors import CheckpointError
 from tests.test_generator_likelihood import SMALL, random_model

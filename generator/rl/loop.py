@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generator import finetune_state
-from generator.finetune_drift import SHARES_DECAY, drift, element_ratios, element_shares, keys, over_represented
-from generator.finetune_objectives import (
+from generator.likelihood import LogProb, log_prob, space_group_logp
+from generator.model import CrystalFormer
+from generator.rl import state as rl_state
+from generator.rl.config import (
     FinetuneConfig,
     Scored,
     adapted,
@@ -30,9 +31,8 @@ from generator.finetune_objectives import (
     objective_of,
     ppo_objective,
 )
-from generator.finetune_replay import Memory
-from generator.likelihood import LogProb, log_prob, space_group_logp
-from generator.model import CrystalFormer
+from generator.rl.drift import SHARES_DECAY, drift, element_ratios, element_shares, keys, over_represented
+from generator.rl.replay import Memory
 from generator.sample import Sample, draw_space_groups, sample
 from generator.sequence import Crystals
 from generator.tokens import detokenize_all
@@ -140,9 +140,9 @@ class Finetuner:
         Raises:
             CheckpointError: the folder holds a damaged state, or that of another base or other settings.
         """
-        path = None if folder is None else folder / finetune_state.STATE
+        path = None if folder is None else folder / rl_state.STATE
         if path is not None and path.exists():
-            finetune_state.load(self, path)
+            rl_state.load(self, path)
         while self.now.iteration < self.config.iterations and not self.now.stopped:
             row = self.iterate(reward, name, round)
             self.rows.append(row)
@@ -150,7 +150,7 @@ class Finetuner:
             if stopped:
                 self.now.stopped = row["stopped"] = stopped
             if path is not None:
-                finetune_state.save(self, path)
+                rl_state.save(self, path)
             if progress is not None:
                 progress("finetune", self.now.iteration, self.config.iterations, row)
         self.policy.space_group_logits.requires_grad_(False)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from generator.conditions import Sampling
-from generator.finetune_drift import DriftLimits
+from generator.rl.drift import DriftLimits
 from loop.errors import ConfigError
 
 Algorithm = Literal["imitation", "ppo", "reinforce", "dpo"]

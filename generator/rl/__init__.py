@@ -1,0 +1,1 @@
+"""Reinforcement fine-tuning: one algorithm per file, in the field's names."""

@@ -12,8 +12,9 @@ from typing import Any, Literal, Self, TypeVar, get_args, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flows import configfile
+from flows.upgrade import upgraded
 from generator.policy import PolicyConfig
-from generator.rl.loop import FinetuneConfig
+from generator.rl.config import FinetuneConfig
 from loop.errors import ConfigError
 from loop.novelty import Tolerances
 from loop.reward import RewardConfig
@@ -157,7 +158,7 @@ def read_config(source: str | Path, overrides: Mapping[str, Any] | None = None) 
     Raises:
         ConfigError: with every problem on a line of its own.
     """
-    return configfile.load(CampaignConfig, source, overrides)
+    return configfile.load(CampaignConfig, source, overrides, upgraded)
 
 
 def stored_config(directory: Path, overrides: Mapping[str, Any] | None = None) -> CampaignConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from flows import yaml_core
+from flows.console import note
 from loop.errors import ConfigError
 from loop.files import write_text
 
@@ -102,7 +103,16 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     return parsed
 
 
-def load(model: type[Model], source: str | Path | None, overrides: Mapping[str, Any] | None = None) -> Model:
+Upgrade = Callable[[Mapping[str, Any]], tuple[dict[str, Any], list[str]]]
+"""Settings of an earlier version to today's, with lines of advice."""
+
+
+def load(
+    model: type[Model],
+    source: str | Path | None,
+    overrides: Mapping[str, Any] | None = None,
+    upgrade: Upgrade | None = None,
+) -> Model:
     """Read a YAML file or preset (None: the defaults) into a model; `overrides` maps dotted keys to values.
 
     Raises:
@@ -115,6 +125,10 @@ def load(model: type[Model], source: str | Path | None, overrides: Mapping[str, 
             set_key(data, ".".join(SPELLINGS.get(part, part) for part in key.split(".")), spelled(value))
     except ConfigError as error:
         raise ConfigError(f"{source or 'settings'}: {error}") from None
+    if upgrade is not None:
+        data, advice = upgrade(data)
+        for line in advice:
+            note(f"{source or 'settings'}: {line}")
     return validate(model, data, str(source or "settings"))
 
 

@@ -72,7 +72,7 @@ def generate(
         ConditionError: conditions that cannot be met.
     """
     from generator.draw import draw
-    from generator.rl.loop import to_candidates
+    from generator.rl.rollout import to_candidates
 
     def report(kept: int, drawn: int) -> None:
         if progress is not None:

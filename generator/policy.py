@@ -13,7 +13,9 @@ from generator.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from generator.conditions import Sampling
 from generator.draw import Drawn, draw
 from generator.guard import Guard
-from generator.rl.loop import FinetuneConfig, Finetuner, to_candidates
+from generator.rl.config import FinetuneConfig
+from generator.rl.loop import Finetuner
+from generator.rl.rollout import to_candidates
 from loop.contracts import Progress, Reward
 from loop.errors import CheckpointError
 from loop.values import Candidate

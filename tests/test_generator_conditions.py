@@ -21,7 +21,7 @@ from generator.likelihood import element_distribution, log_prob, space_group_log
 from generator.model import CrystalFormer, ModelConfig
 from generator.policy import CrystalFormerGenerator, PolicyConfig
 from generator.reach import Prefixes, Reach, centring, reach
-from generator.rl.loop import FinetuneConfig
+from generator.rl.config import FinetuneConfig
 from generator.sample import draw_space_groups, sample
 from generator.sequence import Crystals
 from generator.tokens import CrystalBatch, detokenize

@@ -11,17 +11,21 @@ from pymatgen.symmetry.groups import sg_symbol_from_int_number
 from generator.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from generator.model import ModelConfig, Sampling
 from generator.policy import CrystalFormerGenerator, PolicyConfig
-from generator.rl.config import adapted, dpo_objective, ranked_pairs
+from generator.rl.config import FinetuneConfig, adapted
+from generator.rl.dpo import Dpo, dpo_objective, ranked_pairs
 from generator.rl.drift import UNLIMITED
-from generator.rl.loop import FinetuneConfig, Finetuner, Tilt, baselines, ppo_objective
+from generator.rl.loop import Finetuner, LogitBias
+from generator.rl.policy_gradient import baselines
+from generator.rl.ppo import Ppo, clip_fraction, ppo_objective
+from generator.rl.raft import Raft
+from generator.rl.reinforce import Reinforce
 from loop.contracts import Generator
 from loop.errors import CheckpointError
 from tests.test_generator_likelihood import SMALL, random_model
 
 # one thing at a time: what the recipe adds is switched on where it is tested
 PLAIN = {
-    "algorithm": "ppo",
-    "ratio": "crystal",
+    "algorithm": Ppo(ratio="crystal"),
     "tilt_learning_rate": 0.0,
     "space_group_learning_rate": 0.03,
     "kl_weight": 0.1,
@@ -94,8 +98,13 @@ def test_baselines():
 def test_moving_average_of_the_reference(base):
     """Means -1, -0.8, -0.5 give baselines -1, -0.99, -0.9655."""
     means, seen = iter((-1.0, -0.8, -0.5)), []
-    tuner = tuner_of(base, replace(CONFIG, iterations=3, batch_size=8, kl_weight=0.0, baseline="moving-average"))
-    assert tuner.config.baseline_decay == 0.95
+    tuner = tuner_of(
+        base,
+        replace(
+            CONFIG, iterations=3, batch_size=8, kl_weight=0.0, algorithm=Ppo(ratio="crystal", baseline="moving-average")
+        ),
+    )
+    assert tuner.config.algorithm.baseline_decay == 0.95
 
     def spread(candidates):
         seen.append(tuner.now.average)
@@ -106,11 +115,11 @@ def test_moving_average_of_the_reference(base):
 
 
 WAYS = {
-    "imitation": {"algorithm": "imitation"},
+    "raft": {"algorithm": Raft()},
     "crystals": {},
-    "parts": {"ratio": "part", "tilt_learning_rate": 0.1, "baseline": "space-group"},
-    "reinforce": {"algorithm": "reinforce", "epochs": 1},
-    "dpo": {"algorithm": "dpo", "dpo_beta": 0.1, "epochs": 3},
+    "parts": {"algorithm": Ppo(baseline="space-group"), "tilt_learning_rate": 0.1},
+    "reinforce": {"algorithm": Reinforce(), "epochs": 1},
+    "dpo": {"algorithm": Dpo(beta=0.1), "epochs": 3},
 }
 
 
@@ -153,6 +162,28 @@ def test_clipping_by_parts():
     np.testing.assert_allclose(moved.grad.numpy(), [[0.0, 0.5], [-1.0, -1.0]])  # only the part that went too far
 
 
+def test_clip_fraction_is_of_what_is_clipped_and_of_all_minibatches(base):
+    """Parts: one ratio of four is beyond 0.8 to 1.2; crystals: one of two."""
+    old = torch.log(torch.tensor([[0.5, 0.5], [0.5, 0.5]]))
+    logp = torch.log(torch.tensor([[0.75, 0.5], [0.55, 0.5]]))
+    assert clip_fraction(logp, old, 0.2) == pytest.approx(0.25)
+    assert clip_fraction(logp.sum(1), old.sum(1), 0.2) == pytest.approx(0.5)
+    moves = replace(CONFIG, iterations=1, epochs=2, minibatch_size=8, algorithm=Ppo(ratio="crystal", target_kl=1e9))
+    logged, seen = run(tuner_of(base, moves))[0]["clip_fraction"], []
+    tuner, step = tuner_of(base, moves), Finetuner.step
+
+    def watching(self, objective):
+        seen.append(1)
+        return step(self, objective)
+
+    tuner.step = watching.__get__(tuner)
+    run(tuner)
+    assert len(seen) == 8
+    # the first minibatch moves nothing yet and clips nothing: a mean over 8 of multiples of 1/8
+    assert 0 < logged < 1 - 1 / 8
+    assert logged * 64 == pytest.approx(round(logged * 64), abs=1e-4)
+
+
 def test_kl_coefficient_adapts():
     assert adapted(0.1, 3.0, None) == 0.1
     assert adapted(0.1, 2.2, 2.0) == pytest.approx(0.11)
@@ -162,7 +193,7 @@ def test_kl_coefficient_adapts():
 
 def test_tilt_moves_letters_and_elements_only(base):
     policy = copy.deepcopy(base.model)
-    tilt, before = Tilt(policy), policy.head.bias.detach().clone()
+    tilt, before = LogitBias(policy), policy.head.bias.detach().clone()
     policy.head.bias.grad = torch.ones_like(before)
     tilt.take_gradient()
     with torch.no_grad():
@@ -194,24 +225,26 @@ def test_anchor_keeps_space_groups_spread(base):
 
 
 def test_early_stop(base):
-    rows = run(tuner_of(base, replace(CONFIG, iterations=2, epochs=4, minibatch_size=16, kl_stop=0.0)))
+    rows = run(
+        tuner_of(
+            base,
+            replace(CONFIG, iterations=2, epochs=4, minibatch_size=16, algorithm=Ppo(ratio="crystal", target_kl=0.0)),
+        )
+    )
     assert all(row["updates"] == 2 for row in rows)  # one pass of two minibatches
 
 
 EVERYTHING = {
-    "ratio": "part",
+    "algorithm": Ppo(self_imitation=0.1, replay=8, baseline="moving-average"),
     "tilt_learning_rate": 0.02,
-    "replay": 8,
-    "replay_weight": 0.1,
     "repeat_discount": 0.5,
     "element_limit": 2.0,
     "kl_target": 0.5,
-    "baseline": "moving-average",
     "limits": replace(UNLIMITED, max_element_ratio=1e6),
 }
 
 
-RUNS = {"plain": {}, "everything": EVERYTHING, "dpo": {"algorithm": "dpo"}, "imitation": {"algorithm": "imitation"}}
+RUNS = {"plain": {}, "everything": EVERYTHING, "dpo": {"algorithm": Dpo()}, "raft": {"algorithm": Raft()}}
 
 
 @pytest.mark.parametrize("changes", RUNS.values(), ids=RUNS)
@@ -247,8 +280,8 @@ def test_wrong_anchor_and_settings_are_refused(base, tmp_path):
     other = Finetuner(copy.deepcopy(base.model), base.model, CONFIG, seed=3, anchor="0" * 64)
     with pytest.raises(CheckpointError, match="tuned against the base"):
         run(other, tmp_path)
-    with pytest.raises(CheckpointError, match="other settings of clip"):
-        run(tuner_of(base, replace(CONFIG, clip=0.3)), tmp_path)
+    with pytest.raises(CheckpointError, match="other settings of algorithm"):
+        run(tuner_of(base, replace(CONFIG, algorithm=Ppo(ratio="crystal", clip=0.3))), tmp_path)
     (tmp_path / "finetune.safetensors").write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match="damaged"):
         run(tuner_of(base), tmp_path)

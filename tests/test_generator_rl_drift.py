@@ -9,9 +9,13 @@ import torch
 
 from generator.model import ModelConfig
 from generator.rl.config import FinetuneConfig
+from generator.rl.dpo import Dpo
 from generator.rl.drift import DriftLimits, drift, element_ratios, element_shares, keys, over_represented
-from generator.rl.loop import Finetuner, policy_log_prob
-from generator.rl.replay import Memory
+from generator.rl.loop import Finetuner
+from generator.rl.ppo import Ppo
+from generator.rl.raft import Raft
+from generator.rl.replay import ReplayBuffer
+from generator.rl.rollout import policy_log_prob
 from generator.sequence import Crystals
 from generator.tokens import CrystalBatch
 from loop.errors import ConfigError
@@ -110,21 +114,21 @@ def test_a_drifting_run_stops_and_says_why(base):
 
 
 def test_repeats_are_discounted_within_and_across_batches():
-    memory = Memory(0)
+    memory = ReplayBuffer(0)
     rewards = np.array([1.0, 1.0, 0.5, -1.0, 0.0])
     np.testing.assert_allclose(memory.discounted(rewards, list("aabaa"), 0.5), [1.0, 0.5, 0.5, -1.0, 0.0])
     np.testing.assert_allclose(memory.discounted(rewards[:3], list("abc"), 0.5), [0.25, 0.5, 0.5])
 
 
 def test_the_best_are_kept_once_each():
-    memory = Memory(2)
+    memory = ReplayBuffer(2)
     batch = batch_of(SALT, LAMP, SALT, HOT)
     memory.keep(batch, np.array([0.5, 0.9, 0.6, 0.0]), keys(batch))
     assert memory.best_rewards.tolist() == [0.9, 0.6]
     memory.keep(batch_of(HOT), np.array([0.7]), keys(batch_of(HOT)))
     assert memory.best_rewards.tolist() == [0.9, 0.7]
     assert memory.best.G.tolist() == [221, 216]
-    other = Memory(2)
+    other = ReplayBuffer(2)
     other.restore({}, memory.best_keys, memory.tensors())
     assert other.best.A.tolist() == memory.best.A.tolist()
 
@@ -142,25 +146,28 @@ def rising(candidates):
 
 def test_replay_pulls_towards_the_best(base):
     """The same crystals, with and without self-imitation: what was kept becomes likelier by it."""
-    config = replace(CONFIG, algorithm="ppo", iterations=3, learning_rate=3e-3, kl_weight=0.0, limits=DriftLimits(99))
-    tuners = [tuned(base, replace(config, replay=4, replay_weight=weight), rising)[0] for weight in (0.0, 1.0)]
-    assert tuners[0].memory.best is None  # nothing is kept where nothing is imitated
-    crystals = Crystals.from_batch(tuners[1].memory.best, base.head.weight)
-    without, with_ = (policy_log_prob(t.policy, crystals, config).sum().item() for t in tuners)
+    config = replace(CONFIG, iterations=3, learning_rate=3e-3, kl_weight=0.0, limits=DriftLimits(99))
+    tuners = [tuned(base, replace(config, algorithm=Ppo(replay=4, self_imitation=w)), rising)[0] for w in (0.0, 1.0)]
+    assert tuners[0].replay.best is None  # nothing is kept where nothing is imitated
+    crystals = Crystals.from_batch(tuners[1].replay.best, base.head.weight)
+    without, with_ = (t.log_prob(crystals).sum().item() for t in tuners)
     assert with_ > without
 
 
-def test_imitation_learns_the_better_half(base):
+def test_raft_learns_the_better_half(base):
     """Maximum likelihood of the remembered crystals that are not below the mean; the others are left alone."""
     config = replace(CONFIG, iterations=6, epochs=4, learning_rate=3e-3, kl_weight=0.0, limits=DriftLimits(99))
     tuner, rows = tuned(base, config, rising)
-    memory = tuner.memory
+    memory = tuner.replay
     np.testing.assert_array_equal(memory.good, np.flatnonzero(memory.best_rewards >= np.mean(memory.best_rewards)))
     assert 0 < len(memory.good) < len(memory.best)
     gains = []
     for chosen in (memory.good, np.setdiff1d(np.arange(len(memory.best)), memory.good)):
         crystals = Crystals.from_batch(memory.best[chosen], base.head.weight)
-        ours, before = (policy_log_prob(m, crystals, config).sum(1).mean().item() for m in (tuner.policy, base))
+        ours, before = (
+            policy_log_prob(m, crystals, config.conditions, with_groups=True).sum(1).mean().item()
+            for m in (tuner.policy, base)
+        )
         gains.append(ours - before)
     assert gains[0] > gains[1] + 0.5
     assert rows[-1]["updates"] == 4
@@ -173,23 +180,24 @@ def test_nothing_rewarded_moves_nothing(base):
     assert all(torch.equal(a, b) for a, b in zip(tuner.policy.parameters(), base.parameters(), strict=True))
 
 
-def test_settings_of_former_campaigns_stay_valid():
-    """They say `replay: 0, replay_weight: 0.1`, with which nothing was replayed."""
-    assert not FinetuneConfig(algorithm="ppo", replay=0, replay_weight=0.1).imitates
-    assert FinetuneConfig(algorithm="ppo", replay=8, replay_weight=0.1).imitates
-
-
 @pytest.mark.parametrize(
     "changes",
     [
         {"iterations": 0},
-        {"clip": 0.0},
         {"kl_weight": -1.0},
         {"repeat_discount": 1.5},
         {"element_limit": -1.0},
-        {"replay": 0},
     ],
 )
 def test_nonsense_is_refused(changes):
     with pytest.raises(ConfigError, match=next(iter(changes))):
         FinetuneConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [(Raft, {"replay": 0}), (Ppo, {"clip": 0.0}), (Ppo, {"target_kl": -1.0}), (Dpo, {"beta": 0.0})],
+)
+def test_nonsense_options_of_an_algorithm_are_refused(kind, option):
+    with pytest.raises(ConfigError, match=next(iter(option))):
+        kind(**option)

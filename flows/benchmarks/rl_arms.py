@@ -23,14 +23,22 @@ if TYPE_CHECKING:
     from flows.build import Builder
     from flows.surrogate import CampaignSurrogate
     from generator.model import CrystalFormer
-    from generator.rl.loop import FinetuneConfig
+    from generator.rl.config import FinetuneConfig
     from generator.sample import Sample
     from loop.contracts import Progress
     from loop.values import Candidate
 
 CHUNK = 256
 CURVE = ["iteration", "reward", "valid", "known", "unique", "kl", "element_ratio", "group_share", "group_entropy"]
-CURVE += ["entropy", "mean_e_above_hull", "clipped", "kl_step", "seconds_sample", "seconds_reward", "seconds_update"]
+CURVE += [
+    "entropy",
+    "mean_e_above_hull",
+    "clip_fraction",
+    "approx_kl",
+    "seconds_sample",
+    "seconds_reward",
+    "seconds_update",
+]
 FRESH, LABELLED = (
     1000,
     5000,
@@ -143,7 +151,7 @@ def _produce(
 def draw(model: CrystalFormer, n: int, seed: int) -> list[Candidate | None]:
     """Crystals of a policy at temperature 1, None where a sample is no crystal."""
     from generator.draw import draw as draw_samples
-    from generator.rl.loop import to_candidates
+    from generator.rl.rollout import to_candidates
 
     drawn = draw_samples(model, n, np.random.default_rng(seed)).sample
     return to_candidates(drawn, policy="", round=0)
@@ -204,7 +212,7 @@ def scored_pool(lab: Laboratory, seed: int) -> Pool:
 
 def _score_pool(lab: Laboratory, seed: int) -> Pool:
     from generator.draw import draw as draw_samples
-    from generator.rl.loop import to_candidates
+    from generator.rl.rollout import to_candidates
 
     drawn = draw_samples(lab.base, lab.evaluations, np.random.default_rng(seed)).sample
     candidates = to_candidates(drawn, policy="", round=0)

@@ -43,7 +43,7 @@ from loop.values import Candidate
 
 if TYPE_CHECKING:
     from flows.surrogate import CampaignSurrogate
-    from generator.rl.loop import FinetuneConfig
+    from generator.rl.config import FinetuneConfig
     from loop.validity import ValidityRules
 
 UNREWARDED = "no-novelty"  # as the paper's: known crystals earn as new ones do

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from generator.rl.config import FinetuneConfig
+from generator.rl.dpo import Dpo
 from generator.rl.drift import UNLIMITED
-from generator.rl.loop import FinetuneConfig
+from generator.rl.ppo import Ppo
+from generator.rl.reinforce import Reinforce
 from loop.errors import ConfigError
 from loop.reward import RewardConfig, Term
 from loop.validity import ValidityRules
@@ -19,7 +22,7 @@ LINEAR = Term("e_above_hull", "minimise", low=-1.0, high=2.0, shape=1.0, source=
 LEARNED = replace(STEEP, source="surrogate")  # the relaxed distance, as a surrogate believes
 REWARD = RewardConfig(terms=(STEEP,), known_factor=0.0, duplicate_factor=0.0)
 RECIPE = FinetuneConfig(iterations=96)
-POLICY_GRADIENT: dict[str, Any] = {"algorithm": "ppo", "space_group_anchor": 0.3}
+ANCHORED: dict[str, Any] = {"space_group_anchor": 0.3}
 UNGUARDED: dict[str, Any] = {
     "floor": None,
     "abstain_on_sparse_hulls": False,
@@ -56,18 +59,14 @@ VARIANTS = {
         "CrystalFormer-RL as published: E_hull reward, whole-batch PPO with the crystal's ratio clipped, moving "
         "average, p(g) fixed, no novelty, no guards",
         {
-            "algorithm": "ppo",
+            "algorithm": Ppo(ratio="crystal", baseline="moving-average", normalize_advantage=False, target_kl=1e9),
             "batch_size": 100,
             "minibatch_size": 100,
             "epochs": 5,
-            "ratio": "crystal",
-            "baseline": "moving-average",
-            "standardise": False,
             "learn_space_groups": False,
             "tilt_learning_rate": 0.0,
             "learning_rate": 1e-4,
             "kl_weight": 0.1 / (LINEAR.high - LINEAR.low),
-            "kl_stop": 1e9,
             "space_group_anchor": 0.0,
             "repeat_discount": 1.0,
             "element_limit": None,
@@ -76,12 +75,16 @@ VARIANTS = {
         {"terms": (LINEAR,), "known_factor": 1.0, "duplicate_factor": 1.0, **UNGUARDED},
         NO_RULES,
     ),
-    PPO: Variant("PPO, ratios clipped by parts, baseline leave-one-out", POLICY_GRADIENT),
-    "group-baseline": Variant("the same, baseline by space group", POLICY_GRADIENT | {"baseline": "space-group"}),
-    "crystal-ratio": Variant("the same as ppo, the crystal's ratio clipped", POLICY_GRADIENT | {"ratio": "crystal"}),
-    "reinforce": Variant("REINFORCE, one pass", POLICY_GRADIENT | {"algorithm": "reinforce", "epochs": 1}),
-    "dpo": Variant("DPO on pairs ranked by reward", POLICY_GRADIENT | {"algorithm": "dpo"}),
-    "replay": Variant("ppo with self-imitation beside it", POLICY_GRADIENT | {"replay_weight": 1.0}),
+    PPO: Variant("PPO, ratios clipped by parts, baseline leave-one-out", ANCHORED | {"algorithm": Ppo()}),
+    "group-baseline": Variant(
+        "the same, baseline by space group", ANCHORED | {"algorithm": Ppo(baseline="space-group")}
+    ),
+    "crystal-ratio": Variant(
+        "the same as ppo, the crystal's ratio clipped", ANCHORED | {"algorithm": Ppo(ratio="crystal")}
+    ),
+    "reinforce": Variant("REINFORCE, one pass", ANCHORED | {"algorithm": Reinforce(), "epochs": 1}),
+    "dpo": Variant("DPO on pairs ranked by reward", ANCHORED | {"algorithm": Dpo()}),
+    "replay": Variant("ppo with self-imitation beside it", ANCHORED | {"algorithm": Ppo(self_imitation=1.0)}),
     "no-novelty": Variant(
         "known crystals and repeats earn as new ones do",
         {"repeat_discount": 1.0},

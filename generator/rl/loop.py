@@ -1,10 +1,11 @@
-"""Reinforcement fine-tuning with a KL term to the frozen base: draw, score, update, again.
+"""Reinforcement fine-tuning with a KL term to the frozen reference policy: draw, score, update, again.
 
-Objective of CrystalFormer-RL (arXiv 2504.02367): maximise E[r(x) - tau ln(p(x) / p_base(x))]. Differences from the
+Objective of CrystalFormer-RL (arXiv 2504.02367): maximise E[r(x) - tau ln(p(x) / p_ref(x))]. Differences from the
 released code, each for a reason given in its place: the KL term carries no gradient of its own inside the advantage,
 log-probabilities are exactly those of what was drawn, baselines leave the crystal itself out, updates use minibatches
-and stop early when the policy has moved far, and everything needed to go on after a kill is kept. By default the update
-is imitation (`Finetuner._imitate`): policy gradients follow the reward to where its potential errs.
+and stop early when the policy has moved far, and everything needed to resume after a kill is kept. How the policy is
+updated is up to the algorithm: `raft` (default), `ppo`, `reinforce`, `dpo`, one file each. docs/rl.md explains each
+logged number.
 """
 
 from __future__ import annotations
@@ -20,55 +21,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generator.likelihood import LogProb, log_prob, space_group_logp
+from generator.likelihood import space_group_logp
 from generator.model import CrystalFormer
 from generator.rl import state as rl_state
-from generator.rl.config import (
-    FinetuneConfig,
-    Scored,
-    adapted,
-    baselines,
-    objective_of,
-    ppo_objective,
-)
+from generator.rl.config import FinetuneConfig, adapted
 from generator.rl.drift import SHARES_DECAY, drift, element_ratios, element_shares, keys, over_represented
-from generator.rl.replay import Memory
+from generator.rl.replay import ReplayBuffer
+from generator.rl.rollout import Rollout, policy_log_prob, to_candidates
 from generator.sample import Sample, draw_space_groups, sample
 from generator.sequence import Crystals
-from generator.tokens import detokenize_all
 from loop.contracts import Progress, Reward
-from loop.values import Candidate, Origin
 
-__all__ = ["FinetuneConfig", "Finetuner", "baselines", "policy_log_prob", "ppo_objective", "to_candidates"]
-BASE_BATCHES = 4  # drawn from the base, for the element shares that the policy's are compared with
+BASE_BATCHES = 4  # drawn from the reference, for the element shares that the policy's are compared with
 
 
-def policy_log_prob(model: CrystalFormer, crystals: Crystals, config: FinetuneConfig, groups: int = 4) -> Tensor:
-    """Log-probabilities (n, parts) of what the policy chose: letters, elements, coordinates, cell, and g if it learns.
-
-    Crystals of alike length are scored together: most of one batch would be padding.
-    """
-    order = torch.argsort((crystals.W > 0).sum(1), stable=True)
-    parts = [_parts(log_prob(model, crystals[rows], config.conditions), config) for rows in order.chunk(groups)]
-    return torch.cat(parts)[torch.argsort(order)]
-
-
-def _parts(logp: LogProb, config: FinetuneConfig) -> Tensor:
-    chosen = [logp.w, logp.a, logp.xyz, logp.l]
-    return torch.stack([*chosen, logp.g] if config.learn_space_groups else chosen, dim=1)
-
-
-def to_candidates(drawn: Sample, *, policy: str, round: int, source: str = "policy") -> list[Candidate | None]:
-    """Candidates of a sample, None where the tokens are no crystal (a cell without volume)."""
-    logp = drawn.logp.total.double().cpu().tolist()
-    groups = drawn.batch.G.tolist()
-    return [
-        None if structure is None else Candidate(structure, Origin(source, g, policy, p), round)
-        for structure, g, p in zip(detokenize_all(drawn.batch), groups, logp, strict=True)
-    ]
-
-
-class Tilt:
+class LogitBias:
     """Biases of the letters' and elements' logits, to be moved at a rate of their own.
 
     Few numbers with direct credit, as the logits of p(g) are: which elements pay, and when to stop, is learned long
@@ -82,19 +49,19 @@ class Tilt:
         self.value = torch.zeros(len(self.at), dtype=self.bias.dtype, device=self.bias.device, requires_grad=True)
 
     def take_gradient(self) -> None:
-        """The gradient of the biases is that of the tilt."""
+        """The gradient of the biases is that of the step to take."""
         self.value.grad = None if self.bias.grad is None else self.bias.grad[self.at].clone()
 
     def fold(self) -> None:
-        """Put the step into the biases; the tilt starts at 0 again."""
+        """Put the step into the biases; it starts at 0 again."""
         with torch.no_grad():
             self.bias[self.at] += self.value
             self.value.zero_()
 
 
 @dataclass
-class Progressing:
-    """Numbers that change as the fine-tuning goes on, apart from weights: all of them survive a kill."""
+class TrainState:
+    """Numbers that change during fine-tuning, apart from weights: all of them survive a kill."""
 
     kl_weight: float
     iteration: int = 0
@@ -122,20 +89,19 @@ class Finetuner:
             # p(g) is a buffer: its maximum-likelihood estimate is a count, only rewards move it by gradients
             policy.space_group_logits.requires_grad_(True)
             groups.append({"params": [policy.space_group_logits], "lr": config.space_group_learning_rate})
-        self.tilt = Tilt(policy) if config.tilt_learning_rate > 0 else None
+        self.tilt = LogitBias(policy) if config.tilt_learning_rate > 0 else None
         if self.tilt is not None:
             groups.append({"params": [self.tilt.value], "lr": config.tilt_learning_rate})
         self.optimizer = torch.optim.Adam(groups)
-        self.objective = objective_of(config)
-        self.now = Progressing(config.kl_weight)
-        self.memory = Memory(config.replay if config.imitates else 0)
+        self.now = TrainState(config.kl_weight)
+        self.replay = ReplayBuffer(config.algorithm.replay_capacity)
         self.rows: list[dict[str, Any]] = []
         self.seed = seed
 
     def run(
         self, reward: Reward, *, name: str, round: int, progress: Progress | None, folder: Path | None
     ) -> list[dict[str, Any]]:
-        """Go on to the last iteration, or until a limit is passed; returns the rows of all of them.
+        """Continue to the last iteration, or until a limit is passed; returns the rows of all of them.
 
         Raises:
             CheckpointError: the folder holds a damaged state, or that of another base or other settings.
@@ -168,8 +134,8 @@ class Finetuner:
         clock.append(time.monotonic())
         row = {"iteration": self.now.iteration, "reward": float(rewards.mean()), "reward_std": float(rewards.std())}
         names = keys(drawn.batch)
-        earned, watched = self._shape(drawn, rewards, names)
-        row |= watched | self.update(drawn, earned, groups, names)
+        shaped, watched = self._shape(drawn, rewards, names)
+        row |= watched | self.update(drawn, shaped, groups, names)
         row |= _named(_means(components))
         row["crystals"] = sum(c is not None for c in candidates) / len(candidates)
         clock.append(time.monotonic())
@@ -180,7 +146,7 @@ class Finetuner:
 
     @cached_property
     def base_shares(self) -> np.ndarray:
-        """Share of the base's crystals that hold each element, (119,)."""
+        """Share of the reference's crystals that hold each element, (119,)."""
         n = BASE_BATCHES * self.config.batch_size
         return element_shares(self._draw(self.base, np.random.default_rng(self.seed), n)[0].batch)
 
@@ -197,75 +163,73 @@ class Finetuner:
         now.shares = running.tolist()
         watches = config.element_limit is not None or config.limits.max_element_ratio is not None
         ratios = element_ratios(running, self.base_shares) if watches else np.ones_like(running)
-        earned = self.memory.discounted(rewards, names, config.repeat_discount)
+        shaped = self.replay.discounted(rewards, names, config.repeat_discount)
         if config.element_limit is not None:
             factors = over_represented(batch, ratios, config.element_limit)
-            earned = np.where(earned > 0, earned * factors, earned)
+            shaped = np.where(shaped > 0, shaped * factors, shaped)
         p_groups = space_group_logp(self.policy, config.conditions).exp().detach().double().cpu().numpy()
-        return earned, drift(batch, ratios, p_groups) | {"reward_earned": float(earned.mean())}
+        return shaped, drift(batch, ratios, p_groups) | {"shaped_reward": float(shaped.mean())}
 
     def update(self, drawn: Sample, rewards: np.ndarray, groups: np.ndarray, names: list[str]) -> dict[str, float]:
         """Move the policy towards crystals that did better than others; `names` are the keys of what was drawn."""
         config, now = self.config, self.now
         crystals = Crystals.from_batch(drawn.batch, self.policy.head.weight)
         with torch.no_grad():
-            old = policy_log_prob(self.policy, crystals, config)
-            base = policy_log_prob(self.base, crystals, config).sum(1)
-        kl = (old.sum(1) - base).double().cpu().numpy()
+            old = self.log_prob(crystals)
+            reference = self._log_prob(self.base, crystals).sum(1)
+        kl = (old.sum(1) - reference).double().cpu().numpy()
         # The KL term is part of the reward: compared with its own baseline, and without a gradient of its own.
         penalised = rewards - now.kl_weight * kl
-        self.memory.keep(drawn.batch, np.where(rewards > 0, penalised, 0.0), names)
-        mean, decay = float(penalised.mean()), config.baseline_decay
-        now.average = mean if now.average is None else decay * now.average + (1 - decay) * mean
-        stepped: dict[str, float]
-        if config.algorithm == "imitation":
-            stepped = {"updates": self._imitate(len(groups))}
-        else:
-            advantage = penalised - baselines(penalised, groups, config.baseline, now.average)
-            if config.standardise:
-                advantage = advantage / (advantage.std() + 1e-6)
-            tensor = lambda values: torch.as_tensor(values, dtype=old.dtype, device=old.device)  # noqa: E731
-            stepped = self._epochs(crystals, Scored(old, base, tensor(penalised), tensor(advantage)))
+        self.replay.keep(drawn.batch, np.where(rewards > 0, penalised, 0.0), names)
+        stepped = config.algorithm.update(self, Rollout(crystals, groups, old, reference, penalised))
         logp, weight = float(old.sum(1).mean()), now.kl_weight
         now.kl_weight = adapted(weight, float(kl.mean()), config.kl_target)
         measured = {"kl": float(kl.mean()), "kl_weight": weight, "logp": logp, "entropy": -logp}
         return measured | stepped
 
-    def _imitate(self, n: int) -> int:
-        """Maximum likelihood of remembered crystals, in as many minibatches as `n` drawn ones have; returns these.
+    # what algorithms use: `generator.rl.learner.Learner` --------------------------------------------------------------
 
-        Samples of a policy near the base that pass the reward are mostly right; policy gradients go on to where the
-        reward errs (`discovery-loop benchmark rl`, judged by a second potential). Reward-ranked fine-tuning,
-        arXiv 2304.06767, over all that was drawn so far instead of the last batch.
-        """
-        if not len(self.memory.good):
-            return 0
-        updates = self.config.epochs * max(1, n // self.config.minibatch_size)
-        for _ in range(updates):
-            self._step(self._recalled() + self._extras())
-        return updates
+    @property
+    def reward_average(self) -> float | None:
+        """Running mean of shaped rewards."""
+        return self.now.average
 
-    def _epochs(self, crystals: Crystals, scored: Scored) -> dict[str, float]:
-        """Minibatch updates; returns KL to the sampling policy, share of clipped ratios, number of updates."""
-        config, n, updates = self.config, len(crystals), 0
-        moved = clipped = 0.0
-        for _ in range(config.epochs):
-            estimates = []
-            for rows in np.array_split(self.rng.permutation(n), max(1, n // config.minibatch_size)):
-                at = torch.as_tensor(rows, device=scored.old.device)
-                logp = policy_log_prob(self.policy, crystals[at], config)
-                self._step(self.objective(logp, scored[at]) + self._extras())
-                updates += 1
-                change = (logp - scored.old[at]).detach().sum(1)
-                # E[exp(d) - 1 - d] >= 0 is an estimate of the KL divergence of small variance
-                estimates.append((change.exp() - 1 - change).mean().item())
-                clipped = ((change.exp() - 1).abs() > config.clip).float().mean().item()
-            moved = float(np.mean(estimates))
-            if moved > config.kl_stop:
-                break
-        return {"kl_step": moved, "clipped": clipped, "updates": updates}
+    @reward_average.setter
+    def reward_average(self, value: float | None) -> None:
+        self.now.average = value
 
-    def _step(self, objective: Tensor) -> None:
+    def log_prob(self, crystals: Crystals) -> Tensor:
+        """Log-probabilities (n, parts) under the policy."""
+        return self._log_prob(self.policy, crystals)
+
+    def _log_prob(self, model: CrystalFormer, crystals: Crystals) -> Tensor:
+        return policy_log_prob(model, crystals, self.config.conditions, with_groups=self.config.learn_space_groups)
+
+    def replayed_log_prob(self) -> Tensor:
+        """Mean log-probability (scalar, nats) of some of the good crystals in the replay buffer."""
+        good, kept = self.replay.good, self.replay.best
+        if kept is None or not len(good):
+            return torch.zeros((), dtype=self.policy.dtype, device=self.policy.device)
+        rows = self.rng.choice(good, size=min(len(good), self.config.minibatch_size), replace=False)
+        return self.log_prob(Crystals.from_batch(kept[rows], self.policy.head.weight)).sum(1).mean()
+
+    def steps_per_pass(self, n: int) -> int:
+        """Minibatches in a pass over n crystals."""
+        return max(1, n // self.config.minibatch_size)
+
+    def minibatches(self, n: int) -> list[np.ndarray]:
+        """One pass over n rows, in random order."""
+        return np.array_split(self.rng.permutation(n), self.steps_per_pass(n))
+
+    def passes(self) -> int:
+        """Passes over a batch."""
+        return self.config.epochs
+
+    def step(self, objective: Tensor) -> None:
+        """Ascend the gradient of the objective and of the nearness of p(g) to the reference's."""
+        config = self.config
+        if config.space_group_anchor > 0 and config.learn_space_groups:
+            objective = objective - config.space_group_anchor * self._anchor()
         self.optimizer.zero_grad(set_to_none=True)
         (-objective).backward()
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
@@ -275,27 +239,8 @@ class Finetuner:
         if self.tilt is not None:
             self.tilt.fold()
 
-    def _extras(self) -> Tensor:
-        """What is maximised besides: nearness of p(g) to the base's, log-probability of the best crystals so far."""
-        config = self.config
-        total = torch.zeros((), dtype=self.policy.dtype, device=self.policy.device)
-        if config.space_group_anchor > 0 and config.learn_space_groups:
-            total = total - config.space_group_anchor * self._anchor()
-        if config.algorithm != "imitation" and config.imitates:
-            total = total + config.replay_weight * self._recalled()
-        return total
-
-    def _recalled(self) -> Tensor:
-        """Mean log-probability (scalar, nats) of some of the good crystals in memory."""
-        good, memory = self.memory.good, self.memory.best
-        if memory is None or not len(good):
-            return torch.zeros((), dtype=self.policy.dtype, device=self.policy.device)
-        rows = self.rng.choice(good, size=min(len(good), self.config.minibatch_size), replace=False)
-        crystals = Crystals.from_batch(memory[rows], self.policy.head.weight)
-        return policy_log_prob(self.policy, crystals, self.config).sum(1).mean()
-
     def _anchor(self) -> Tensor:
-        """KL divergence (scalar, nats) of p(g) from the base's, exactly.
+        """KL divergence (scalar, nats) of p(g) from that of the reference, exactly.
 
         Without it p(g) ends in the one space group that pays best, since nothing stops a policy-gradient from making a
         good choice certain. With weight w the groups settle at p_base(g) exp(A(g) / w), where A(g) is the mean

@@ -1,4 +1,4 @@
-"""What a fine-tuning remembers of earlier batches: which crystals earned how often, and the best of them."""
+"""The replay buffer: which crystals of earlier batches were rewarded how often, and the best of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from generator.tokens import CrystalBatch
 FIELDS = ("G", "W", "A", "XYZ", "L")
 
 
-class Memory:
+class ReplayBuffer:
     """How often each key was rewarded, and the best crystals with distinct keys."""
 
     def __init__(self, capacity: int) -> None:
@@ -37,7 +37,7 @@ class Memory:
         return out
 
     def keep(self, batch: CrystalBatch, rewards: np.ndarray, keys: Sequence[str]) -> None:
-        """Take up the best crystals, one a key."""
+        """Take up the best crystals, one per key."""
         if self.capacity == 0:
             return
         merged = batch if self.best is None else CrystalBatch.concatenate([self.best, batch])

@@ -21,20 +21,20 @@ STATE = "finetune.safetensors"
 
 
 def save(tuner: Finetuner, path: Path) -> None:
-    """Write policy, optimiser, memory, random state and counters, atomically."""
+    """Write policy, optimiser, replay buffer, random state and counters, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"policy.{k}": v.detach().contiguous() for k, v in tuner.policy.state_dict().items()}
     for index, state in tuner.optimizer.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    tensors |= {f"memory.{k}": v.contiguous() for k, v in tuner.memory.tensors().items()}
+    tensors |= {f"memory.{k}": v.contiguous() for k, v in tuner.replay.tensors().items()}
     text = {
         "anchor": tuner.anchor,
         "config": asdict(tuner.config),
         "now": asdict(tuner.now),
         "rows": tuner.rows,
         "rng": tuner.rng.bit_generator.state,
-        "seen": tuner.memory.counts,
-        "best": tuner.memory.best_keys,
+        "seen": tuner.replay.counts,
+        "best": tuner.replay.best_keys,
     }
     part = path.with_name(path.name + ".part")
     save_file(tensors, part, metadata={"state": json.dumps(text)})
@@ -42,7 +42,7 @@ def save(tuner: Finetuner, path: Path) -> None:
 
 
 def load(tuner: Finetuner, path: Path) -> None:
-    """Go back to a saved state.
+    """Restore a saved state.
 
     Raises:
         CheckpointError: damaged, or of another base model or other settings.
@@ -78,7 +78,7 @@ def restore(tuner: Finetuner, text: dict[str, Any], tensors: dict[str, Tensor]) 
         index, name = key.split(".")
         state.setdefault(int(index), {})[name] = value
     tuner.optimizer.load_state_dict({"state": state, "param_groups": tuner.optimizer.state_dict()["param_groups"]})
-    tuner.memory.restore(text["seen"], text["best"], part("memory."))
+    tuner.replay.restore(text["seen"], text["best"], part("memory."))
     tuner.now = type(tuner.now)(**text["now"])
     tuner.rows = text["rows"]
     tuner.rng.bit_generator.state = text["rng"]

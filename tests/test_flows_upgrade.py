@@ -1,0 +1,69 @@
+"""Settings of version 0.1 are read as what they meant, with one line of advice."""
+
+import pytest
+
+from flows.config import read_config
+from flows.upgrade import upgraded
+from generator.rl.ppo import Ppo
+from generator.rl.raft import Raft
+from loop.errors import ConfigError
+
+OLD = {  # as version 0.1 wrote every option, those that the algorithm never read among them
+    "algorithm": "ppo",
+    "iterations": 7,
+    "clip": 0.1,
+    "ratio": "crystal",
+    "kl_stop": 0.4,
+    "baseline": "moving-average",
+    "baseline_decay": 0.9,
+    "standardise": False,
+    "dpo_beta": 0.1,
+    "replay": 0,
+    "replay_weight": 0.1,
+}
+
+
+def config_of(tmp_path, finetune, overrides=None):
+    import yaml
+
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"generator": {"finetune": finetune}}))
+    return read_config(tmp_path / "c.yaml", overrides).generator.finetune
+
+
+def test_flat_options_move_below_their_algorithm(tmp_path, capsys):
+    config = config_of(tmp_path, OLD)
+    expected = Ppo(
+        clip=0.1,
+        ratio="crystal",
+        target_kl=0.4,
+        baseline="moving-average",
+        baseline_decay=0.9,
+        normalize_advantage=False,
+    )
+    assert config.algorithm == expected
+    assert config.iterations == 7
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "is read as algorithm: {kind: ppo, clip: 0.1" in line
+
+
+def test_imitation_is_raft(tmp_path):
+    assert config_of(tmp_path, {"algorithm": "imitation", "replay": 99, "clip": 0.3}).algorithm == Raft(replay=99)
+    assert config_of(tmp_path, {"replay": 12}).algorithm == Raft(replay=12)
+    assert config_of(tmp_path, {"algorithm": "ppo"}, {"generator.finetune.clip": 0.3}).algorithm == Ppo(clip=0.3)
+
+
+def test_todays_form_is_left_alone_and_told_nothing(tmp_path, capsys):
+    for algorithm in ("ppo", {"kind": "ppo"}):
+        assert config_of(tmp_path, {"algorithm": algorithm}).algorithm == Ppo()
+    assert config_of(tmp_path, {}).algorithm == Raft()
+    assert capsys.readouterr().err == ""
+    assert upgraded({"generator": 3}) == ({"generator": 3}, [])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "message"),
+    [({"kind": "raft", "clip": 0.1}, "clip: unknown key"), ("pppo", "raft"), ({"kind": "ppo", "clip": 2.0}, "clip in")],
+)
+def test_an_option_that_the_algorithm_does_not_have_is_refused(tmp_path, algorithm, message):
+    with pytest.raises(ConfigError, match=message):
+        config_of(tmp_path, {"algorithm": algorithm})

@@ -175,11 +175,13 @@ def test_both_spellings_are_understood(tmp_path):
         "reward: {terms: [{property: bulk_modulus, goal: maximize, low: 0, high: 300}]}\n"
         "selection: {objectives: [{name: bulk_modulus, goal: minimize}]}\n"
     )
-    config = read_config(tmp_path / "c.yaml", {"generator.finetune.standardize": False})
+    config = read_config(
+        tmp_path / "c.yaml", {"generator.finetune.algorithm": "ppo", "generator.finetune.standardize": False}
+    )
     assert config.campaign.maximise is False
     assert config.reward.terms[0].goal == "maximise"
     assert config.selection.objectives[0].goal == "minimise"
-    assert config.generator.finetune.standardise is False
+    assert config.generator.finetune.algorithm.normalize_advantage is False
 
 
 def test_false_for_nobelium_is_explained():

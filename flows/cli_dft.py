@@ -65,13 +65,13 @@ def dft(
     from flows.dft import dft_table
     from flows.outputs import check_file
     from flows.screening import statuses_of
-    from loop.crystals import read_crystals
+    from flows.tables import read_input
     from oracles.dft import ALL, DftConfig, DftOracle
     from oracles.dft_process import Resources
 
     if not output.name.endswith((".csv", ".csv.gz")):
         raise InputError(f"expected a name ending in .csv or .csv.gz, got {output}")
-    check_file(output)
+    check_file(output, input)
     asked = [] if energy_only else [item.value for item in property or What]
     config = DftConfig(
         preset=preset.value,
@@ -84,7 +84,7 @@ def dft(
     )
     oracle = DftOracle(config)
     with progress() as report:
-        frame = dft_table(read_crystals(input), oracle, output, report)
+        frame = dft_table(read_input(input), oracle, output, report)
     summary: dict[str, Any] = {"rows": len(frame), "statuses": statuses_of(frame)}
     emit({**summary, "energy_type": str(oracle.energy_type), "output": str(output)}, json)
 
@@ -97,11 +97,11 @@ def dft_inputs(
 ) -> None:
     """Write inputs of relaxation, static run and dielectric response for VASP or Quantum ESPRESSO."""
     from flows.outputs import check_folder
-    from loop.crystals import read_crystals
+    from flows.tables import read_input
     from oracles.dft_inputs import write_inputs
 
     check_folder(output)
-    table = read_crystals(input)
+    table = read_input(input)
     folders = write_inputs(table.readable(), output, code.value)
     emit({"crystals": len(folders), "unreadable": len(table.failures), "output": str(output)}, json)
 

@@ -53,7 +53,7 @@ class PluralCommand(TyperCommand):
 
 def generate(
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="Number of crystals.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="CSV, CSV.gz, extxyz, or a folder of CIFs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write, or another format by the ending.")],
     seed: Annotated[int, typer.Option(help="The same seed gives the same crystals.")] = 0,
     checkpoint: Checkpoint = None,
     spacegroup: Annotated[
@@ -129,8 +129,8 @@ def generate(
 
 
 def likelihood(
-    input: Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, extxyz, CIFs.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write.")],
+    input: Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, or what ASE reads.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write, or another format by the ending.")],
     checkpoint: Checkpoint = None,
     compat: Annotated[bool, typer.Option("--compat", help="The published definition, for imported models.")] = False,
     as_written: Annotated[
@@ -142,16 +142,15 @@ def likelihood(
 ) -> None:
     """Log-probabilities of crystals in nats: logp_w, logp_a, logp_xyz, logp_l and their sum, given the space group."""
     from flows import generation
-    from flows.outputs import check_file
-    from loop.crystals import read_crystals
-    from loop.files import write_text
+    from flows.outputs import check_crystals
+    from flows.tables import read_input, write_output
 
-    check_file(output)
+    check_crystals(output, input)
     with progress() as report:
         model = generation.load_model(checkpoint, device, dtype.value)
-        table = read_crystals(input)
+        table = read_input(input)
         frame = generation.likelihoods(model, table, compat, report, as_written=as_written)
-    write_text(output, frame.to_csv(index=False, lineterminator="\n"))
+    write_output(output, table, frame)
     good = frame[frame["status"] == "ok"]
     means = {f"mean_{name}": float(good[name].mean()) for name in good.columns if name.startswith("logp")}
     statuses = generation.status_counts(frame)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flows.console import Reporter
     from flows.journal import Journal
 
-Input = Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, extxyz, CIF, folder.")]
+Input = Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, or what ASE reads.")]
 Potential = Annotated[str, typer.Option(help="chgnet, mace:NAME, mace:PATH, or an ASE calculator as module:Class.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a MACE file, which is a pickle and can run code.")]
@@ -30,7 +30,7 @@ MaxSteps = Annotated[int, typer.Option(min=0, help="Most steps of a relaxation."
 
 def relax(
     input: Input,
-    output: Annotated[Path, typer.Option("--output", "-o", help="CSV, CSV.gz, extxyz, or a folder of CIFs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write, or another format by the ending.")],
     potential: Potential = "chgnet",
     fmax: Fmax = 0.05,
     smax: Smax = 0.5,
@@ -48,19 +48,19 @@ def relax(
     from flows import screening
     from flows.journal import Journal
     from flows.outputs import check_crystals
-    from loop.crystals import read_crystals, write_crystals
+    from flows.tables import read_input, write_output
     from oracles.potentials import load_potential
     from oracles.relax import RelaxConfig
 
-    check_crystals(output)
+    check_crystals(output, input)
     config = RelaxConfig(fmax, smax, max_steps, time_limit, relax_cell=not fixed_cell)
     with progress() as report:
-        table = read_crystals(input)
+        table = read_input(input)
         loaded = load_potential(potential, device=device, trust=trust)
         with Journal(output, screening.relax_settings(loaded, config)) as journal:
             tell_resumed(journal, report)
             frame, structures = screening.relax_table(table, loaded, config, report, journal)
-            write_crystals(output, table.ids, structures, frame)
+            write_output(output, table, frame, structures)
     statuses = screening.statuses_of(frame)
     emit({"rows": len(frame), "statuses": statuses, "potential": str(loaded.energy_type), "output": str(output)}, json)
     insist(frame)
@@ -86,8 +86,13 @@ cli_references.register(hull_app)
 @hull_app.callback()
 def hull(
     context: typer.Context,
-    input: Annotated[Path | None, typer.Option("--input", "-i", help="Crystals: CSV, extxyz, CIF, folder.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="CSV to write.")] = None,
+    input: Annotated[
+        Path | None,
+        typer.Option("--input", "-i", help="Crystals: CSV with a cif column, or what ASE reads."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="CSV to write, or another format by the ending.")
+    ] = None,
     potential: Potential = "chgnet",
     relax_first: Annotated[bool, typer.Option("--relax", help="Relax before: cell and positions.")] = False,
     reference: Annotated[
@@ -107,24 +112,23 @@ def hull(
         raise typer.BadParameter("give --input and --output")
     from flows import screening
     from flows.journal import Journal
-    from flows.outputs import check_file
-    from loop.crystals import read_crystals
-    from loop.files import write_text
+    from flows.outputs import check_crystals
+    from flows.tables import read_input, write_output
     from oracles.potentials import load_potential
     from oracles.references import load_references
     from oracles.relax import RelaxConfig
 
-    check_file(output)
+    check_crystals(output, input)
     with progress() as report:
-        table = read_crystals(input)
+        table = read_input(input)
         references = load_references(None if reference in (None, "shipped") else reference)
         loaded = load_potential(potential, device=device, trust=trust)
         config = RelaxConfig() if relax_first else None
         settings = screening.hull_settings(loaded, config)
         with Journal(output, settings) as journal:
             tell_resumed(journal, report)
-            frame = screening.hull_table(table, loaded, references, config, report, journal=journal)
-            write_text(output, frame.to_csv(index=False, lineterminator="\n"))
+            frame, structures = screening.hull_table(table, loaded, references, config, report, journal=journal)
+            write_output(output, table, frame, structures)
     values = frame["e_above_hull"].dropna() if "e_above_hull" in frame else frame["status"][:0].astype(float)
     summary: dict[str, Any] = {"rows": len(frame), "statuses": screening.statuses_of(frame)}
     summary |= {"median_e_above_hull": float(values.median()), "below_0.1": int((values <= 0.1).sum())}
@@ -134,22 +138,22 @@ def hull(
 
 def predict(
     input: Input,
-    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write, or another format by the ending.")],
     campaign: Annotated[
         Path | None, typer.Option(help="Results folder whose surrogates to use. Default: prior beliefs, no labels.")
     ] = None,
     json: Json = False,
 ) -> None:
     """What a campaign's surrogates believe of crystals: mean and standard deviation of each property."""
-    from flows.outputs import check_file
+    from flows.outputs import check_crystals
     from flows.prediction import predict_table
-    from loop.crystals import read_crystals
-    from loop.files import write_text
+    from flows.tables import read_input, write_output
 
-    check_file(output)
+    check_crystals(output, input)
     with progress() as report:
-        frame, labels = predict_table(read_crystals(input), campaign, report)
-    write_text(output, frame.to_csv(index=False, lineterminator="\n"))
+        table = read_input(input)
+        frame, labels = predict_table(table, campaign, report)
+    write_output(output, table, frame)
     if campaign is None:
         note("no --campaign was given: these are prior beliefs, before any label")
     statuses = dict(frame["status"].value_counts())

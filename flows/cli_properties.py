@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from oracles.elasticity import ElasticConfig
     from oracles.phonons import PhononConfig
 
-Input = Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, extxyz, CIF, folder.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="CSV to write.")]
+Input = Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, or what ASE reads.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="CSV to write, or another format by the ending.")]
 Potential = Annotated[str, typer.Option(help="chgnet, mace:NAME, mace:PATH, or an ASE calculator as module:Class.")]
 Relaxed = Annotated[bool, typer.Option("--relaxed", help="The crystals are at this potential's minima already.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
@@ -77,24 +77,23 @@ def _measure(
 ) -> None:
     from flows.cli_oracles import insist, tell_resumed
     from flows.journal import Journal
-    from flows.outputs import check_file
+    from flows.outputs import check_crystals
     from flows.properties import Derivatives, property_table
     from flows.screening import statuses_of
-    from loop.crystals import read_crystals
-    from loop.files import write_text
+    from flows.tables import read_input, write_output
     from oracles.elasticity import tight
     from oracles.potentials import load_potential
     from oracles.relax import RelaxConfig
 
-    check_file(output)
+    check_crystals(output, input)
     what = Derivatives(config, None if relaxed else tight(RelaxConfig()))
     with progress() as report:
-        table = read_crystals(input)
+        table = read_input(input)
         loaded = load_potential(**loading)
         with Journal(output, what.settings(loaded)) as journal:
             tell_resumed(journal, report)
             frame = property_table(table, loaded, what, report, journal)
-            write_text(output, frame.to_csv(index=False, lineterminator="\n"))
+            write_output(output, table, frame)
     summary: dict[str, Any] = {"rows": len(frame), "statuses": statuses_of(frame)}
     for name in ("mechanically_stable", "dynamically_stable"):
         if name in frame:

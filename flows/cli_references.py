@@ -40,7 +40,7 @@ def build(
     from oracles.potentials import load_potential
     from oracles.references import BuildConfig, build_references
 
-    check_file(output)
+    check_file(output, *sources)
     with progress() as report:
         if energies is not None:
             given = Given(energies, functional=functional, corrections=corrections, correct=correct)

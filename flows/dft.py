@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.screening import UNREADABLE, rows_with
+from flows.tables import UNREADABLE, rows_with
 from loop.errors import InputError
 from loop.values import Candidate, Evaluation
 
@@ -68,7 +68,7 @@ def row_of(evaluation: Evaluation) -> dict[str, Any]:
 
 def _frame(table: CrystalTable, results: dict[int, dict[str, Any]]) -> pd.DataFrame:
     """All rows; those whose turn has not come are pending."""
-    frame = rows_with(table, results)
+    frame = rows_with(table, results, changed=True)
     for name in WHOLE:
         if name in frame:
             frame[name] = frame[name].astype("Int64")

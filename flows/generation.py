@@ -133,7 +133,7 @@ def likelihoods(
     """
     import torch
 
-    from flows.screening import rows_with
+    from flows.tables import rows_with
     from generator.compat import tokenize_published
     from generator.likelihood import log_prob
     from generator.sequence import Crystals

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from loop.errors import InputError
+from loop.files import make_folder
 
 ENDING = ".partial.jsonl"
 
@@ -32,6 +33,7 @@ class Journal:
     def __init__(self, output: Path, settings: dict[str, Any]) -> None:
         self.path = output.with_name(output.name + ENDING)
         self.done: dict[str, dict[str, Any]] = {}
+        make_folder(output.parent)
         try:
             self._file = self.path.open("a+b")
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -44,7 +44,8 @@ def predict_table(
     """
     from flows.build import Builder
     from flows.config import CampaignConfig, stored_config
-    from flows.screening import readable, rows_with
+    from flows.screening import readable
+    from flows.tables import rows_with
 
     config = CampaignConfig() if campaign is None else stored_config(campaign)
     builder = Builder(config, campaign)

@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from flows.screening import readable, rows_with
+from flows.screening import readable
+from flows.tables import rows_with
 from loop.values import OK, structure_id
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.tables import rows_with
 from loop.values import OK, structure_id
 
 if TYPE_CHECKING:
@@ -22,22 +23,6 @@ if TYPE_CHECKING:
     from oracles.potentials import Potential
     from oracles.references import References
     from oracles.relax import RelaxConfig, Relaxed
-
-UNREADABLE = "failed:unreadable"
-
-
-def rows_with(table: CrystalTable, results: dict[int, dict[str, Any]]) -> pd.DataFrame:
-    """The table's columns, then the results by row; a row that could not be read gets that status and its reason."""
-    import pandas as pd
-
-    reasons = {failure.row: failure.reason for failure in table.failures}
-    missing = [{"status": UNREADABLE, "message": reasons.get(row, "")} for row in range(len(table))]
-    found = pd.DataFrame([results.get(row, missing[row]) for row in range(len(table))])
-    kept = table.frame.drop(columns=[name for name in found if name in table.frame], errors="ignore")
-    joined = pd.concat([kept.reset_index(drop=True), found], axis=1)
-    if not {"id", "material_id"} & set(joined):
-        joined.insert(0, "id", table.ids)
-    return joined
 
 
 def readable(table: CrystalTable) -> tuple[list[int], list[Structure]]:
@@ -60,7 +45,7 @@ def relax_table(
     relaxed: list[Structure | None] = [None] * len(table)
     for row, outcome in zip(rows, outcomes, strict=True):
         relaxed[row] = outcome.structure
-    return rows_with(table, results), relaxed
+    return rows_with(table, results, changed=True), relaxed
 
 
 def relax_settings(potential: Potential, config: RelaxConfig) -> dict[str, Any]:
@@ -134,8 +119,11 @@ def hull_table(
     progress: Progress | None = None,
     *,
     journal: Journal | None = None,
-) -> pd.DataFrame:
+) -> tuple[pd.DataFrame, list[Structure | None] | None]:
     """Energies above the hull, of crystals as they are or relaxed first.
+
+    Returns:
+        One row a crystal, and the relaxed crystals (None where there is none), or None where none was relaxed.
 
     Raises:
         EnergyTypeError: potential and references do not belong together.
@@ -143,11 +131,14 @@ def hull_table(
     hull = references.hull()
     hull.require(potential.energy_type)  # before hours go into energies
     rows, structures = readable(table)
-    points = (
-        _single_points(structures, potential, progress, journal)
-        if relaxation is None
-        else [(o.energy, o.status, o.message) for o in relax_all(structures, potential, relaxation, progress, journal)]
-    )
+    relaxed: list[Structure | None] | None = None
+    if relaxation is None:
+        points = _single_points(structures, potential, progress, journal)
+    else:
+        outcomes = relax_all(structures, potential, relaxation, progress, journal)
+        points = [(outcome.energy, outcome.status, outcome.message) for outcome in outcomes]
+        found = {row: outcome.structure for row, outcome in zip(rows, outcomes, strict=True)}
+        relaxed = [found.get(row) for row in range(len(table))]
     energies = np.array([energy for energy, _, _ in points])
     places = hull.batch([structure.composition for structure in structures], energies, potential.energy_type)
     results = {}
@@ -161,7 +152,7 @@ def hull_table(
             "sparse": place.sparse,
             "message": message or place.message,
         }
-    return rows_with(table, results)
+    return rows_with(table, results, changed=relaxed is not None), relaxed
 
 
 AT_ONCE = 64  # single points between two writes to the journal

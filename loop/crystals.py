@@ -1,31 +1,30 @@
 """Reading and writing crystals as users keep them.
 
-A source is a CSV or CSV.gz with a `cif` column, an extxyz file, a CIF, or a folder of CIFs. Every crystal keeps the id
-of its row; a row that cannot be read is listed with its reason while the rest goes on.
+A source is a CSV with a `cif` column, any file of crystals that ASE or pymatgen reads, or a folder of such files (see
+`loop.formats`). Every crystal keeps the id of its row; a row that cannot be read is listed with its reason while the
+rest goes on. Cells of a CSV come back as they came: 00123, 12e5 and NaN stay what they are.
 """
 
 from __future__ import annotations
 
-import re
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import io
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loop.cif import cif_blocks, parse_cif
-from loop.cif_writer import to_cif, to_symmetrised_cif
+from loop.cells import ID_COLUMNS, typed
 from loop.errors import InputError
-from loop.extxyz import read_extxyz, split_frames, to_extxyz
+from loop.formats import FORMATS, Entry, crystal_of, entries_of, folder_entries
+from loop.opening import bare_name, decode, read_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
     from pymatgen.core import Structure
 
 CIF_COLUMN = "cif"
-ID_COLUMNS = ("material_id", "id")
-FORMATS = "a .csv or .csv.gz with a column 'cif', an .extxyz, a .cif, or a folder of .cif files"
 
 _SHOWN = 3  # reasons that an error message quotes
 
@@ -47,6 +46,9 @@ class CrystalTable:
     structures: list[Structure | None]  # None where the row could not be read
     frame: pd.DataFrame  # the other columns, one row a crystal, without `cif`
     failures: list[Unreadable]
+    notes: dict[int, str] = field(default_factory=dict)  # by row: what is to be told of the reading of a crystal
+    texts: list[str | None] = field(default_factory=list)  # cells of a column `cif`; [] where the source has none
+    left_out: list[str] = field(default_factory=list)  # files of a folder that are no crystals
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,57 +74,66 @@ def read_crystals(path: str | Path, progress: Callable[[int, int], None] | None 
     path = Path(path)
     if not path.exists():
         raise InputError(f"expected crystals at {path} ({FORMATS}), there is no such file or folder")
-    suffix = _suffix(path)
-    frame: pd.DataFrame | None
     if path.is_dir():
-        entries, frame, total = _folder_entries(path)
-    elif suffix == ".csv":
-        table, ids = read_frame(path)
-        entries = ((i, partial(_structure, text)) for i, text in zip(ids, table[CIF_COLUMN], strict=True))
-        frame, total = table.drop(columns=CIF_COLUMN), len(table)
-    elif suffix in (".extxyz", ".xyz"):
-        entries, frame, total = _extxyz_entries(path)
-    elif suffix == ".cif":
-        entries, frame, total = _cif_file_entries(path, path.stem), None, 0
-    else:
-        raise InputError(f"expected {FORMATS}, got {path}")
-    return _read_entries(path, entries, frame, progress, total)
-
-
-Entry = tuple[str, Callable[[], "Structure"]]
-"""Id, and what makes the structure (or raises InputError)."""
+        readers, left_out = folder_entries(path)
+        if not readers:
+            found = f" (found {', '.join(left_out[:_SHOWN])})" if left_out else ""
+            raise InputError(f"expected .cif files or others of crystals in the folder {path}, found none{found}")
+        files = itertools.chain.from_iterable(reader() for reader in readers)
+        return _read_entries(path, files, None, progress, len(readers), left_out)
+    if bare_name(path).lower().endswith(".csv"):
+        table, ids = read_texts(path)
+        cells = zip(ids, table[CIF_COLUMN].tolist(), strict=True)
+        rows = (Entry(name, partial(crystal_of, text), text=text) for name, text in cells)
+        frame = table.drop(columns=CIF_COLUMN).map(typed).astype(object)
+        return _read_entries(path, rows, frame, progress, len(table))
+    try:
+        listed = list(entries_of(path))
+    except InputError as error:
+        raise error if str(path) in str(error) else InputError(f"cannot read {path}: {error}") from error
+    return _read_entries(path, listed, None, progress, len(listed))
 
 
 def _read_entries(
     path: Path,
-    entries: Iterator[Entry],
+    entries: Iterable[Entry],
     frame: pd.DataFrame | None,
     progress: Callable[[int, int], None] | None,
     total: int,
+    left_out: Sequence[str] = (),
 ) -> CrystalTable:
     import pandas as pd
 
     ids: list[str] = []
     structures: list[Structure | None] = []
     failures: list[Unreadable] = []
-    for row, (name, make) in enumerate(entries):
-        ids.append(name)
+    notes: dict[int, str] = {}
+    texts: list[str | None] = []
+    values: list[Mapping[str, Any]] = []
+    for row, entry in enumerate(entries):
+        ids.append(str(row) if entry.id is None else entry.id)
+        values.append(entry.values)
+        texts.append(entry.text)
         try:
-            structures.append(make())
+            structure, note = entry.make()
+            structures.append(structure)
+            notes |= {row: note} if note else {}
         except InputError as error:
             structures.append(None)
-            failures.append(Unreadable(row, name, str(error)))
+            failures.append(Unreadable(row, ids[-1], str(error)))
         if progress is not None:
             progress(row + 1, total)
     if len(failures) == len(ids):
         reasons = "; ".join(f"{f.id}: {f.reason}" for f in failures[:_SHOWN])
-        raise InputError(f"expected crystals in {path}, none of {len(ids)} entries can be read. {reasons}")
-    frame = pd.DataFrame(index=range(len(ids))) if frame is None else frame.reset_index(drop=True)
-    return CrystalTable(ids, structures, frame, failures)
+        raise InputError(f"expected crystals in {path}, none of {len(ids)} entries can be read. {reasons}".strip())
+    if frame is None:
+        frame = pd.DataFrame(values, index=range(len(ids)), dtype=object)
+    kept = texts if any(text is not None for text in texts) else []
+    return CrystalTable(ids, structures, frame.reset_index(drop=True), failures, notes, kept, list(left_out))
 
 
-def read_frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """A CSV or CSV.gz with a `cif` column, and the id of each row (see `read_crystals`).
+def read_texts(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """A CSV with a `cif` column, every cell as the text that it is, and the id of each row (see `read_crystals`).
 
     Raises:
         InputError: there is no such file, it is no CSV, or it has no column `cif`.
@@ -131,70 +142,48 @@ def read_frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
 
     if not path.is_file():
         raise InputError(f"expected a CSV file with a column {CIF_COLUMN!r} at {path}, there is no such file")
+    text = decode(read_bytes(path))
+    separator, text = _separator(text)
     try:
-        # the formula NaN (sodium mononitride) is real: only an empty field is missing
-        frame = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype=dict.fromkeys(ID_COLUMNS, str))
-    except (OSError, ValueError, EOFError, zlib.error) as error:
+        frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False, sep=separator)
+    except ValueError as error:
         raise InputError(f"expected a CSV file at {path}, cannot read it: {error}") from error
     if CIF_COLUMN not in frame:
         raise InputError(f"expected a column {CIF_COLUMN!r} in {path}, found {', '.join(map(str, frame.columns))}")
     column = next((name for name in ID_COLUMNS if name in frame), None)
     if column is None:
         return frame, [str(row) for row in range(len(frame))]
-    return frame, [str(row) if text != text else text for row, text in enumerate(frame[column])]  # NaN: no id
+    return frame, [cell or str(row) for row, cell in enumerate(frame[column])]
 
 
-def _structure(text: Any) -> Structure:
-    from pymatgen.core import Element, Lattice, Structure
+def _separator(text: str) -> tuple[str, str]:
+    """What separates the cells, and the text: a comma, or what the header has that has no comma.
 
-    if not isinstance(text, str):
-        raise InputError("no CIF in this row")
-    basis, numbers, coordinates = parse_cif(text)
-    return Structure(Lattice(basis), [Element.from_Z(z) for z in numbers.tolist()], coordinates)
-
-
-def _cif_file_entries(path: Path, name: str) -> Iterator[Entry]:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        return iter([(name, partial(_refuse, f"cannot read {path}: {error.strerror or error}"))])
-    blocks = cif_blocks(text)
-    if len(blocks) == 1:
-        return iter([(name, partial(_structure, text))])
-    return ((f"{name}/{block}", partial(_structure, content)) for block, content in blocks)
+    Excel writes semicolons in half of the world, and may name them in a line of its own (``sep=;``).
+    """
+    header, _, rest = text.partition("\n")
+    stated = header.strip().lower()
+    if stated.startswith("sep=") and len(stated) == len("sep=;"):
+        return stated[-1], rest
+    return next((mark for mark in ";\t" if mark in header and "," not in header), ","), text
 
 
-def _folder_entries(folder: Path) -> tuple[Iterator[Entry], None, int]:
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".cif")
-    if not paths:
-        raise InputError(f"expected .cif files in the folder {folder}, found none")
-    return (entry for path in paths for entry in _cif_file_entries(path, path.stem)), None, len(paths)
+def read_frame(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """`read_texts` with numbers in columns that hold nothing else (ids aside), NaN where a cell is empty.
 
-
-def _extxyz_entries(path: Path) -> tuple[Iterator[Entry], pd.DataFrame, int]:
+    Raises:
+        InputError: as `read_texts`.
+    """
+    import numpy as np
     import pandas as pd
 
-    entries: list[Entry] = []
-    columns: list[dict[str, Any]] = []
-    for number, frame in enumerate(split_frames(path.read_text(encoding="utf-8", errors="replace"))):
-        try:
-            structure, info = read_extxyz(frame)
-        except InputError as error:
-            entries.append((str(number), partial(_refuse, str(error))))
-            columns.append({})
+    frame, ids = read_texts(path)
+    for name in frame.columns:
+        if name in (*ID_COLUMNS, CIF_COLUMN):
             continue
-        name = next((str(info[column]) for column in ID_COLUMNS if column in info), str(number))
-        entries.append((name, partial(_keep, structure)))
-        columns.append(info)
-    return iter(entries), pd.DataFrame(columns), len(entries)
-
-
-def _refuse(reason: str) -> Structure:
-    raise InputError(reason)
-
-
-def _keep(structure: Structure) -> Structure:
-    return structure
+        values, full = pd.to_numeric(frame[name], errors="coerce"), frame[name] != ""
+        frame[name] = values if np.isfinite(values[full]).all() and full.any() else frame[name].where(full)
+    return frame, ids
 
 
 def write_crystals(
@@ -202,12 +191,20 @@ def write_crystals(
     ids: Sequence[str],
     structures: Sequence[Structure | None],
     columns: Mapping[str, Sequence[Any]] | pd.DataFrame | None = None,
+    texts: Sequence[str | None] = (),
 ) -> int:
-    """Write crystals with their ids and further columns: .csv, .csv.gz, .extxyz, .cif (one crystal), or a folder.
+    """Write crystals with their ids and further columns, in the format that the name's ending asks for.
 
-    The file appears under its name only when complete. Rows without a structure keep an empty `cif` in a CSV and are
-    left out of the other formats. The column `cif` holds crystals as they are, in P1; CIF files their conventional cell
-    with its symmetry (`loop.cif_writer`).
+    The output appears under its name only when complete. Rows without a structure keep their columns in a CSV, a JSON
+    and a folder's table, and are left out of the other formats. Columns named `cif` hold crystals as they are, in P1;
+    CIF files their conventional cell with its symmetry.
+
+    Args:
+        path: see `loop.crystal_writers.OUTPUTS`.
+        ids: of the rows.
+        structures: None where there is no crystal.
+        columns: further ones.
+        texts: cells of the column `cif` of a CSV, where the crystals are those that were read; else [].
 
     Returns:
         Number of crystals written.
@@ -217,57 +214,12 @@ def write_crystals(
     """
     import pandas as pd
 
-    from loop.files import write_bytes, write_folder
+    from loop.crystal_writers import Rows, writer_of
 
     path = Path(path)
+    write = writer_of(path)
     frame = pd.DataFrame(index=range(len(ids))) if columns is None else pd.DataFrame(columns).reset_index(drop=True)
     if not any(name in frame for name in ID_COLUMNS):
         frame.insert(0, "id", list(ids))
-    present = [(row, structure) for row, structure in enumerate(structures) if structure is not None]
-    records = frame.to_dict("records")
-    suffix = _suffix(path)
-    if suffix == ".csv":
-        frame[CIF_COLUMN] = ["" if structure is None else to_cif(structure) for structure in structures]
-        text = frame.to_csv(index=False, lineterminator="\n").encode()
-        write_bytes(path, _gzip(text) if path.suffix == ".gz" else text)
-    elif suffix in (".extxyz", ".xyz"):
-        write_bytes(path, "".join(to_extxyz(structure, records[row]) for row, structure in present).encode())
-    elif suffix == ".cif" and len(present) == 1:
-        write_bytes(path, to_symmetrised_cif(present[0][1]).encode())
-    elif suffix == "":
-        names = _file_names([ids[row] for row, _ in present])
-        texts = [to_symmetrised_cif(structure) for _, structure in present]
-        write_folder(path, lambda folder: _fill(folder, names, texts), (".cif",))
-    else:
-        raise InputError(f"expected a name ending in .csv, .csv.gz or .extxyz, or a folder, got {path}")
-    return len(present)
-
-
-def _fill(folder: Path, names: Sequence[str], texts: Sequence[str]) -> None:
-    for name, text in zip(names, texts, strict=True):
-        (folder / f"{name}.cif").write_text(text, encoding="utf-8")
-
-
-def _file_names(ids: Sequence[str]) -> list[str]:
-    """Distinct file names that stay in their folder."""
-    names: list[str] = []
-    taken: set[str] = set()
-    for identifier in ids:
-        stem = re.sub(r"[^\w.+-]", "_", identifier).lstrip(".") or "crystal"
-        name, number = stem, 1
-        while name in taken:
-            number += 1
-            name = f"{stem}-{number}"
-        taken.add(name)
-        names.append(name)
-    return names
-
-
-def _gzip(text: bytes) -> bytes:
-    import gzip
-
-    return gzip.compress(text, mtime=0)  # no time stamp: the same crystals give the same file
-
-
-def _suffix(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).suffix.lower()
+    write(path, Rows(list(ids), list(structures), frame, list(texts)))
+    return sum(structure is not None for structure in structures)

@@ -7,16 +7,18 @@ import io
 import json
 import math
 import re
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loop.ase_database import to_bytes
 from loop.cif_writer import to_symmetrised_cif
 from loop.errors import ConfigError, InputError
 from loop.extxyz import to_extxyz
-from loop.files import write_bytes, write_folder, write_text
+from loop.files import write_bytes, write_folder, write_marked_folder, write_text
 from loop.history import History, Label
 from loop.poscar import to_poscar
 from loop.ranking import ranked
@@ -24,6 +26,7 @@ from loop.ranking import ranked
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+_OWN_CIF = re.compile(r"\d{3,}_[A-Za-z0-9]+_[0-9a-f]+\.cif")  # of `file_stem`
 IN_ARCHIVE = ("ranked.csv", "ranked.json", "record.json", "report.html", "config.yaml")
 
 
@@ -92,8 +95,16 @@ def write_ranked(history: History, directory: Path) -> None:
 
 
 def write_cifs(history: History, directory: Path) -> None:
-    """Write the folder ``cifs``, to which the report links: some 10 ms a crystal."""
-    _to_cifs(history, directory / "cifs")
+    """Write the folder ``cifs``, to which the report links: some 10 ms a crystal. What else is in it stays."""
+    folder = directory / "cifs"
+    others = [path for path in folder.iterdir() if not _OWN_CIF.fullmatch(path.name)] if folder.is_dir() else []
+
+    def fill(place: Path) -> None:
+        _fill(history, place, ".cif", to_symmetrised_cif)
+        for path in others:
+            (shutil.copytree if path.is_dir() else shutil.copy2)(path, place / path.name)
+
+    write_folder(folder, fill)
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:
@@ -165,11 +176,12 @@ def _to_poscars(history: History, output: Path) -> None:
 
 
 def _to_folder(history: History, output: Path, ending: str, text: Callable[[Structure], str]) -> None:
-    def fill(folder: Path) -> None:
-        for rank, label in enumerate(_ranked(history), start=1):
-            (folder / f"{file_stem(rank, label)}{ending}").write_text(text(final_structure(label)), encoding="utf-8")
+    write_marked_folder(output, lambda folder: _fill(history, folder, ending, text))
 
-    write_folder(output, fill, (ending,))
+
+def _fill(history: History, folder: Path, ending: str, text: Callable[[Structure], str]) -> None:
+    for rank, label in enumerate(_ranked(history), start=1):
+        (folder / f"{file_stem(rank, label)}{ending}").write_text(text(final_structure(label)), encoding="utf-8")
 
 
 def _flat_rows(history: History) -> list[dict[str, Any]]:
@@ -186,44 +198,8 @@ def _to_extxyz(history: History, output: Path) -> None:
 
 
 def _to_ase_db(history: History, output: Path) -> None:
-    from ase.db import connect
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "export.db"
-        with connect(str(path), append=False) as database:
-            for label, row in zip(_ranked(history), _flat_rows(history), strict=True):
-                atoms = AseAtomsAdaptor.get_atoms(final_structure(label), msonable=False)
-                # ASE keeps some names and number-like texts for itself
-                pairs = {f"dl_{name}" if name in _ASE_NAMES else name: _ase_value(value) for name, value in row.items()}
-                database.write(atoms, key_value_pairs=pairs)
-        write_bytes(output, path.read_bytes())
-
-
-_ASE_NAMES = (
-    "formula",
-    "energy",
-    "id",
-    "status",
-    "stress",
-    "forces",
-    "charge",
-    "mass",
-    "volume",
-    "natoms",
-    "user",
-    "age",
-)
-
-
-def _ase_value(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            float(value)
-        except ValueError:
-            return value if value not in ("True", "False") else f"_{value}"
-        return f"_{value}"
-    return value
+    rows = zip(_ranked(history), _flat_rows(history), strict=True)
+    write_bytes(output, to_bytes((final_structure(label), row) for label, row in rows))
 
 
 def _to_optimade(history: History, output: Path) -> None:

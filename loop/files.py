@@ -17,6 +17,9 @@ from loop.errors import InputError, StoreError
 from loop.store import worker_id, worker_is_alive
 from loop.values import Candidate
 
+MARK = ".discovery-loop.json"  # in a folder: what this program wrote there
+INDEX = "crystals.csv"  # of a folder of crystals: file, id and the other columns
+
 
 def make_folder(path: Path) -> Path:
     """Make a folder that can be written.
@@ -36,7 +39,7 @@ def make_folder(path: Path) -> Path:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: a temporary beside it, flushed to disk, then renamed."""
     make_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(_temporary_name(path))
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -53,43 +56,78 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_folder(path: Path, fill: Callable[[Path], None], endings: tuple[str, ...] | None = None) -> None:
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Let `fill` write a folder, which appears under its name only when complete and replaces an older one.
 
-    Args:
-        path: of the folder.
-        fill: writes into the folder that it is given.
-        endings: of the files that an older folder may hold; None where the folder is this program's own.
-
-    Raises:
-        InputError: the older folder holds something else, which would be lost.
+    For folders that are this program's own; for those that a user names, see `write_marked_folder`.
     """
     path = path.resolve()
-    if endings is not None:
-        check_replaceable(path, endings)
-    temporary, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    temporary, old = path.with_name(_temporary_name(path)), path.with_name(f".{path.name}.old")
     for leftover in (temporary, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    make_folder(temporary)
-    fill(temporary)
-    if path.exists():
-        path.replace(old)
-    temporary.replace(path)
+    try:
+        make_folder(temporary)
+        fill(temporary)
+        if path.exists():
+            path.replace(old)
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"The folder {path} cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def check_replaceable(path: Path, endings: tuple[str, ...]) -> None:
-    """Refuse to replace a folder that holds anything but files of these endings.
+def write_marked_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """`write_folder` with a mark that lists the files and their checksums, by which a later call knows them.
+
+    Raises:
+        InputError: an older folder holds something that this program did not write, which would be lost.
+    """
+    check_replaceable(path)
+
+    def filled(folder: Path) -> None:
+        fill(folder)
+        files = {str(file.relative_to(folder)): sha256(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+        (folder / MARK).write_text(json.dumps({"written_by": "discovery-loop", "files": files}) + "\n")
+
+    write_folder(path, filled)
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse to replace a folder that holds anything but what `write_marked_folder` put there.
 
     Raises:
         InputError: names what would be lost.
     """
-    foreign = [item.name for item in sorted(path.iterdir()) if not item.name.endswith(endings)] if path.is_dir() else []
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file, expected the name of a folder to write")
+    known = marked_files(path)
+    files = [file for file in sorted(path.rglob("*")) if not file.is_dir()] if path.is_dir() else []
+    foreign = [str(file.relative_to(path)) for file in files if not _is_known(file, path, known)]
     if foreign:
         raise InputError(
-            f"{path} holds other files than {', '.join(endings)} ({', '.join(foreign[:3])}), which would be lost: "
-            "give a new or empty folder"
+            f"{path} holds files that this program did not write, or that were changed since "
+            f"({', '.join(foreign[:3])}); they would be lost: give a new or empty folder"
         )
+
+
+def _is_known(file: Path, folder: Path, known: dict[str, str]) -> bool:
+    name = str(file.relative_to(folder))
+    return (name == MARK and bool(known)) or (name in known and file.is_file() and sha256(file) == known[name])
+
+
+def marked_files(folder: Path) -> dict[str, str]:
+    """Files of a folder that `write_marked_folder` wrote, with their checksums; none without a mark."""
+    try:
+        return dict(json.loads((folder / MARK).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _temporary_name(path: Path) -> str:
+    """Short, however long the name: a name that the file system takes can be written."""
+    return f".{hashlib.sha256(path.name.encode()).hexdigest()[:12]}.{os.getpid()}.tmp"
 
 
 def sha256(path: Path) -> str:

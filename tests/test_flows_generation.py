@@ -137,7 +137,7 @@ def test_likelihood_counts_unreadable_rows(checkpoint, tmp_path):
     assert done.exit_code == 0, done.stderr
     frame = pd.read_csv(tmp_path / "out.csv")
     logp = ["logp_w", "logp_a", "logp_xyz", "logp_l", "logp"]
-    assert list(frame.columns) == ["id", "space_group", *logp, "description", "status", "message"]
+    assert list(frame.columns) == ["id", "space_group", *logp, "description", "status", "message", "cif"]
     assert frame.id.tolist() == ["nacl", "si", "broken"]
     assert frame.status.tolist() == ["ok", "ok", "failed:unreadable"]
     parts = frame[["logp_w", "logp_a", "logp_xyz", "logp_l"]].sum(axis=1, skipna=False)

@@ -71,7 +71,7 @@ def test_ids(tmp_path, three):
 
 def test_file_names_stay_in_the_folder(tmp_path, three):
     write_crystals(tmp_path / "out", ["../../evil", "a/b", "a:b"], three)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["_.._evil.cif", "a_b-2.cif", "a_b.cif"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.cif")) == ["_.._evil.cif", "a_b-2.cif", "a_b.cif"]
 
 
 def test_rows_without_a_crystal_are_kept_in_a_csv(tmp_path, three):
@@ -115,9 +115,17 @@ def test_broken_frames_of_extxyz(tmp_path, three):
         ("t.csv", b"a,b\n1,2\n", "expected a column 'cif'"),
         ("t.csv", b"cif\nnonsense\n", "none of 1 entries can be read"),
         ("t.csv", b"", "cannot read it"),
-        ("t.csv.gz", b"not gzipped", "cannot read it"),
-        ("t.csv.gz", gzip.compress(b"cif\n" + b"x" * 5000, mtime=0)[:-12], "cannot read it"),
-        ("t.csv", b"\xff\xfe\x00cif", "cannot read it"),
+        ("t.csv.gz", b"not gzipped", "its content is not packed so"),
+        ("t.csv.gz", gzip.compress(b"cif\n" + b"x" * 5000, mtime=0)[:-12], "cut off or damaged"),
+        ("t.csv", b"\xff\xfe\x00cif", "expected a column 'cif'"),
+        ("t.cif", b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "is a Git LFS pointer"),
+        ("t.pkl", b"\x80\x04.", "is a pickle, which can run code"),
+        ("t.zip", b"PK", "is a zip archive: unpack it"),
+        ("t.vasp", b"x\n1\n3 0 0\n0 3 0\n0 0 3\n1\nDirect\n0 0 0\n", "a POSCAR of VASP 4 without them"),
+        ("t.json", b"{}", "expected structures"),
+        ("t.json", b'{"a": 1', "unreadable JSON"),
+        ("t.db", b"no database", "as an ASE database"),
+        ("t.traj", b"no trajectory", "unreadable"),
         ("t.doc", b"x", "expected a .csv"),
         ("t.cif", b"\x00\x01", "none of 1 entries"),
         ("t.extxyz", b"", "none of 0 entries"),
@@ -185,8 +193,12 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path):
     folder = tmp_path / "work"
     write_crystals(folder, ["a"], [crystals.nacl()])
     write_crystals(folder, ["b"], [crystals.nacl()])
-    assert [path.name for path in folder.iterdir()] == ["b.cif"]
+    assert [path.name for path in folder.glob("*.cif")] == ["b.cif"]
     (folder / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match=r"thesis\.txt"):
         write_crystals(folder, ["c"], [crystals.nacl()])
-    assert sorted(path.name for path in folder.iterdir()) == ["b.cif", "thesis.txt"]
+    assert {"b.cif", "thesis.txt"} <= {path.name for path in folder.iterdir()}
+    (folder / "thesis.txt").unlink()
+    (folder / "b.cif").write_text((folder / "b.cif").read_text() + "# my own remark")
+    with pytest.raises(InputError, match=r"changed since \(b\.cif\)"):
+        write_crystals(folder, ["c"], [crystals.nacl()])

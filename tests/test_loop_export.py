@@ -84,7 +84,7 @@ def test_json_is_strict_and_holds_the_crystals(history, tmp_path):
 @pytest.mark.parametrize("format", ["cif", "poscar"])
 def test_each_crystal_has_its_file(history, tmp_path, format):
     export(history, format, tmp_path / "out")
-    files = sorted((tmp_path / "out").iterdir())
+    files = sorted((tmp_path / "out").glob("[!.]*"))
     labels = ranked(history.labels(), SETTINGS)
     assert len(files) == len(labels)
     for number in (0, 11):

@@ -270,5 +270,6 @@ def _write_samples(samples: Samples, path: Path) -> None:
 def read_samples(folder: Path, name: str, seed: int) -> Samples:
     """What `run_arm` wrote."""
     table = read_crystals(folder / "cells" / f"{name}-{seed}.csv.gz")
-    frame = table.frame.assign(elements=table.frame["elements"].fillna(""), formula=table.frame["formula"].fillna(""))
-    return Samples(list(table.structures), frame)
+    frame = table.frame.infer_objects()
+    texts = {name: frame[name].fillna("") for name in ("elements", "formula")}
+    return Samples(list(table.structures), frame.assign(**texts))

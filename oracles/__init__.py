@@ -1,1 +1,24 @@
 """Measures crystals: potentials, relaxation, elastic properties, reference phases."""
+
+try:
+    from loop.lazy import attach
+except ImportError as error:
+    import loop
+
+    raise ImportError(
+        f"discovery-loop needs its package `loop`, but a file or folder of that name comes first: "
+        f"{getattr(loop, '__file__', None) or next(iter(loop.__path__))}. Rename it, or start Python in another folder."
+    ) from error
+
+__getattr__, __dir__, __all__ = attach(
+    "oracles",
+    {
+        "elastic": ["BulkConfig"],
+        "elasticity": ["ElasticConfig"],
+        "mlip": ["MlipConfig", "PotentialOracle"],
+        "phonons": ["PhononConfig"],
+        "potentials": ["Potential", "load_potential"],
+        "references": ["References", "build_references", "load_references"],
+        "relax": ["RelaxConfig", "Relaxed"],
+    },
+)

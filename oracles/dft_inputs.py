@@ -94,7 +94,7 @@ def write_vasp(structure: Structure, folder: Path) -> None:
     from monty.json import MontyEncoder
 
     make_folder(folder)
-    structure = right_handed(structure)
+    structure = right_handed(structure).get_sorted_structure()  # LEPSILON's set keeps the order, one POTCAR per run
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that data sets are not there to be looked at
         for step, maker in vasp_makers().items():

@@ -61,6 +61,25 @@ def test_crystals_with_magnetic_ions_are_spin_polarised_as_by_the_dft_oracle(tmp
     assert "nspin" not in (tmp_path / "plain" / "scf.in").read_text()
 
 
+def test_vasp_lists_are_in_the_order_of_the_poscar(tmp_path):
+    pytest.importorskip("atomate2")
+    from pymatgen.io.vasp import Incar, Poscar
+
+    table = read_crystals(Path(__file__).parent / "cases" / "78_dft_inputs_order" / "x.csv")
+    folder = write_inputs(table.readable()[:1], tmp_path, "vasp")[0]  # O and Fe by turns
+    for step in dft_inputs.STEPS:
+        incar, poscar = (
+            Incar.from_file(folder / step / "INCAR"),
+            Poscar.from_file(folder / step / "POSCAR", check_for_potcar=False),
+        )
+        assert (poscar.site_symbols, poscar.natoms) == (["Fe", "O"], [4, 4])
+        assert incar["ISPIN"] == 2
+        assert incar["MAGMOM"] == [5.0] * 4 + [0.6] * 4
+        assert incar["LDAUU"] == [5.3, 0]
+        data_sets = (folder / step / "POTCAR.spec").read_text().split()
+        assert [name.partition("_")[0] for name in data_sets] == ["Fe", "O"]
+
+
 def test_one_folder_a_crystal(tmp_path):
     folders = write_inputs([("mp-22862", nacl()), ("a/b", rutile())], tmp_path, "espresso")
     assert [folder.name for folder in folders] == ["0000_mp-22862", "0001_a_b"]

@@ -36,6 +36,8 @@ def elastic(
 ) -> None:
     """Elastic tensors and moduli (GPa): Voigt-Reuss-Hill averages, anisotropy, mechanical stability.
 
+    A crystal whose tensor is not positive definite is `unstable` and has no moduli.
+
     Crystals are relaxed first. Finished ones are kept beside the output: repeat the command, and a killed one goes on.
     """
     from oracles.elasticity import ElasticConfig

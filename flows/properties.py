@@ -84,7 +84,7 @@ def measured(structure: Structure, potential: Potential, what: Derivatives) -> d
             "mechanically_stable": elastic.stable,
             "elastic_tensor": json.dumps(elastic.tensor),
         }
-        return {"status": elastic.status, **(columns if elastic.status == OK else {}), "message": elastic.message}
+        return {"status": elastic.status, **(columns if elastic.tensor else {}), "message": elastic.message}
     found = phonons(cell, potential, what.measure)
     columns = {
         "lowest_frequency": found.lowest,

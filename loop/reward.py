@@ -50,7 +50,10 @@ class Term:
     def __post_init__(self) -> None:
         """Check bounds."""
         if not self.low < self.high or self.weight <= 0 or self.shape <= 0:
-            raise ConfigError(f"a reward term wants low < high, weight > 0 and shape > 0, got {self}.")
+            raise ConfigError(
+                f"reward term of {self.property}: expected low < high, weight > 0 and shape > 0, got {self.low:g}, "
+                f"{self.high:g}, {self.weight:g} and {self.shape:g}."
+            )
         wanted = {"hull": E_ABOVE_HULL, "elements": SCARCITY}.get(self.source, self.property)
         if self.property != wanted:
             raise ConfigError(f"source {self.source!r} of a reward term gives {wanted!r}, not {self.property!r}.")
@@ -109,11 +112,11 @@ class RewardConfig:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
         if not np.isfinite(self.kappa) or (self.max_repeats is not None and self.max_repeats < 1):
-            raise ConfigError(f"expected finite kappa and max_repeats >= 1, got {self.kappa=}, {self.max_repeats=}.")
+            raise ConfigError(f"expected finite kappa and max_repeats >= 1, got {self.kappa:g} and {self.max_repeats}.")
         if not -10 <= self.failure <= 0:
             raise ConfigError(f"the reward of a failure must lie between -10 and 0, got {self.failure}.")
         if self.floor is not None and not self.floor < 0 < self.ceiling:
-            raise ConfigError(f"expected floor < 0 < ceiling, got {self.floor=}, {self.ceiling=}.")
+            raise ConfigError(f"expected floor < 0 < ceiling, got {self.floor:g} and {self.ceiling:g}.")
 
 
 @dataclass(frozen=True)

@@ -212,7 +212,10 @@ class Calculation:
             missing = [name for name in self.config.properties if name not in steps]
             return OK, f"no {' and no '.join(missing)}: {message}"
         if status == OK:
-            message = steps.get("dielectric", {}).get("skipped", "")
+            response = steps.get("dielectric", {})
+            message = response.get("skipped", "")
+            if (diagonal := response.get("diagonal")) and not _possible(diagonal):
+                message = f"no dielectric: the response gave {diagonal}, expected finite values of at least 1"
         return status, message
 
     def _launch(self, steps: list[str], cell: Structure) -> None:
@@ -269,9 +272,14 @@ def _measured(steps: dict[str, Any], final: Structure) -> dict[str, Quantity]:
         found["band_gap"] = Quantity(gap["gap"], "eV")
         found["band_gap_direct"] = Quantity(gap["direct"], "eV")
     diagonal = steps.get("dielectric", {}).get("diagonal")
-    if diagonal and all(math.isfinite(value) and value >= 1.0 for value in diagonal):
+    if diagonal and _possible(diagonal):
         found["dielectric_electronic"] = Quantity(float(np.mean(diagonal)), "1")
     return found
+
+
+def _possible(diagonal: Sequence[float]) -> bool:
+    """Whether a static dielectric tensor can have these: below 1 nothing is screened."""
+    return all(math.isfinite(value) and value >= 1.0 for value in diagonal)
 
 
 @contextmanager

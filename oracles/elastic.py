@@ -28,7 +28,10 @@ class BulkConfig:
     def __post_init__(self) -> None:
         """Check values."""
         if self.points < 5 or not 0.005 <= self.strain <= 0.2:
-            raise ConfigError(f"an equation of state wants at least 5 points and a strain of 0.005 to 0.2, got {self}.")
+            raise ConfigError(
+                "equation of state: expected at least 5 points and a strain of 0.005 to 0.2, got "
+                f"{self.points} and {self.strain:g}."
+            )
 
 
 @dataclass(frozen=True)

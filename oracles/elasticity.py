@@ -26,6 +26,7 @@ from oracles.symmetry import find_group
 if TYPE_CHECKING:
     from pymatgen.analysis.elasticity import ElasticTensor
 
+UNSTABLE = "unstable"  # status
 UNITS = {
     "bulk_modulus_vrh": "GPa", "shear_modulus": "GPa", "youngs_modulus": "GPa", "poisson_ratio": "1",
     "elastic_anisotropy": "1", "elastic_stability": "GPa",
@@ -52,17 +53,21 @@ class ElasticConfig:
 
 @dataclass(frozen=True)
 class Elastic:
-    """An elastic tensor and what follows from it. NaN and None where the status is not ``ok``."""
+    """An elastic tensor and what follows from it.
 
-    status: str
-    tensor: list[list[float]] | None = None  # (6, 6) GPa, Voigt order, axes of the IEEE standard
+    A tensor that is not positive definite is that of no stable crystal (status ``unstable``): its averages are no
+    moduli, so the tensor and its lowest eigenvalue are all that is given.
+    """
+
+    status: str  # ok, unstable, or what failed
+    tensor: list[list[float]] | None = None  # (6, 6) GPa, Voigt order, axes of the IEEE standard; None if it failed
     values: dict[str, float] = field(default_factory=dict)  # see `UNITS`; moduli are Voigt-Reuss-Hill averages
     message: str = ""
 
     @property
     def stable(self) -> bool:
         """Born's criterion: the tensor is positive definite; Mouhat and Coudert, Phys. Rev. B 90, 224104 (2014)."""
-        return self.status == OK and self.values["elastic_stability"] > 0
+        return self.status == OK
 
     def quantities(self) -> dict[str, Quantity]:
         """For an evaluation."""
@@ -117,7 +122,12 @@ def _fit(strains: Sequence[Any], stresses: Sequence[np.ndarray], relaxed: Struct
         return Elastic(failed("elastic"), message=f"no fit: {error}")
     if not np.isfinite(list(values.values())).all():
         return Elastic(failed("elastic"), message="the fit gave no finite moduli")
-    return Elastic(OK, np.round(np.array(tensor.voigt), 3).tolist(), values)
+    voigt = np.round(np.array(tensor.voigt), 3).tolist()
+    stability = values["elastic_stability"]
+    if stability > 0:
+        return Elastic(OK, voigt, values)
+    message = f"no moduli: the elastic tensor is not positive definite (lowest eigenvalue {stability:.4g} GPa)"
+    return Elastic(UNSTABLE, voigt, {"elastic_stability": stability}, message)
 
 
 def _moduli(tensor: ElasticTensor) -> dict[str, float]:

@@ -36,7 +36,8 @@ class PhononConfig:
         """Check values."""
         if not (0.001 <= self.displacement <= 0.1 and self.max_atoms >= 1 and self.tolerance >= 0):
             raise ConfigError(
-                f"phonons want a displacement of 0.001 to 0.1 A, max_atoms >= 1 and a tolerance >= 0, got {self}."
+                "phonons: expected a displacement of 0.001 to 0.1 A, max_atoms >= 1 and a tolerance >= 0 THz, got "
+                f"{self.displacement:g} A, {self.max_atoms} and {self.tolerance:g} THz."
             )
 
 

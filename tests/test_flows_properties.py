@@ -50,8 +50,11 @@ def table_of(*arguments):
 def test_elastic_from_file_to_file(metals, tmp_path):
     output = tmp_path / "elastic.csv"
     frame, summary = table_of("elastic", "--input", metals, "--output", output, "--potential", EMT, "--json")
-    assert frame["status"].tolist() == ["ok", "ok", "failed:unsupported-element", "failed:unreadable"]
+    assert frame["status"].tolist() == ["ok", "unstable", "failed:unsupported-element", "failed:unreadable"]
     assert frame["note"].tolist() == list("abcd")
+    assert np.isnan(frame["shear_modulus"][1])  # it was -751 GPa with status ok
+    assert frame["elastic_stability"][1] < 0
+    assert "not positive definite" in frame["message"][1]
     assert frame["bulk_modulus_vrh"][0] == pytest.approx(134, abs=3)  # EMT's copper
     assert np.array(json.loads(frame["elastic_tensor"][0])).shape == (6, 6)
     assert frame["mechanically_stable"].tolist()[:2] == [True, False]

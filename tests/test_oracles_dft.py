@@ -186,6 +186,14 @@ def folders(tmp_path):
     return [path for path in (tmp_path / "scratch").iterdir() if path.is_dir()]
 
 
+def test_a_dielectric_constant_that_none_can_be_is_not_given_and_said(oracle):
+    impossible = 'done["dielectric"] = {"diagonal": [2.0, 0.4, 4.0]}; log.write_text(json.dumps(done))'
+    found = oracle(f"if step == 'dielectric': {impossible}").evaluate([Candidate(nacl())])[0]
+    assert found.ok
+    assert "dielectric_electronic" not in found.properties
+    assert found.message == "no dielectric: the response gave [2.0, 0.4, 4.0], expected finite values of at least 1"
+
+
 def test_an_evaluation_of_a_finished_calculation(oracle, tmp_path):
     made = oracle(relax="cell")
     found = made.evaluate([Candidate(nacl())])[0]

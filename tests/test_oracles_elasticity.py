@@ -92,8 +92,12 @@ def test_atoms_that_give_way_soften_the_crystal(emt):
 def test_an_unstable_crystal_is_known_by_its_tensor(emt):
     simple = Structure(Lattice.cubic(2.4), ["Cu"], [[0, 0, 0]])  # simple cubic: a saddle point of the energy
     found = elastic_tensor(relaxed(simple, emt), emt)
-    assert found.status == "ok"
+    assert found.status == "unstable"
+    assert list(found.values) == ["elastic_stability"]
     assert found.values["elastic_stability"] < 0
+    assert found.message.startswith("no moduli: the elastic tensor is not positive definite (lowest eigenvalue -")
+    assert np.linalg.eigvalsh(found.tensor).min() < 0
+    assert list(found.quantities()) == ["elastic_stability"]
     assert not found.stable
 
 

@@ -144,7 +144,7 @@ def _measured(material: Material, potential: Potential) -> dict[str, Any]:
     elastic = elastic_tensor(outcome.structure, potential)
     row["status"] = elastic.status
     if elastic.tensor is not None:
-        row |= {"bulk": elastic.values["bulk_modulus_vrh"], "shear": elastic.values["shear_modulus"]}
+        row |= {"bulk": elastic.values.get("bulk_modulus_vrh"), "shear": elastic.values.get("shear_modulus")}
         row["mechanically stable"] = elastic.stable
     for name, index, value in zip(("C11", "C12", "C44"), ((0, 0), (0, 1), (3, 3)), material.cubic or (), strict=False):
         row[f"published {name}"] = value

@@ -12,8 +12,10 @@ import numpy as np
 from pymatgen.core import Structure
 
 from flows import configfile
+from flows.checks import problems, refuse
 from flows.config import CONFIG_FILE, CampaignConfig, check_same
 from flows.known_labels import read_known_labels
+from flows.ledger import open_ledger
 from flows.parallel import ParallelOracle
 from flows.provenance import cores, provenance
 from flows.rehull import Rehuller
@@ -28,7 +30,6 @@ from loop.novelty import NoveltyIndex
 from loop.reward import Judges, PropertyReward
 from loop.rungs import Rung
 from loop.screening import HullScreen
-from loop.store import Store
 from oracles.mlip import PotentialOracle, build_oracle
 from oracles.potentials import load_potential
 from oracles.references import load_references
@@ -42,19 +43,30 @@ TYPICAL = 128  # crystals of the base from which the surrogate's input scaling i
 
 
 @contextmanager
-def open_campaign(config: CampaignConfig, directory: Path, progress: Progress | None = None) -> Iterator[Campaign]:
-    """The campaign of a results folder, begun or gone on with; leaving ends its worker processes.
+def open_campaign(
+    config: CampaignConfig, directory: Path, progress: Progress | None = None, *, resume: bool = False
+) -> Iterator[Campaign]:
+    """The campaign of a results folder, begun or continued; leaving ends its worker processes.
+
+    Args:
+        config: its settings.
+        directory: the results folder.
+        progress: called often.
+        resume: it was begun before, so that a missing ledger is an error.
 
     Raises:
-        ConfigError: the folder holds a campaign with other settings.
-        StoreError: another process works in the folder, or the ledger cannot be used.
+        ConfigError: a new campaign's settings make no sense, or the folder holds a campaign with other ones.
+        StoreError: another process works in the folder, the ledger cannot be used, or it does not hold the campaign
+            whose results the folder holds.
     """
-    make_folder(directory)
-    check_same(config, directory)
-    about = {"config": config.model_dump(mode="json"), "provenance": provenance()}
     path, begun = directory / CONFIG_FILE, False
     new = not path.exists()
-    with Store(config.ledger(directory)) as store:
+    if new:
+        refuse(problems(config))
+    make_folder(directory)
+    check_same(config, directory, resume=resume)
+    about = {"config": config.model_dump(mode="json"), "provenance": provenance()}
+    with open_ledger(config, directory, resume=resume) as store:
         configfile.dump(config, path)  # before anything slow: a run that is killed at once can be resumed
         try:
             with (
@@ -136,7 +148,8 @@ class Builder:
 
         section = self.config.generator
         base = load_model(section.checkpoint, section.device, section.dtype)
-        self._check_elements(section.proposals.sampling)
+        self._check_elements("proposals", section.proposals.conditions)
+        self._check_elements("finetune", section.finetune.conditions)
         return CrystalFormerGenerator(base, section.proposals, section.finetune)
 
     @cached_property
@@ -182,13 +195,13 @@ class Builder:
         surrogate = self.surrogate if round > 0 else None
         return PropertyReward(self.config.reward, Judges(self.config.validity, self.novelty, self.screen, surrogate))
 
-    def _check_elements(self, asked_for: Sampling) -> None:
+    def _check_elements(self, name: str, asked_for: Sampling) -> None:
         """Elements that a user named; those that the generator draws by itself fail one by one, and are counted."""
         potential = self.measuring.potential
         unknown = sorted({*names(asked_for.required), *symbols(asked_for.elements)} - potential.elements)
         if unknown:
             raise ConfigError(
-                f"generator.proposals.sampling asks for {', '.join(unknown)}, which the potential "
+                f"generator.{name}.sampling asks for {', '.join(unknown)}, which the potential "
                 f"{potential.energy_type.method} does not know; leave it out, or choose another oracle.mlip.potential"
             )
 

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from flows.console import complain
+from loop.disk import ADVICE, is_full
 from loop.errors import DiscoveryLoopError
 
 
@@ -38,11 +39,17 @@ class GuardedGroup(TyperGroup):
             complain("out of memory: use a smaller batch, pool or number of workers")
             raise typer.Exit(1) from None
         except OSError as error:
+            if is_full(error):
+                complain(f"{error.filename or 'a file'} cannot be written: {ADVICE}.")
+                raise typer.Exit(1) from None
             complain(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
             raise typer.Exit(1) from None
         except Exception as error:
             if hasattr(error, "exit_code"):  # a usage error, which prints itself
                 raise
+            if is_full(error, Path.cwd()):
+                complain(f"a file cannot be written: {ADVICE}.")
+                raise typer.Exit(1) from None
             complain(
                 f"unexpected {type(error).__name__}: {error}\nThe traceback is in {write_log()}; please report it."
             )

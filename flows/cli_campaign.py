@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,13 +61,23 @@ def init(
     )
 
 
-def validate(config: Config, settings: Settings = None, json: Json = False) -> None:
-    """Check a configuration; tell what would run."""
+def validate(
+    config: Config,
+    settings: Settings = None,
+    elsewhere: Annotated[
+        bool,
+        typer.Option("--elsewhere", help="It will run on another machine: do not look for files, devices, engines."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Check that a configuration can run, potential, checkpoint and conditions included; tell what would run."""
+    from flows.checks import check
     from flows.config import read_config
     from flows.configfile import parse_settings
     from flows.forecast import forecast
 
     checked = read_config(config, parse_settings(settings or []))
+    check(checked, elsewhere=elsewhere)
     emit({"valid": True, **forecast(checked)}, json)
 
 
@@ -94,15 +105,17 @@ def run(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Run a campaign, or go on with the one that the results folder holds."""
+    """Run a campaign, or continue the one that the results folder holds."""
     from flows.config import read_config
     from flows.configfile import parse_settings
 
     checked = read_config(config, parse_settings(settings or []))
     directory = checked.directory(results)
     if dry_run:
+        from flows.checks import problems, refuse
         from flows.forecast import forecast, measured
 
+        refuse(problems(checked))
         emit({"results": str(directory), **forecast(checked), **measured(checked)}, json)
         return
     go(checked, directory, quiet, json)
@@ -114,14 +127,14 @@ def resume(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Go on with the campaign of a results folder; nothing that was labelled is labelled again."""
+    """Continue the campaign of a results folder; nothing that was labelled is labelled again."""
     from flows.config import stored_config
     from flows.configfile import parse_settings
 
-    go(stored_config(directory, parse_settings(settings or [])), directory, quiet, json)
+    go(stored_config(directory, parse_settings(settings or [])), directory, quiet, json, resume=True)
 
 
-def go(config: Any, directory: Path, quiet: bool, json: bool) -> None:
+def go(config: Any, directory: Path, quiet: bool, json: bool, *, resume: bool = False) -> None:
     """Run all that is left of a campaign and print its outcome."""
     from flows.console import progress
     from flows.plain import run_campaign
@@ -129,7 +142,7 @@ def go(config: Any, directory: Path, quiet: bool, json: bool) -> None:
     if not quiet:
         note(f"campaign {config.campaign.name}: results in {directory}")
     with progress(quiet) as reporter:
-        summary = run_campaign(config, directory, reporter)
+        summary = run_campaign(config, directory, reporter, resume=resume)
     emit(summary, json, None if json else outcome_text(directory, summary))
 
 
@@ -151,17 +164,27 @@ def status(directory: Folder, json: Json = False) -> None:
     from flows.plain import open_history, status_of
 
     with open_history(directory) as history:
-        summary = status_of(history)
+        summary = status_of(history, directory)
     emit(summary, json, outcome_text(directory, summary))
 
 
-def report(directory: Folder) -> None:
-    """Write the HTML report of a campaign anew; works while it runs."""
+def report(
+    directory: Folder,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder to write to. Default: the campaign's, or where that can only be read, the present one.",
+        ),
+    ] = None,
+) -> None:
+    """Write the HTML report of a campaign; works while it runs."""
     from flows.outcome import write_report
     from flows.plain import open_history
 
     with open_history(directory) as history:
-        path = write_report(history, directory)
+        path = write_report(history, output or (directory if os.access(directory, os.W_OK) else Path.cwd()))
     emit({"report": str(path)}, False, f"wrote {path}")
 
 

@@ -175,8 +175,8 @@ def stored_config(directory: Path, overrides: Mapping[str, Any] | None = None) -
     return read_config(path, overrides)
 
 
-def check_same(config: CampaignConfig, directory: Path) -> None:
-    """Refuse to go on in a folder with settings that would make it another campaign.
+def check_same(config: CampaignConfig, directory: Path, *, resume: bool = False) -> None:
+    """Refuse to continue in a folder with settings that would make it another campaign.
 
     Raises:
         ConfigError: names what differs.
@@ -189,9 +189,11 @@ def check_same(config: CampaignConfig, directory: Path) -> None:
     changed = [key for key in keys if ours.get(key) != theirs.get(key)]
     if changed:
         was = "; ".join(f"{key} was {theirs.get(key)!r}, now {ours.get(key)!r}" for key in changed)
+        own = f"Continue it with its own settings by `discovery-loop resume {directory}`"
+        advice = "Leave these as they were" if resume else own
         raise ConfigError(
-            f"{directory} holds a campaign with other settings: {was}. Go on with it by `discovery-loop resume`, or "
-            f"choose another folder with --results. Free to change: {', '.join(sorted(free))}."
+            f"{directory} holds a campaign with other settings: {was}. {advice}, or run them in another folder "
+            f"(--results). Free to change: {', '.join(sorted(free))}."
         )
 
 

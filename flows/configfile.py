@@ -155,11 +155,26 @@ def validate(model: type[Model], data: Mapping[str, Any], source: str) -> Model:
         ConfigError: with every problem on a line of its own.
     """
     try:
-        return TypeAdapter(model).validate_python(data)
+        made = TypeAdapter(model).validate_python(data)
+        if wrong := truths(data, made):
+            raise ConfigError(listed(wrong, source))
+        return made
     except ValidationError as error:
         raise ConfigError(explain(model, error, source)) from None
-    except ConfigError as error:  # of a room's own check
-        raise ConfigError(f"{source}: {error}") from None
+
+
+def truths(data: Any, made: Any, key: str = "") -> list[str]:
+    """Where true or false was given for a number: pydantic takes them for 1 and 0."""
+    if isinstance(data, bool):
+        is_number = isinstance(made, int | float) and not isinstance(made, bool)
+        return [f"{key}: expected a number, got {str(data).lower()}"] if is_number else []
+    if isinstance(data, Mapping):
+        parts = {name: made.get(name) if isinstance(made, Mapping) else getattr(made, str(name), None) for name in data}
+        return [line for name in data for line in truths(data[name], parts[name], f"{key}.{name}".lstrip("."))]
+    if isinstance(data, list | tuple) and isinstance(made, list | tuple):
+        pairs = zip(data, made, strict=False)
+        return [line for at, pair in enumerate(pairs) for line in truths(*pair, f"{key}.{at}")]
+    return []
 
 
 def dump(config: BaseModel, path: Path) -> None:

@@ -62,7 +62,7 @@ def discovery_loop(
 
     Args:
         config: Path of a campaign's YAML file, or the name of a preset (quickstart, smoke, single-gpu, hpc).
-        results: Folder of the results. One that holds this campaign already is gone on with. Default: results/NAME.
+        results: Folder of the results. A campaign that it holds is continued. Default: results/NAME.
         overrides: Settings to change, by dotted key, for example {"campaign.rounds": 5, "campaign.seed": 1}.
     """
     logger = get_run_logger()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import configfile
+from flows.ledger import worked_on
 from flows.narrative import told
 from flows.outcome import summarise, write_report, write_results
 from loop.errors import ConfigError
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.yaml"
 
 
-def run_campaign(config: CampaignConfig, directory: Path, reporter: Reporter) -> dict[str, Any]:
+def run_campaign(
+    config: CampaignConfig, directory: Path, reporter: Reporter, *, resume: bool = False
+) -> dict[str, Any]:
     """Run all that is left of a campaign and write its results; returns the summary."""
     from flows import build
 
-    with build.open_campaign(config, directory, reporter) as campaign:
+    with build.open_campaign(config, directory, reporter, resume=resume) as campaign:
         while not campaign.finished:
             round, stage = campaign.history.next_stage
             payload = campaign.run_stage(round, stage)
@@ -68,15 +71,16 @@ def open_history(directory: Path) -> Iterator[History]:
         yield History.load(store, name)
 
 
-def status_of(history: History) -> dict[str, Any]:
-    """The summary, and what comes next."""
+def status_of(history: History, directory: Path) -> dict[str, Any]:
+    """The summary, what comes next, and who works on it."""
     round, stage = history.next_stage
     done = round > history.settings.rounds or bool(history.stopped)
     pending = 0
     if (round, "select") in history.done and (round, "label") not in history.done:
         pending = sum(pick.candidate_id not in history.evaluations for pick in history.picks(round))
     state = "finished" if done else f"round {round} of {history.settings.rounds}, {stage} ({STAGES.index(stage) + 1}/6)"
-    return {"state": state, "labels_pending": pending, **summarise(history)}
+    at_work = worked_on(directory, done)
+    return {"state": state, "at_work": at_work, "labels_pending": pending, **summarise(history)}
 
 
 def export_campaign(history: History, directory: Path, format: str, output: Path) -> dict[str, Any]:

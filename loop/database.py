@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from loop.disk import ADVICE
 from loop.errors import StoreError
 
 SCHEMA_VERSION = 2  # 2: table `structures`; a ledger of version 1 is brought up to date when it is opened
@@ -77,13 +80,14 @@ def as_url(where: str | Path) -> URL:
         ) from None
 
 
-def check_file(path: Path, create: bool) -> None:
-    """Make the folder of an SQLite file.
+def check_file(path: Path, create: bool) -> bool:
+    """Make the folder of an SQLite file; returns whether the file can only be read, which is enough to look.
 
     Raises:
-        StoreError: the file is absent though it should be there, or cannot be written.
+        StoreError: the file is absent or empty though it should be there, or cannot be read; or it should be made, and
+            cannot be written.
     """
-    if not path.exists() and not create:
+    if not create and not path.exists():
         raise StoreError(f"There is no ledger {path}: expected a campaign.db made by `discovery-loop run`.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,14 +95,22 @@ def check_file(path: Path, create: bool) -> None:
         raise StoreError(f"The folder {path.parent} cannot be made: {error.strerror or error}") from error
     if path.is_dir():
         raise StoreError(f"The ledger {path} is a folder, expected a file.")
-    if not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.R_OK | os.W_OK)):
+    if not create and path.stat().st_size == 0:
+        raise StoreError(f"The ledger {path} is empty: what it held is lost. Put a copy of it in its place.")
+    writable = os.access(path.parent, os.W_OK) and (not path.exists() or os.access(path, os.W_OK))
+    if create and not writable:
         raise StoreError(f"The ledger {path} cannot be written: SQLite needs write access to the file and its folder.")
+    if path.exists() and not os.access(path, os.R_OK):
+        raise StoreError(f"The ledger {path} cannot be read: ask its owner for access.")
+    return not writable
 
 
-def engine(url: URL) -> sa.Engine:
+def engine(url: URL, read_only: bool = False) -> sa.Engine:
     """An engine; SQLite's writers wait for each other, and what they wrote survives a power cut."""
     if url.get_backend_name() != "sqlite":
         return sa.create_engine(url, pool_pre_ping=True)
+    if read_only:
+        return sa.create_engine("sqlite://", creator=lambda: _look(Path(url.database or "")), poolclass=sa.NullPool)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_SECONDS})
 
     @sa.event.listens_for(engine, "connect")
@@ -116,7 +128,32 @@ def engine(url: URL) -> sa.Engine:
     return engine
 
 
+def _look(path: Path) -> sqlite3.Connection:
+    """A connection to a file that cannot be written, nor anything beside it.
+
+    While somebody else writes there, what is not yet in the file itself is read from the log beside it. Where there is
+    no log nobody writes, and SQLite is told so: else it would try to make one.
+    """
+    options = "mode=ro" if path.with_name(path.name + "-wal").exists() else "mode=ro&immutable=1"
+    return sqlite3.connect(f"file:{quote(str(path.absolute()))}?{options}", uri=True, timeout=BUSY_SECONDS)
+
+
+HINTS = {
+    "malformed": "it is damaged: put a copy of it in its place, or try SQLite's own `sqlite3 FILE .recover`",
+    "not a database": "it is damaged or no ledger: put a copy of it in its place",
+    "disk is full": ADVICE,
+    "locked": "another process holds it: wait for it, then try again",
+    "unable to open": "where folder and file can only be read, copy the folder (with campaign.db-wal) to look at it",
+    "readonly": "the file and its folder can only be read",
+}
+
+
 def reason(error: BaseException) -> str:
-    """First line of the driver's message; drivers do not repeat passwords, but SQLAlchemy's own text may hold data."""
+    """First line of the driver's message, and what it means.
+
+    Drivers do not repeat passwords, but SQLAlchemy's own text may hold data.
+    """
     original = getattr(error, "orig", None) or error
-    return (str(original).strip().splitlines() or [type(original).__name__])[0]
+    line = (str(original).strip().splitlines() or [type(original).__name__])[0]
+    hint = next((hint for words, hint in HINTS.items() if words in line), "")
+    return f"{line} ({hint})" if hint else line

@@ -11,8 +11,11 @@ import shutil
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from loop.disk import writing
 from loop.errors import InputError, StoreError
 from loop.store import worker_id, worker_is_alive
 from loop.values import Candidate
@@ -41,14 +44,15 @@ def write_bytes(path: Path, data: bytes) -> None:
     make_folder(path.parent)
     temporary = path.with_name(_temporary_name(path))
     try:
-        with temporary.open("wb") as file:
+        with writing(path), temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
+        with writing(path):
+            temporary.replace(path)
+    except BaseException:
         temporary.unlink(missing_ok=True)
-        raise InputError(f"The file {path} cannot be written: {error.strerror or error}.") from error
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -67,12 +71,11 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         make_folder(temporary)
-        fill(temporary)
-        if path.exists():
-            path.replace(old)
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"The folder {path} cannot be written: {error.strerror or error}.") from error
+        with writing(path):
+            fill(temporary)
+            if path.exists():
+                path.replace(old)
+            temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
@@ -158,6 +161,31 @@ def read_candidates(path: Path) -> list[Candidate]:
         ) from error
 
 
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds the lock of a folder, or died with it."""
+
+    host: str
+    pid: str
+    since: float  # seconds since the epoch
+    alive: bool | None  # None: a process of another host, which nobody here sees
+
+
+def holder(folder: Path) -> Holder | None:
+    """Who works in a campaign folder, or was killed while it did; None where nobody holds it."""
+    try:
+        return _held(json.loads((folder / ".lock").read_text(encoding="utf-8") or "null"))
+    except (OSError, ValueError):
+        return None  # never locked, or torn: its writer died while writing it
+
+
+def _held(text: dict[str, Any] | None) -> Holder | None:
+    if not isinstance(text, dict) or str(text.get("owner")).count("|") < 3:
+        return None
+    host, pid = str(text["owner"]).split("|")[:2]
+    return Holder(host, pid, float(text.get("since", 0.0)), worker_is_alive(str(text["owner"])))
+
+
 class FolderLock:
     """One writer a folder. The lock of a dead process is taken over, that of a living one is an error.
 
@@ -171,25 +199,20 @@ class FolderLock:
     def __init__(self, folder: Path) -> None:
         self.path = make_folder(folder) / ".lock"
         self.owner = worker_id()
-        with self.path.open("a+", encoding="utf-8") as file:
+        with writing(self.path), self.path.open("a+", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # held only while looking: two newcomers cannot both take over
-            file.seek(0)
-            self._refuse_if_held(file.read().strip())
+            self._refuse_if_held(holder(folder))
             file.truncate(0)
             file.write(json.dumps({"owner": self.owner, "since": time.time()}))
         self._finalizer = weakref.finalize(self, _unlock, self.path, self.owner)
 
-    def _refuse_if_held(self, text: str) -> None:
-        try:
-            owner = str(json.loads(text)["owner"]) if text else None
-            alive = False if owner is None else worker_is_alive(owner)
-        except (ValueError, KeyError, TypeError):
-            return  # a torn lock file: its writer died while writing it
-        if alive is False or owner is None:
+    def _refuse_if_held(self, found: Holder | None) -> None:
+        if found is None or found.alive is False:
             return
-        host, pid = owner.split("|")[:2]
-        hint = "wait for it or stop it" if alive else f"if that machine no longer works on it, delete {self.path}"
-        raise StoreError(f"The campaign in {self.path.parent} is being written by process {pid} on {host}: {hint}.")
+        hint = "wait for it or stop it" if found.alive else f"if that machine no longer works on it, delete {self.path}"
+        raise StoreError(
+            f"The campaign in {self.path.parent} is being written by process {found.pid} on {found.host}: {hint}."
+        )
 
     def release(self) -> None:
         """Let others write; calling it twice is fine."""

@@ -90,7 +90,7 @@ class Store:
 
     Args:
         where: a file path (SQLite), or a database URL such as ``postgresql+psycopg://user:password@host/name``.
-        create: make the file and the tables if they are absent; else their absence is an error.
+        create: make file and tables if absent; else their absence is an error, and read access is enough to look.
 
     Raises:
         StoreError: the file is damaged, the folder not writable, the schema of another version, the server
@@ -101,10 +101,9 @@ class Store:
         self.url = db.as_url(where)
         self.worker = worker_id()
         path = Path(self.url.database) if self._is_sqlite and self.url.database else None
-        if path is not None:
-            db.check_file(path, create)
+        self._read_only = path is not None and db.check_file(path, create)
         try:
-            self._engine = db.engine(self.url)
+            self._engine = db.engine(self.url, self._read_only)
         except (SQLAlchemyError, ImportError) as error:
             raise StoreError(f"The ledger {self.name} cannot be used: {db.reason(error)}") from error
         self._open_schema(create)
@@ -371,6 +370,8 @@ class Store:
 
     def _upgrade(self) -> None:
         """From version 1 to 2: what was kept stays under its own id, so that no label changes hands."""
+        if self._read_only:
+            raise StoreError(f"The ledger {self.name} is of an older version and can only be read: copy it first.")
         with self._write() as connection:
             self._make_tables(connection)
             kept = sa.select(db.CANDIDATES.c.id, db.CANDIDATES.c.value).distinct()

@@ -13,6 +13,7 @@ import numpy as np
 from pymatgen.core import Structure
 
 from loop.contracts import Progress
+from loop.disk import writing
 from loop.errors import InputError
 from loop.values import Candidate
 from surrogates.blocks import (
@@ -166,6 +167,7 @@ def _write(folder: Path, ids: list[str], rows: np.ndarray) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256("".join(ids).encode()).hexdigest()[:16]
     temporary = folder / f".{name}-{os.getpid()}.npz"
-    with temporary.open("wb") as file:
-        np.savez(file, ids=np.array(ids), rows=rows)
-    temporary.replace(folder / f"part-{name}.npz")
+    with writing(folder):
+        with temporary.open("wb") as file:
+            np.savez(file, ids=np.array(ids), rows=rows)
+        temporary.replace(folder / f"part-{name}.npz")

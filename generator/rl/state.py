@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from loop.disk import writing
 from loop.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ def save(tuner: Finetuner, path: Path) -> None:
         "best": tuner.replay.best_keys,
     }
     part = path.with_name(path.name + ".part")
-    save_file(tensors, part, metadata={"state": json.dumps(text)})
-    part.replace(path)
+    with writing(path):
+        save_file(tensors, part, metadata={"state": json.dumps(text)})
+        part.replace(path)
 
 
 def load(tuner: Finetuner, path: Path) -> None:

@@ -235,9 +235,11 @@ def load_potential(
         from oracles.ase_potential import load_ase
 
         return load_ase(name, options=options)
+    module, _, last = name.rpartition(".")
+    meant = f"Did you mean '{module}:{last}'? " if module else ""
     raise ConfigError(
-        f"There is no potential {name!r}: expected 'chgnet', 'chgnet:r2scan', 'mace:<foundation name or path>' or an "
-        "ASE calculator as 'module:Class', e.g. 'ase.calculators.emt:EMT'."
+        f"There is no potential {name!r}. {meant}Expected 'chgnet', 'chgnet:r2scan', 'mace:<foundation name or path>' "
+        "or an ASE calculator as 'module:Class', e.g. 'ase.calculators.emt:EMT'."
     )
 
 

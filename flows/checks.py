@@ -1,0 +1,189 @@
+"""What a run would refuse, found before it begins: `validate` makes every part that `run` would make.
+
+`problems` needs nothing but the configuration; `missing_parts` loads what a campaign loads, as it loads it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.configfile import listed
+from flows.ranges import out_of_range
+from loop.errors import ConfigError, DiscoveryLoopError
+from loop.settings import check_name
+from loop.validity import NOBLE_GASES, RADIOACTIVE
+
+if TYPE_CHECKING:
+    from flows.build import Builder
+    from flows.config import CampaignConfig
+    from generator.conditions import Sampling
+
+# of a round's report, for stop rules; those of a prediction begin with the property's name
+METRICS = {"validity", "uniqueness", "novelty", "replay", "f_block_share", "element_concentration"}
+METRICS |= {"kl", "iterations", "reward_first", "reward_last", "stable_total", "stable_new_total", "best_objective"}
+METRICS |= {"baseline_hit_rate", "engine_hit_rate", "shadow_hit_rate", "acceleration", "gain_over_baseline"}
+
+
+def check(config: CampaignConfig, *, elsewhere: bool = False) -> None:
+    """Refuse what a run would refuse.
+
+    Args:
+        config: of the campaign.
+        elsewhere: the campaign will run on another machine; what depends on this one is not looked at.
+
+    Raises:
+        ConfigError: all that is wrong, a line each, with its key.
+    """
+    refuse(problems(config, elsewhere=elsewhere))
+    if not elsewhere:
+        refuse(missing_parts(config))
+
+
+def refuse(found: list[str]) -> None:
+    """Raise what was found wrong, if anything was.
+
+    Raises:
+        ConfigError: a line each.
+    """
+    if found:
+        raise ConfigError(listed(found, "the campaign cannot run"))
+
+
+def problems(config: CampaignConfig, *, elsewhere: bool = False) -> list[str]:
+    """What is wrong with the settings by themselves, and with the files and devices that they name."""
+    found = [*out_of_range(config), *_told("campaign.name", lambda: check_name(config.campaign.name))]
+    found += [*_budgets(config), *_rules(config), *_conditions(config)]
+    return found if elsewhere else [*found, *_files(config), *_devices(config)]
+
+
+def missing_parts(config: CampaignConfig) -> list[str]:
+    """What cannot be loaded: potential with its reference phases, checkpoint, space, known crystals, DFT engine."""
+    from flows.build import Builder
+
+    builder = Builder(config)
+    parts: dict[str, Callable[[], object]] = {"oracle.mlip": lambda: builder.measuring}
+    parts |= {"generator": lambda: builder.generator, "generator.proposals": lambda: _draws(builder, config)}
+    parts |= {"novelty.reference": lambda: builder.novelty, "oracle": lambda: builder.rungs}
+    found: list[str] = []
+    for key, part in parts.items():
+        if not (found and key.startswith("generator")):  # which asks the potential, and would tell the same again
+            found += _told(key, part)
+    return found
+
+
+def _told(key: str, part: Callable[[], object]) -> list[str]:
+    try:
+        part()
+    except DiscoveryLoopError as error:
+        return [f"{key}: {error}"]
+    return []
+
+
+def _draws(builder: Builder, config: CampaignConfig) -> None:
+    """Whether the generator can draw anything within the conditions; looks at each space group, draws no crystal."""
+    import numpy as np
+
+    from generator.sample import draw_space_groups
+
+    for sampling in (config.generator.proposals.conditions, config.generator.finetune.conditions):
+        draw_space_groups(builder.generator.policy, 1, np.random.default_rng(0), sampling=sampling)
+
+
+def _budgets(config: CampaignConfig) -> Iterator[str]:
+    """More labels a round than crystals are proposed in it cannot be spent."""
+    settings = config.campaign
+    for name in ("budget", "baseline_budget"):
+        value = getattr(settings, name)
+        if value is not None and value > settings.pool:
+            yield f"campaign.{name}: expected at most campaign.pool, which is {settings.pool}, got {value}"
+    if settings.max_calls is not None and settings.max_calls < settings.round0_budget:
+        yield (
+            f"campaign.max_calls: {settings.max_calls} calls end within the baseline round, which takes "
+            f"{settings.round0_budget}: nothing would be learned"
+        )
+    if config.oracle.mlip.lowest >= settings.threshold and settings.stability == "e_above_hull":
+        yield (
+            f"oracle.mlip.lowest: {config.oracle.mlip.lowest:g} eV/atom refuses all that campaign.threshold "
+            f"{settings.threshold:g} calls stable"
+        )
+
+
+def _rules(config: CampaignConfig) -> Iterator[str]:
+    """A stop rule on a number that no report holds would never act."""
+    predicted = tuple(f"{item.name}_" for item in config.surrogate.gp.properties)
+    for rule in ("stop_below", "stop_above"):
+        for name in getattr(config.campaign, rule):
+            if re.sub("_(low|high)$", "", name) not in METRICS and not name.startswith(predicted):
+                yield f"campaign.{rule}.{name}: no report holds such a number; there are {', '.join(sorted(METRICS))}"
+
+
+def _conditions(config: CampaignConfig) -> Iterator[str]:
+    """Conditions that make no sense together, or whose crystals the rules of validity would all drop."""
+    for name in ("proposals", "finetune"):
+        section = getattr(config.generator, name)
+        if wrong := _told(f"generator.{name}", lambda section=section: section.conditions):  # type: ignore[misc]
+            yield from wrong
+        else:
+            yield from _dropped(config, f"generator.{name}", section.conditions)
+
+
+def _dropped(config: CampaignConfig, key: str, conditions: Sampling) -> Iterator[str]:
+    from generator.conditions import names, numbers
+
+    rules = config.validity
+    dropped = {
+        "validity.radioactive": frozenset() if rules.radioactive else frozenset(RADIOACTIVE),
+        "validity.noble_gases": frozenset() if rules.noble_gases else frozenset(NOBLE_GASES),
+        "validity.exclude": frozenset(numbers(rules.exclude)),
+        "validity.elements": frozenset(range(1, 119)) - frozenset(numbers(rules.elements or range(1, 119))),
+    }
+    for rule, elements in dropped.items():
+        if lost := conditions.required & elements:
+            yield f"{key}: {', '.join(names(lost))} must occur, but {rule} drops every crystal that holds it"
+    if not conditions.allowed - frozenset().union(*dropped.values()):
+        yield f"{key}: every element that may occur is dropped by the rules of validity"
+    if rules.max_elements is not None and len(conditions.required) > rules.max_elements:
+        count = len(conditions.required)
+        yield f"{key}: {count} elements must occur, but validity.max_elements is {rules.max_elements}"
+
+
+def _files(config: CampaignConfig) -> Iterator[str]:
+    """Files that are named must be there."""
+    from generator.checkpoint import DESCRIPTION, WEIGHTS
+
+    checkpoint, reference = config.generator.checkpoint, config.novelty.reference
+    if checkpoint is not None and not all((checkpoint / name).is_file() for name in (DESCRIPTION, WEIGHTS)):
+        yield f"generator.checkpoint: no checkpoint in {checkpoint}: expected a folder with {DESCRIPTION} and {WEIGHTS}"
+    named = {"novelty.reference": reference if isinstance(reference, Path) else None}
+    named |= {"surrogate.known": config.surrogate.known}
+    named |= {"oracle.mlip.references": None if config.oracle.mlip.references is None
+              else Path(config.oracle.mlip.references)}  # fmt: skip
+    for key, path in named.items():
+        if path is not None and not path.exists():
+            yield f"{key}: there is no {path}"
+    yield from _told("store", lambda: config.ledger(Path()))
+
+
+def _devices(config: CampaignConfig) -> Iterator[str]:
+    """Devices must be there, too."""
+    for key, device in (
+        ("generator.device", config.generator.device),
+        ("oracle.mlip.device", config.oracle.mlip.device),
+    ):
+        if device is None or device == "cpu":
+            continue
+        if not re.fullmatch(r"cuda(:\d+)?", device):
+            yield f"{key}: expected cpu or cuda, got {device!r}"
+            continue
+        import torch
+
+        at = int(device.partition(":")[2] or 0)
+        if at >= torch.cuda.device_count():
+            seen = torch.cuda.device_count() or "no"
+            yield (
+                f"{key}: {device} was asked for, but this machine shows {seen} CUDA devices: use cpu, or validate with "
+                "--elsewhere where the campaign will run on another machine"
+            )

@@ -43,7 +43,7 @@ def nothing_is_loaded(monkeypatch):
         ("generator.device=cuda", "generator.device: cuda was asked for, but this machine shows no CUDA devices"),
         ("oracle.mlip.device=cuda:1", "oracle.mlip.device: cuda:1 was asked for"),
         ("oracle.mlip.device=gpu", "oracle.mlip.device: expected cpu or cuda, got 'gpu'"),
-        ("generator.proposals.sampling.space_groups=[231]", "space groups must lie in 1..230, got [231]"),
+        ("generator.proposals.sampling.space_groups=[231]", "sampling: space groups must lie in 1..230, got"),
         (
             "generator.proposals.space_groups=[231]",
             "generator.proposals.space_groups.0: expected at least 1 and at most",

@@ -10,12 +10,15 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loop.plausibility import KINDS
+from loop.values import failed
+
 if TYPE_CHECKING:
     import pandas as pd
     from pymatgen.core import Structure
 
     from flows.console import Reporter
-    from loop.crystals import CrystalTable
+    from loop.crystals import CrystalTable, Unreadable
 
 UNREADABLE = "failed:unreadable"
 KEPT = "input_"  # before the name of a column of the input that would mislead under its own
@@ -76,14 +79,19 @@ def rows_with(table: CrystalTable, results: dict[int, dict[str, Any]], *, change
     """
     import pandas as pd
 
-    reasons = {failure.row: failure.reason for failure in table.failures}
-    missing = [{"status": UNREADABLE, "message": reasons.get(row, "")} for row in range(len(table))]
-    found = pd.DataFrame([_noted(results.get(row, missing[row]), table.notes.get(row)) for row in range(len(table))])
+    rows = {failure.row: {"status": status_of(failure), "message": failure.reason} for failure in table.failures}
+    rows |= {row: _noted(result, table.notes.get(row)) for row, result in results.items()}
+    found = pd.DataFrame([rows.get(row, {"status": UNREADABLE, "message": ""}) for row in range(len(table))])
     kept = renamed_columns(table.frame, [str(name) for name in found], changed=changed)
     joined = pd.concat([kept.reset_index(drop=True), found], axis=1)
     if not set(_IDS) & set(joined):
         joined.insert(0, "id", table.ids)
     return joined
+
+
+def status_of(failure: Unreadable) -> str:
+    """``failed:overlap`` and the like of what was read but is no crystal, see `loop.plausibility`; else unreadable."""
+    return failed(failure.kind) if failure.kind in KINDS else UNREADABLE
 
 
 def _noted(result: dict[str, Any], note: str | None) -> dict[str, Any]:

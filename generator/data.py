@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from generator.tokens import MAX_SITES, CrystalBatch, TokenError, tokenize, tokenize_arrays
-from loop.cif import DisorderedError, parse_cif
+from loop.cif import parse_cif
 from loop.crystals import CIF_COLUMN, read_crystals, read_frame
 from loop.errors import InputError
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from loop.contracts import Progress
 
 _CHUNK = 200  # crystals a task: long enough to hide the cost of sending them, short enough for a smooth progress bar
-_FORMAT = 3  # raise when tokens change meaning, so that old caches are not read
+_FORMAT = 4  # raise when tokens change meaning, so that old caches are not read
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def prepare(
         progress: called after every few hundred crystals with the counts of failures.
 
     Returns:
-        Tokens, and the rows that failed with kind (unreadable, disordered, unsupported-element, symmetry-failed,
-        too-many-sites) and message.
+        Tokens, and the rows that failed with kind (unreadable, disordered, overlap and others of `loop.plausibility`,
+        unsupported-element, symmetry-failed, too-many-sites) and message.
 
     Raises:
         InputError: the source cannot be read or has no column `cif`, or no row gives a crystal.
@@ -118,12 +118,12 @@ def prepare(
 
 
 def _read(path: Path) -> tuple[pd.DataFrame, list[str], list[Any]]:
-    """Table, ids and CIF texts; for sources other than CSV the structures instead of texts, None where unreadable."""
+    """Table, ids and CIF texts; for other sources structures, or kind and message of what is not read."""
     if path.name.removesuffix(".gz").endswith(".csv"):
         frame, ids = read_frame(path)
         return frame, ids, frame[CIF_COLUMN].tolist()
     table = read_crystals(path)
-    reasons = {failure.row: InputError(failure.reason) for failure in table.failures}
+    reasons = {failure.row: (failure.kind, failure.reason) for failure in table.failures}
     return table.frame, table.ids, [s if s is not None else reasons[i] for i, s in enumerate(table.structures)]
 
 
@@ -152,10 +152,15 @@ def _tokenize_chunk(chunk: Sequence[Any], config: PrepareConfig) -> list[Outcome
 
 
 def tokenize_item(item: Any, config: PrepareConfig) -> Outcome:
-    """Tokens of a CIF text or a structure, or kind and message of what is wrong with it; never raises."""
+    """Tokens of a CIF text or a structure, or kind and message of what is wrong with it; never raises.
+
+    Args:
+        item: a text, a structure, or kind and message of a failure to read one, which are given back.
+        config: tolerance and limits.
+    """
     try:
-        if isinstance(item, InputError):
-            raise item
+        if isinstance(item, tuple):
+            return item
         if hasattr(item, "lattice"):
             return tokenize(item, config.symprec, config.max_sites, canonical=config.canonical)
         if not isinstance(item, str):
@@ -164,7 +169,7 @@ def tokenize_item(item: Any, config: PrepareConfig) -> Outcome:
     except TokenError as error:
         return error.kind, str(error)
     except InputError as error:
-        return "disordered" if isinstance(error, DisorderedError) else "unreadable", str(error)
+        return error.kind, str(error)
     except Exception as error:  # a row must never end the whole preparation
         return "unexpected", f"{type(error).__name__}: {error}"
 

@@ -6,10 +6,9 @@ orbit is stored, the one that the first operator of its Wyckoff position maps to
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from generator.wyckoff import letter_index, project, symmetrize_lattice, tables
 from loop.errors import InputError
+from loop.moyo import symmetry_of
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 MAX_SITES = 20  # inequivalent sites; the published model's limit
 ATOM_TYPES = 119
 _REPRESENTATIVE_TOLERANCE = 1e-3  # fractional; refined positions satisfy op0(x) = x far better than this
-_SHORTEST = 20.0  # tolerances of the symmetry search, of a lattice vector
 _ANGLE_TOLERANCE = float(np.radians(1.0))  # of the symmetry search
 _KEY_STEPS = 10_000  # coordinates that round to the same 1e-4 are equal when points are compared
 _KEY_RANGE = _KEY_STEPS**3
@@ -222,7 +221,6 @@ def _representatives(g: int, letters: np.ndarray, x: np.ndarray) -> tuple[np.nda
 def _standard_setting() -> Any:
     from moyopy import Setting
 
-    logging.getLogger("moyo").setLevel(logging.ERROR)  # it warns of every supercell
     return Setting.standard()
 
 
@@ -231,24 +229,18 @@ def _find_symmetry(arrays: Arrays, symprec: float) -> Any:
 
     moyo's default tolerance of angles follows from symprec and loses the symmetry of some relaxed cells (0.5 % of
     Materials Project crystals, e.g. 225 becomes 139); one degree keeps it. Where moyo then lowers symprec by itself,
-    its default may find more.
+    its default may find more. Cells that are too thin for a search that ends are refused, see `loop.moyo`.
     """
-    from moyopy import Cell, MoyoDataset
-
-    basis, numbers, positions = (np.asarray(array).tolist() for array in arrays)
-    shortest = float(np.linalg.norm(arrays[0], axis=1).min())
-    if not shortest > _SHORTEST * symprec:  # moyo may never come back, see loop.moyo
-        raise TokenError("symmetry-failed", f"a lattice vector of {shortest:.3g} A is too short for {symprec} A")
-    try:
-        cell = Cell(basis, positions, numbers)
-        found = MoyoDataset(cell, symprec=symprec, angle_tolerance=_ANGLE_TOLERANCE, setting=_standard_setting())
-        if found.symprec < symprec:
-            other = MoyoDataset(cell, symprec=symprec, setting=_standard_setting())
-            found = max(found, other, key=lambda dataset: len(dataset.operations))
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # a Rust panic is no Exception
-        raise TokenError("symmetry-failed", f"no space group found at tolerance {symprec} A: {error}") from error
+    basis, numbers, positions = (np.asarray(array) for array in arrays)
+    search = partial(symmetry_of, basis, numbers, positions, setting=_standard_setting())
+    found = search(symprec, angle_tolerance=_ANGLE_TOLERANCE)
+    if found is None:
+        raise TokenError(
+            "symmetry-failed", f"no space group found at tolerance {symprec} A: atoms overlap, or a flat cell?"
+        )
+    if found.symprec < symprec:
+        other = search(symprec)
+        found = found if other is None else max(found, other, key=lambda dataset: len(dataset.operations))
     return found
 
 

@@ -1,105 +1,176 @@
-"""The CIF format: a fast path for plain P1 files, pymatgen for the rest."""
+"""Reading CIF: the crystal that a file describes, or a refusal that says why.
+
+gemmi knows the syntax and the tables of groups; see `loop.cif_sites` for elements and positions, `loop.cif_symmetry`
+for the settings, `loop.cif_claims` for what the crystal is compared with, `loop.plausibility` for what none may be.
+"""
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loop.errors import InputError
+from loop.cif_claims import Claims, disagreement, multiplicity_disagreement, read_claims
+from loop.cif_items import Items, crystal_items, has_atoms, read_document
+from loop.cif_sites import Sites, read_sites
+from loop.cif_symmetry import IDENTITY, Setting, orbit, read_settings
+from loop.errors import DisorderedError, ImplausibleError, InputError
+from loop.plausibility import require_plausible
 
-_CELL_KINDS = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
-_SITE_TAGS = ["fract_x", "fract_y", "fract_z", "type_symbol", "?occupancy"]
-_SYMMETRY_TAGS = ("_symmetry_equiv_pos_as_xyz", "_space_group_symop_operation_xyz")
-_NAME_TAGS = (
-    "_symmetry_space_group_name_H-M",
-    "_space_group_name_H-M_alt",
-    "_symmetry_Int_Tables_number",
-    "_space_group_IT_number",
-)
-_P1_NAMES = {"P1", "1", "?", "."}
+if TYPE_CHECKING:
+    import gemmi
+
+__all__ = ["Arrays", "CifCrystal", "DisorderedError", "cif_blocks", "parse_cif", "read_cif"]
+
+_CELL = ("length_a", "length_b", "length_c", "angle_alpha", "angle_beta", "angle_gamma")
+_RADIANS = 3.15  # angles that are all below: of 180 degrees at most
+_SAME = 1e-3  # of `StructureMatcher`, in which two readings must agree to be one crystal
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Cell (3, 3) with row vectors in Angstrom, atomic numbers (n,) and fractional coordinates (n, 3)."""
 
 
-class DisorderedError(InputError):
-    """The crystal has partial occupancies or unknown species."""
+@dataclass(frozen=True, eq=False)
+class CifCrystal:
+    """A crystal read from a CIF.
+
+    Attributes:
+        basis: (3, 3) row vectors of the cell in Angstrom.
+        numbers: (n,) atomic numbers.
+        coordinates: (n, 3) fractional.
+        notes: what a user must be told of how it was read, e.g. that D was taken for H.
+    """
+
+    basis: np.ndarray
+    numbers: np.ndarray
+    coordinates: np.ndarray
+    notes: tuple[str, ...] = ()
 
 
 def parse_cif(text: str) -> Arrays:
-    """Cell, atomic numbers and fractional coordinates of the first crystal of a CIF.
+    """Cell, atomic numbers and fractional coordinates of a CIF; see `read_cif`."""
+    crystal = read_cif(text)
+    return crystal.basis, crystal.numbers, crystal.coordinates
 
-    A CIF in P1 with full occupancies is read straight from its loop, which is some ten times faster; any other goes
-    through pymatgen, symmetry expanded.
+
+def read_cif(text: str) -> CifCrystal:
+    """The crystal that a CIF describes, symmetry expanded.
+
+    Operators are used where given, else the Hall symbol, else the Hermann-Mauguin symbol, else the number; what these
+    leave open is decided by the cell and by what the file says of itself. What is read is compared with the file's
+    formula, Z, volume and density (see `loop.cif_claims`).
 
     Raises:
-        InputError: no crystal can be made of the text (`DisorderedError`: it is disordered).
+        DisorderedError: it has partial occupancies or alternative positions.
+        ImplausibleError: what was read is no crystal, e.g. because atoms overlap.
+        InputError: no crystal can be made of the text, or another one than it describes.
     """
-    try:
-        arrays = _parse_p1(text)
-    except IndexError as error:  # of gemmi's C++, for loops without values
-        raise InputError(f"unreadable CIF: {error}") from error
-    return _parse_by_pymatgen(text) if arrays is None else arrays
+    items = crystal_items(text)
+    cell = _read_cell(items)
+    claims = read_claims(items)
+    sites = read_sites(items, claims.symbols)
+    settings, notes = read_settings(items, cell)
+    notes = (*sites.notes, *claims.notes, *notes)
+    if len(settings) == 1:
+        return _expanded(settings[0], cell, sites, claims, notes)
+    return _only_one(settings, cell, sites, claims, notes)
+
+
+def _read_cell(items: Items) -> gemmi.UnitCell:
+    """The cell, of which every length and angle must be there.
+
+    Raises:
+        InputError: one is missing, or they make no cell.
+    """
+    import gemmi
+
+    values = [items.number(f"_cell_{name}") for name in _CELL]
+    missing = [f"_cell_{name}" for name, value in zip(_CELL, values, strict=True) if value is None]
+    if missing:
+        raise InputError(f"expected a cell, {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not given")
+    a, b, c, alpha, beta, gamma = (float(value or 0.0) for value in values)
+    if not (min(a, b, c) > 0 and min(alpha, beta, gamma) > 0 and max(alpha, beta, gamma) < 180):
+        raise ImplausibleError(
+            "cell",
+            f"expected lengths above 0 and angles from 0 to 180, got {a:g} {b:g} {c:g} {alpha:g} {beta:g} {gamma:g}",
+        )
+    if max(alpha, beta, gamma) < _RADIANS:
+        raise ImplausibleError(
+            "cell", f"expected angles in degrees, got {alpha:g}, {beta:g}, {gamma:g}, which look like radians"
+        )
+    cell = gemmi.UnitCell(a, b, c, alpha, beta, gamma)
+    if not cell.volume > 0:
+        raise ImplausibleError("cell", f"expected angles that close a cell, got {alpha:g}, {beta:g}, {gamma:g}")
+    return cell
+
+
+def _expanded(
+    setting: Setting, cell: gemmi.UnitCell, sites: Sites, claims: Claims, notes: tuple[str, ...]
+) -> CifCrystal:
+    """All atoms of the cell in one setting, compared with the file's claims.
+
+    Raises:
+        InputError: they disagree, or it is no crystal.
+    """
+    basis = np.array(cell.orth.mat.tolist()).T
+    numbers, masses, coordinates = sites.numbers, sites.masses, sites.coordinates
+    if setting is not IDENTITY:
+        orbits = [orbit(setting, point, basis) for point in coordinates]
+        counts = [len(images) for images in orbits]
+        numbers, masses = np.repeat(numbers, counts), np.repeat(masses, counts)
+        coordinates = np.concatenate(orbits)
+    else:
+        counts = [1] * len(numbers)
+    wrong = disagreement(claims, numbers, masses, cell.volume)
+    wrong = wrong or multiplicity_disagreement(sites.multiplicities, counts, len(setting), sites.labels)
+    if wrong is not None:
+        raise InputError(f"the file contradicts itself: {wrong}")
+    require_plausible(basis, coordinates)
+    return CifCrystal(basis, numbers, coordinates, notes)
+
+
+def _only_one(
+    settings: list[Setting], cell: gemmi.UnitCell, sites: Sites, claims: Claims, notes: tuple[str, ...]
+) -> CifCrystal:
+    """The crystal of the one setting, of those that the file leaves open, that agrees with the rest of the file.
+
+    Raises:
+        InputError: none does, or several that are different crystals.
+    """
+    kept: list[tuple[str, CifCrystal]] = []
+    reasons: list[str] = []
+    for setting in settings:
+        try:
+            kept.append((setting.name, _expanded(setting, cell, sites, claims, notes)))
+        except InputError as error:
+            reasons.append(f"{setting.name}: {error}")
+    if not kept:
+        raise InputError(f"no setting of the space group fits the file ({'; '.join(reasons)})")
+    name, first = kept[0]
+    others = [other for other, crystal in kept[1:] if not _are_one(first, crystal)]
+    if others:
+        raise InputError(
+            f"the file leaves open which setting of the space group is meant ({', '.join([name, *others])}), and they "
+            "are different crystals: give the operators, or the setting's full symbol"
+        )
+    said = (f"setting {name} taken: others contradict the file",) if reasons else ()
+    return CifCrystal(first.basis, first.numbers, first.coordinates, (*notes, *said))
+
+
+def _are_one(one: CifCrystal, other: CifCrystal) -> bool:
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+    from pymatgen.core import Lattice, Structure
+
+    first, second = (Structure(Lattice(each.basis), each.numbers.tolist(), each.coordinates) for each in (one, other))
+    matcher = StructureMatcher(_SAME, _SAME, 10 * _SAME, primitive_cell=False, scale=False)
+    return bool(matcher.fit(first, second))
 
 
 def cif_blocks(text: str) -> list[tuple[str, str]]:
     """Name and text of the data blocks that hold atoms; one nameless block where the text is no CIF."""
-    import gemmi
-
     try:
-        document = gemmi.cif.read_string(text)
-    except (ValueError, RuntimeError, IndexError):
+        document = read_document(text)
+    except InputError:
         return [("", text)]
-    blocks = [block for block in document if block.find("_atom_site_", ["fract_x"])]
-    return [(block.name, block.as_string()) for block in blocks] or [("", text)]
-
-
-def _parse_by_pymatgen(text: str) -> Arrays:
-    from pymatgen.io.cif import CifParser
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            structure = CifParser.from_str(text).parse_structures(primitive=False, on_error="raise")[0]
-    except Exception as error:  # the parser raises whatever its libraries raise
-        raise InputError(f"unreadable CIF: {type(error).__name__}: {error}") from error
-    if not structure.is_ordered:
-        raise DisorderedError(f"expected full occupancies, found a disordered crystal: {structure.formula}")
-    numbers = np.array([getattr(site.specie, "Z", 0) for site in structure])
-    if (numbers < 1).any():
-        raise DisorderedError(f"expected atoms of known elements, found {structure.formula}")
-    return structure.lattice.matrix, numbers, structure.frac_coords
-
-
-def _parse_p1(text: str) -> Arrays | None:
-    """Read a plain P1 CIF; None where anything is unusual."""
-    import gemmi
-
-    number = gemmi.cif.as_number
-    try:
-        block = gemmi.cif.read_string(text).sole_block()
-        if not _is_p1(block):
-            return None
-        cell = gemmi.UnitCell(*(number(block.find_value(f"_cell_{kind}")) for kind in _CELL_KINDS))
-        table = block.find("_atom_site_", _SITE_TAGS)
-        if len(table) == 0 or (table.has_column(4) and any(number(value) != 1.0 for value in table.column(4))):
-            return None
-        numbers = np.array([gemmi.Element(value).atomic_number for value in table.column(3)])
-        coordinates = np.array([[number(value) for value in table.column(axis)] for axis in range(3)]).T
-    except (ValueError, RuntimeError, TypeError):
-        return None
-    basis = np.array(cell.orth.mat.tolist()).T
-    finite = np.isfinite(basis).all() and np.isfinite(coordinates).all()
-    return (basis, numbers, coordinates) if finite and numbers.min() > 0 and cell.volume > 0 else None
-
-
-def _is_p1(block: Any) -> bool:
-    """Whether the identity is the only symmetry that the block states, by operators or by name."""
-    for tag in _SYMMETRY_TAGS:
-        operators = list(block.find_values(tag))
-        if operators:
-            return len(operators) == 1 and operators[0].strip("'\" ").replace(" ", "").lower() == "x,y,z"
-    names = [name for name in (block.find_value(tag) for tag in _NAME_TAGS) if name]
-    return bool(names) and all(name.strip("'\" ").replace(" ", "") in _P1_NAMES for name in names)
+    return [(block.name, block.as_string()) for block in document if has_atoms(Items(block))] or [("", text)]

@@ -19,6 +19,7 @@ from loop.cells import ID_COLUMNS, typed
 from loop.errors import InputError
 from loop.formats import FORMATS, Entry, crystal_of, entries_of, folder_entries
 from loop.opening import bare_name, decode, read_bytes
+from loop.plausibility import require_plausible_structure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +37,7 @@ class Unreadable:
     row: int
     id: str
     reason: str
+    kind: str = InputError.kind  # "overlap", "volume", ... of `loop.plausibility` for what was read but is no crystal
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +118,12 @@ def _read_entries(
         texts.append(entry.text)
         try:
             structure, note = entry.make()
+            require_plausible_structure(structure)
             structures.append(structure)
             notes |= {row: note} if note else {}
         except InputError as error:
             structures.append(None)
-            failures.append(Unreadable(row, ids[-1], str(error)))
+            failures.append(Unreadable(row, ids[-1], str(error), error.kind))
         if progress is not None:
             progress(row + 1, total)
     if len(failures) == len(ids):

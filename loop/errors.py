@@ -12,6 +12,25 @@ class ConfigError(DiscoveryLoopError, ValueError):
 class InputError(DiscoveryLoopError):
     """An input file is missing, unreadable or holds no usable crystal."""
 
+    kind = "unreadable"
+
+
+class DisorderedError(InputError):
+    """The crystal has partial occupancies or sites without an element."""
+
+    kind = "disordered"
+
+
+class ImplausibleError(InputError):
+    """What was read is no crystal: atoms overlap, the cell is flat, ... `kind` names which, and begins the message."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(kind, message)
+        self.kind = kind
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
+
 
 class CheckpointError(DiscoveryLoopError):
     """A checkpoint is missing, damaged or belongs to another model."""

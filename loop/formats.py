@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from loop.ase_atoms import in_table, structure_of, values_of
 from loop.cells import ID_COLUMNS, typed
-from loop.cif import cif_blocks, parse_cif
+from loop.cif import cif_blocks, read_cif
 from loop.errors import InputError
 from loop.extxyz import read_extxyz, split_frames
 from loop.files import INDEX, marked_files, sha256
@@ -180,8 +180,9 @@ def cif_crystal(text: str) -> Crystal:
     """The crystal of one block of a CIF."""
     from pymatgen.core import Element, Lattice, Structure
 
-    basis, numbers, coordinates = parse_cif(text)
-    return Structure(Lattice(basis), [Element.from_Z(z) for z in numbers.tolist()], coordinates), ""
+    read = read_cif(text)
+    species = [Element.from_Z(z) for z in read.numbers.tolist()]
+    return Structure(Lattice(read.basis), species, read.coordinates), "; ".join(read.notes)
 
 
 def _cif_entries(text: str, stem: str) -> Iterator[Entry]:

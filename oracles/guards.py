@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from pymatgen.core import Structure
 
+from loop.plausibility import FARTHEST, MAX_VOLUME, MIN_DISTANCE, MIN_VOLUME, shortest_distance
 from loop.values import OK, failed
-
-FARTHEST = 1e4  # cells from the origin; beyond, neighbours are looked for in vain until the memory is full
 
 
 @dataclass(frozen=True)
@@ -17,9 +16,9 @@ class Limits:
     """Bounds outside which a crystal is refused before any model sees it."""
 
     max_atoms: int = 500
-    min_distance: float = 0.5  # A; the shortest bond there is, H2, has 0.74 A
-    min_volume: float = 2.0  # A^3/atom; diamond has 5.7, metallic hydrogen at 500 GPa about 1.2
-    max_volume: float = 1000.0  # A^3/atom; solid caesium has 115
+    min_distance: float = MIN_DISTANCE  # A
+    min_volume: float = MIN_VOLUME  # A^3/atom
+    max_volume: float = MAX_VOLUME  # A^3/atom
     max_length: float = 200.0  # A, of a lattice vector
 
 
@@ -60,7 +59,7 @@ def check(structure: Structure, elements: frozenset[str], limits: Limits) -> Ver
             f"expected {limits.min_volume} to {limits.max_volume} A^3/atom and lattice vectors below "
             f"{limits.max_length} A, got {volume:.3g} A^3/atom and {longest:.3g} A",
         )
-    distance = shortest_distance(structure, limits.min_distance)
+    distance = shortest_distance(matrix, frac, limits.min_distance)
     if distance < limits.min_distance:
         return Verdict(
             failed("overlap"), f"expected atoms at least {limits.min_distance} A apart, got {distance:.3g} A"
@@ -71,20 +70,3 @@ def check(structure: Structure, elements: frozenset[str], limits: Limits) -> Ver
 def unsupported(structure: Structure, elements: frozenset[str]) -> list[str]:
     """Symbols of a structure's species that are not among the elements, sorted."""
     return sorted({getattr(species, "symbol", str(species)) for species in structure.composition} - elements)
-
-
-def shortest_distance(structure: Structure, cutoff: float) -> float:
-    """Shortest distance between two atoms, images included, in Angstrom; infinity if none lies within the cutoff."""
-    from pymatgen.optimization.neighbors import find_points_in_spheres
-
-    # images are searched cell by cell: a reduced cell keeps that cheap for any skew, and has the same distances
-    reduced = structure.lattice.get_lll_reduced_lattice()
-    coords = reduced.get_cartesian_coords(np.mod(reduced.get_fractional_coords(structure.cart_coords), 1.0))
-    if not np.isfinite(coords).all():
-        return 0.0
-    first, second, image, distance = find_points_in_spheres(
-        np.ascontiguousarray(coords), np.ascontiguousarray(coords), r=cutoff, pbc=np.ones(3, dtype=np.int64),
-        lattice=np.ascontiguousarray(reduced.matrix), tol=1e-8,
-    )  # fmt: skip
-    other = (first != second) | (image != 0).any(axis=1)
-    return float(distance[other].min(initial=np.inf))

@@ -2,14 +2,13 @@
 
 import gzip
 
-import numpy as np
 import pandas as pd
 import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
 
-from loop.cif import _parse_p1, cif_blocks, parse_cif
+from loop.cif import cif_blocks, parse_cif
 from loop.cif_writer import to_cif
 from loop.crystals import read_crystals, write_crystals
 from loop.errors import InputError
@@ -146,39 +145,6 @@ def test_empty_folder_and_unknown_output(tmp_path, three):
         read_crystals(tmp_path)
     with pytest.raises(InputError, match="expected a name ending"):
         write_crystals(tmp_path / "x.pdf", NAMES, three)
-
-
-def sites(numbers, coordinates) -> list[list[float]]:
-    return sorted([float(z), *np.round(x, 6).tolist()] for z, x in zip(numbers, coordinates, strict=True))
-
-
-@pytest.mark.filterwarnings("ignore:Issues encountered while parsing CIF")
-@pytest.mark.parametrize("make", crystals.SYSTEMS.values(), ids=crystals.SYSTEMS)
-def test_fast_path_agrees_with_pymatgen(make):
-    text = to_cif(make())
-    basis, numbers, coordinates = _parse_p1(text)
-    expected = Structure.from_str(text, fmt="cif")
-    np.testing.assert_allclose(basis @ basis.T, expected.lattice.matrix @ expected.lattice.matrix.T, atol=1e-6)
-    found, expected = (
-        sites(z, np.mod(x, 1)) for z, x in ((numbers, coordinates), (expected.atomic_numbers, expected.frac_coords))
-    )
-    np.testing.assert_allclose(found, expected, atol=1e-8)  # pymatgen sorts its sites and snaps to 1/3
-
-
-@pytest.mark.parametrize(
-    "edit",
-    [
-        ("'x, y, z'", "'-x, -y, -z'"),
-        ("_atom_site_fract_x", "_atom_site_fract_q"),
-        ("90.0", "?"),
-        ("0.5000000000  1\n", "0.5000000000  0.5\n"),
-    ],
-)
-def test_fast_path_declines_what_is_unusual(edit):
-    text = to_cif(crystals.perovskite())
-    changed = text.replace(*edit)
-    assert changed != text
-    assert _parse_p1(changed) is None
 
 
 def test_oxidation_states_are_dropped():

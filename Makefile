@@ -32,13 +32,19 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@$(PIP) install $(PIPFLAGS) --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
+# SevenNet's packages, for its worker processes alone (some 75 MB): oracles/overlay.py says which
+$(VENV)/.installed-sevennet: oracles/overlay.py | $(VENV)/.installed
+	@echo "installing the potential SevenNet ..."
+	@$(BIN)/discovery-loop potential install sevennet
+	@touch $@
+
 $(VENV)/bin/python:
 	@.ci/make-venv $(VENV)
 
-run: $(VENV)/.installed  ## run the quickstart campaign on the CPU; writes results/quickstart (CONFIG=, RESULTS=)
+run: $(VENV)/.installed $(VENV)/.installed-sevennet  ## run the quickstart campaign on the CPU; writes results/quickstart (CONFIG=, RESULTS=)
 	@$(BIN)/discovery-loop run $(CONFIG) --results $(RESULTS)
 
-test: $(VENV)/.installed-test  ## run the tests that .ci/run runs (TESTFLAGS="-m slow" for the long ones; JOBS=)
+test: $(VENV)/.installed-test $(VENV)/.installed-sevennet  ## run the tests that .ci/run runs (TESTFLAGS="-m slow" for the long ones; JOBS=)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTFLAGS)
 
 lint: $(VENV)/.installed-test  ## style, types and the layers between the packages

@@ -30,8 +30,7 @@ from loop.novelty import NoveltyIndex
 from loop.reward import Judges, PropertyReward
 from loop.rungs import Rung
 from loop.screening import HullScreen
-from oracles.mlip import PotentialOracle, build_oracle
-from oracles.potentials import load_potential
+from oracles.mlip import PotentialOracle, build_oracle, potential_of
 from oracles.references import load_references
 from surrogates.acquisition import PoolAcquisition
 from surrogates.features import FeatureExtractor, default_blocks
@@ -101,10 +100,7 @@ class Builder:
     def measuring(self) -> PotentialOracle:
         """Potential, hull and oracle of this process. The canary is checked here."""
         mlip = self.config.oracle.mlip
-        potential = load_potential(
-            mlip.potential, device=mlip.device, dtype=mlip.dtype, trust=mlip.trust, options=mlip.options
-        )
-        return PotentialOracle(potential, load_references(mlip.references), mlip)
+        return PotentialOracle(potential_of(mlip, self.workers), load_references(mlip.references), mlip)
 
     @property
     def workers(self) -> int:

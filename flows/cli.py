@@ -108,9 +108,27 @@ def main() -> None:
         sys.exit(141)
 
 
-from flows import cli_benchmarks, cli_campaign, cli_dft, cli_generator, cli_operate, cli_oracles, cli_properties  # noqa: E402
+from flows import (  # noqa: E402
+    cli_benchmarks,
+    cli_campaign,
+    cli_dft,
+    cli_generator,
+    cli_operate,
+    cli_oracles,
+    cli_potential,
+    cli_properties,
+)
 
-for group in (cli_campaign, cli_generator, cli_oracles, cli_properties, cli_dft, cli_operate, cli_benchmarks):
+for group in (
+    cli_campaign,
+    cli_generator,
+    cli_oracles,
+    cli_properties,
+    cli_dft,
+    cli_operate,
+    cli_potential,
+    cli_benchmarks,
+):
     group.register(app)
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from flows.cli_potential import Potential
 from flows.cli_records import Json, Output, Seed, tell
 from flows.console import progress
 
 Minutes = Annotated[float, typer.Option(help="Begin nothing after this time; repeat the command, and it goes on.")]
-Potential = Annotated[str, typer.Option(help="chgnet, mace:NAME, mace:PATH, or an ASE calculator as module:Class.")]
 FOREVER = float("inf")
 
 

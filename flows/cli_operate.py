@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli_potential import Environment
 from flows.console import emit, note
 
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
@@ -39,10 +40,11 @@ def down(json: Json = False) -> None:
 
 def doctor(
     potential: Annotated[
-        str | None, typer.Option(help="Check this potential instead: chgnet, mace:NAME, mace:PATH, module:Class.")
+        str | None, typer.Option(help="Check this one instead: chgnet, sevennet, mace:NAME, mace:PATH, module:Class.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="Of the potential: cpu or cuda.")] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Load a MACE file, which is a pickle.")] = False,
+    environment: Environment = None,
     json: Json = False,
 ) -> None:
     """Check the installation: versions, threads, checkpoint, potential, Prefect, disk. Exit code 1 on a failure.
@@ -51,7 +53,10 @@ def doctor(
     """
     from flows.doctor import examine, examine_potential
 
-    checks = examine() if potential is None else examine_potential(potential, device=device, trust=trust)
+    if potential is None:
+        checks = examine()
+    else:
+        checks = examine_potential(potential, device=device, trust=trust, environment=environment)
     marks = {"ok": "[ok]  ", "absent": "[--]  ", "failed": "[FAIL]"}
     text = "\n".join(f"{marks[check.state]} {check.name:<14} {check.text}" for check in checks)
     emit({check.name: {"state": check.state, "text": check.text} for check in checks}, json, text)

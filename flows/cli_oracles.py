@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows import cli_reference_crystals, cli_references
+from flows.cli_potential import Environment, Potential, load
 from flows.console import emit, note, progress
 from loop.errors import InputError
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from flows.journal import Journal
 
 Input = Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, or what ASE reads.")]
-Potential = Annotated[str, typer.Option(help="chgnet, mace:NAME, mace:PATH, or an ASE calculator as module:Class.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a MACE file, which is a pickle and can run code.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
@@ -39,6 +39,7 @@ def relax(
     fixed_cell: Annotated[bool, typer.Option("--fixed-cell", help="Relax positions only.")] = False,
     device: Device = None,
     trust: Trust = False,
+    environment: Environment = None,
     json: Json = False,
 ) -> None:
     """Relax crystals with a potential: status, energy (eV/atom), steps, forces, stress, seconds for each.
@@ -49,14 +50,13 @@ def relax(
     from flows.journal import Journal
     from flows.outputs import check_crystals
     from flows.tables import read_input, write_output
-    from oracles.potentials import load_potential
     from oracles.relax import RelaxConfig
 
     check_crystals(output, input)
     config = RelaxConfig(fmax, smax, max_steps, time_limit, relax_cell=not fixed_cell)
     with progress() as report:
         table = read_input(input)
-        loaded = load_potential(potential, device=device, trust=trust)
+        loaded = load(potential, device=device, trust=trust, environment=environment)
         with Journal(output, screening.relax_settings(loaded, config)) as journal:
             tell_resumed(journal, report)
             frame, structures = screening.relax_table(table, loaded, config, report, journal)
@@ -100,6 +100,7 @@ def hull(
     ] = None,
     device: Device = None,
     trust: Trust = False,
+    environment: Environment = None,
     json: Json = False,
 ) -> None:
     """Energies above the hull (eV/atom) with their decomposition. `hull build` makes a table of reference phases.
@@ -114,7 +115,6 @@ def hull(
     from flows.journal import Journal
     from flows.outputs import check_crystals
     from flows.tables import read_input, write_output
-    from oracles.potentials import load_potential
     from oracles.references import load_references
     from oracles.relax import RelaxConfig
 
@@ -122,7 +122,7 @@ def hull(
     with progress() as report:
         table = read_input(input)
         references = load_references(None if reference in (None, "shipped") else reference)
-        loaded = load_potential(potential, device=device, trust=trust)
+        loaded = load(potential, device=device, trust=trust, environment=environment)
         config = RelaxConfig() if relax_first else None
         settings = screening.hull_settings(loaded, config)
         with Journal(output, settings) as journal:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.cli_potential import Environment, Potential, load
 from flows.console import emit, progress
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 Input = Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, or what ASE reads.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="CSV to write, or another format by the ending.")]
-Potential = Annotated[str, typer.Option(help="chgnet, mace:NAME, mace:PATH, or an ASE calculator as module:Class.")]
 Relaxed = Annotated[bool, typer.Option("--relaxed", help="The crystals are at this potential's minima already.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32 or float64. Default: what the potential's authors advise.")]
@@ -32,6 +32,7 @@ def elastic(
     device: Device = None,
     dtype: Dtype = None,
     trust: Trust = False,
+    environment: Environment = None,
     json: Json = False,
 ) -> None:
     """Elastic tensors and moduli (GPa): Voigt-Reuss-Hill averages, anisotropy, mechanical stability.
@@ -43,9 +44,8 @@ def elastic(
     from oracles.elasticity import ElasticConfig
 
     config = ElasticConfig(relax_ions=not clamped)
-    _measure(
-        input, output, config, relaxed, {"name": potential, "device": device, "dtype": dtype, "trust": trust}, json
-    )
+    loading = {"name": potential, "device": device, "dtype": dtype, "trust": trust, "environment": environment}
+    _measure(input, output, config, relaxed, loading, json)
 
 
 def phonons(
@@ -60,6 +60,7 @@ def phonons(
     device: Device = None,
     dtype: Dtype = None,
     trust: Trust = False,
+    environment: Environment = None,
     json: Json = False,
 ) -> None:
     """Dynamic stability: lowest phonon frequency (THz, imaginary as negative) at the supercell's wave vectors.
@@ -69,9 +70,8 @@ def phonons(
     from oracles.phonons import PhononConfig
 
     config = PhononConfig(min_length, max_atoms, displacement, tolerance)
-    _measure(
-        input, output, config, relaxed, {"name": potential, "device": device, "dtype": dtype, "trust": trust}, json
-    )
+    loading = {"name": potential, "device": device, "dtype": dtype, "trust": trust, "environment": environment}
+    _measure(input, output, config, relaxed, loading, json)
 
 
 def _measure(
@@ -84,14 +84,13 @@ def _measure(
     from flows.screening import statuses_of
     from flows.tables import read_input, write_output
     from oracles.elasticity import tight
-    from oracles.potentials import load_potential
     from oracles.relax import RelaxConfig
 
     check_crystals(output, input)
     what = Derivatives(config, None if relaxed else tight(RelaxConfig()))
     with progress() as report:
         table = read_input(input)
-        loaded = load_potential(**loading)
+        loaded = load(**loading)
         with Journal(output, what.settings(loaded)) as journal:
             tell_resumed(journal, report)
             frame = property_table(table, loaded, what, report, journal)

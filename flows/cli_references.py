@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.cli_potential import Environment, Potential, load
 from flows.console import emit, progress
 
-Potential = Annotated[str, typer.Option(help="chgnet, mace:NAME, mace:PATH, or an ASE calculator as module:Class.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a MACE file, which is a pickle and can run code.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
@@ -29,6 +29,7 @@ def build(
     correct: Annotated[bool, typer.Option("--correct", help="Add MP2020 corrections to given energies.")] = False,
     device: Device = None,
     trust: Trust = False,
+    environment: Environment = None,
     json: Json = False,
 ) -> None:
     """Evaluate known crystals with a potential: the reference phases of its hull. A cut-off build goes on.
@@ -37,7 +38,6 @@ def build(
     """
     from flows.outputs import check_file
     from oracles.given_energies import Given, references_from
-    from oracles.potentials import load_potential
     from oracles.references import BuildConfig, build_references
 
     check_file(output, *sources)
@@ -46,7 +46,7 @@ def build(
             given = Given(energies, functional=functional, corrections=corrections, correct=correct)
             built = references_from(sources, output, given)
         else:
-            loaded = load_potential(potential, device=device, trust=trust)
+            loaded = load(potential, device=device, trust=trust, environment=environment)
             config = BuildConfig(splits=tuple(split)) if split else BuildConfig()
             built = build_references(
                 sources, output, loaded, config, lambda done, total: report("evaluate", done, total, {})

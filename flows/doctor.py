@@ -27,12 +27,14 @@ class Check:
 def examine() -> list[Check]:
     """Run all checks; a check that breaks is a failed check."""
     checks: list[Callable[[], Check]] = [
-        packages, threads, gpu, checkpoint, known_crystals, potential, references, mace, dft, prefect, disk
+        packages, threads, gpu, checkpoint, known_crystals, potential, references, overlays, mace, dft, prefect, disk
     ]  # fmt: skip
     return [attempt(check) for check in checks]
 
 
-def examine_potential(name: str, *, device: str | None = None, trust: bool = False) -> list[Check]:
+def examine_potential(
+    name: str, *, device: str | None = None, trust: bool = False, environment: str | None = None
+) -> list[Check]:
     """The conformance suite on a potential of the user's choice.
 
     Raises:
@@ -41,7 +43,7 @@ def examine_potential(name: str, *, device: str | None = None, trust: bool = Fal
     from oracles.conformance import conformance
     from oracles.potentials import load_potential
 
-    findings = conformance(load_potential(name, device=device, trust=trust))
+    findings = conformance(load_potential(name, device=device, trust=trust, environment=environment))
     return [Check(finding.name, "ok" if finding.passed else "failed", finding.text) for finding in findings]
 
 
@@ -119,6 +121,19 @@ def references() -> Check:
 
     table = load_references()
     return Check("references", "ok", f"{len(table):,} phases of type {table.energy_type}")
+
+
+def overlays() -> Check:
+    """Potentials whose packages are apart from this environment's."""
+    from oracles.overlay import KNOWN, problem
+
+    states = {name: problem(overlay) for name, overlay in KNOWN.items()}
+    text = ", ".join(f"{name} {state or 'ok'}" for name, state in states.items())
+    if not any(states.values()):
+        return Check("overlays", "ok", text)
+    return Check(
+        "overlays", "absent", f"{text}; discovery-loop potential install {next(n for n in states if states[n])}"
+    )
 
 
 def mace() -> Check:

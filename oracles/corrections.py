@@ -75,8 +75,8 @@ def corrected(energy_type: EnergyType) -> EnergyType:
 class CorrectedPotential(Potential):
     """A potential with MP2020 corrections added to its energies; forces, stress and features are its own."""
 
-    def __init__(self, plain: Potential) -> None:
-        about = replace(plain.about, name=plain.name + SUFFIX, energy_type=corrected(plain.energy_type))
+    def __init__(self, plain: Potential, name: str | None = None) -> None:
+        about = replace(plain.about, name=name or plain.name + SUFFIX, energy_type=corrected(plain.energy_type))
         super().__init__(about, plain.limits)
         self._plain = plain
 
@@ -86,6 +86,10 @@ class CorrectedPotential(Potential):
         """Evaluate one batch."""
         points = self._plain.compute(structures, groups, gradients=gradients)
         return [_corrected(point, structure) for point, structure in zip(points, structures, strict=True)]
+
+    def close(self) -> None:
+        """End what the potential started."""
+        self._plain.close()
 
     def calculator(self) -> Calculator:
         """An ASE calculator of the same evaluation."""

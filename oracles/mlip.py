@@ -35,6 +35,7 @@ class MlipConfig:
     dtype: str | None = None
     trust: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    environment: str | None = None  # overlay or interpreter that has the potential's packages; see `load_potential`
     references: str | None = None  # table of reference phases; by default the one that ships, for CHGNet
     relax: RelaxConfig = field(default_factory=RelaxConfig)
     bulk: BulkConfig | None = field(default_factory=BulkConfig)  # None: no bulk modulus
@@ -86,7 +87,13 @@ class PotentialOracle:
         settings = asdict(self.config)
         for name in NOT_RESULTS:
             settings["relax"].pop(name)
-        for name in ("potential", "device", "trust", "references"):  # what they lead to is in the checksums
+        for name in (
+            "potential",
+            "device",
+            "trust",
+            "environment",
+            "references",
+        ):  # what they lead to is in the checksums
             settings.pop(name)
         for name in ("elastic", "phonons"):  # labels made before these were offered stay valid without them
             if settings[name] is None:
@@ -198,10 +205,19 @@ def build_oracle(config: MlipConfig = MlipConfig()) -> PotentialOracle:
     Raises:
         DiscoveryLoopError: see `load_potential`, `load_references` and `PotentialOracle`.
     """
-    potential = load_potential(
-        config.potential, device=config.device, dtype=config.dtype, trust=config.trust, options=config.options
-    )
-    return PotentialOracle(potential, load_references(config.references), config)
+    return PotentialOracle(potential_of(config), load_references(config.references), config)
+
+
+def potential_of(config: MlipConfig, workers: int = 1) -> Potential:
+    """The potential that the settings name; `workers`: its processes, where it runs in such.
+
+    Raises:
+        DiscoveryLoopError: see `load_potential`.
+    """
+    return load_potential(
+        config.potential, device=config.device, dtype=config.dtype, trust=config.trust, options=config.options,
+        environment=config.environment, workers=workers,
+    )  # fmt: skip
 
 
 def _measured(outcome: Relaxed) -> dict[str, Quantity]:

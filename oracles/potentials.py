@@ -104,6 +104,9 @@ class Potential(ABC):
                 return 0 if point.features is None else len(point.features)
         return 0
 
+    def close(self) -> None:  # noqa: B027  (most potentials start nothing)
+        """End what it started, such as worker processes; it may be used again."""
+
     def require(self, structure: Structure) -> None:
         """Refuse a crystal with elements that the potential does not know.
 
@@ -199,30 +202,48 @@ def load_potential(
     dtype: str | None = None,
     trust: bool = False,
     options: Mapping[str, Any] | None = None,
+    environment: str | None = None,
+    workers: int = 1,
 ) -> Potential:
     """Load a potential.
 
     Args:
         name: ``chgnet`` (0.3.0) or ``chgnet:r2scan``; ``mace:<foundation name>``, e.g. ``mace:medium-mpa-0``, fetched
-            once by mace-torch; ``mace:<path>`` or a path that ends in ``.model`` or ``.pt``; ``module:Class`` of an ASE
-            calculator, e.g. ``ase.calculators.emt:EMT``. With ``+mp2020`` behind it, MP2020 corrections are added to
-            uncorrected PBE(+U) energies, e.g. ``mace:medium+mp2020``.
+            once by mace-torch; ``mace:<path>`` or a path that ends in ``.model`` or ``.pt``; ``sevennet``, MP2020
+            corrections included, from its overlay; ``module:Class`` of an ASE calculator, e.g.
+            ``ase.calculators.emt:EMT``. With ``+mp2020`` behind it, MP2020 corrections are added to uncorrected PBE(+U)
+            energies, e.g. ``mace:medium+mp2020``.
         device: ``cpu`` or ``cuda``; by default CUDA where there is one.
         dtype: ``float32`` or ``float64``; by default what the model's authors advise (CHGNet float32, MACE float64).
         trust: allow a MACE file from a path. Such files are pickles, which can run any code when loaded.
         options: keyword arguments of an ASE calculator.
+        environment: where the packages of SevenNet or of an ASE calculator are: name of an overlay
+            (``discovery-loop potential install``), or path of an interpreter. It then runs in worker processes.
+        workers: how many of these.
 
     Raises:
         ConfigError: no such potential, or it cannot be loaded here.
+        PotentialError: its worker process cannot load it.
     """
     if dtype not in (None, "float32", "float64"):
         raise ConfigError(f"dtype of a potential must be float32 or float64, got {dtype!r}.")
     if name.lower().endswith("+mp2020"):
         from oracles.corrections import CorrectedPotential
 
-        plain = load_potential(name[: -len("+mp2020")], device=device, dtype=dtype, trust=trust, options=options)
+        bare = name[: -len("+mp2020")]
+        plain = load_potential(
+            bare, device=device, dtype=dtype, trust=trust, options=options, environment=environment, workers=workers
+        )
         return CorrectedPotential(plain)
     kind, _, rest = name.partition(":")
+    if kind.lower() == "sevennet":
+        from oracles.sevennet_potential import load_sevennet
+
+        return load_sevennet(rest or "l3i5", device=device, dtype=dtype, environment=environment, workers=workers)
+    if environment is not None:
+        from oracles.remote_ase import load_remote_ase
+
+        return load_remote_ase(name, environment, options=options, workers=workers)
     if kind.lower() == "chgnet":
         from oracles.chgnet_potential import load_chgnet
 
@@ -238,8 +259,8 @@ def load_potential(
     module, _, last = name.rpartition(".")
     meant = f"Did you mean '{module}:{last}'? " if module else ""
     raise ConfigError(
-        f"There is no potential {name!r}. {meant}Expected 'chgnet', 'chgnet:r2scan', 'mace:<foundation name or path>' "
-        "or an ASE calculator as 'module:Class', e.g. 'ase.calculators.emt:EMT'."
+        f"There is no potential {name!r}. {meant}Expected 'chgnet', 'chgnet:r2scan', 'sevennet', 'mace:<foundation name "
+        "or path>' or an ASE calculator as 'module:Class', e.g. 'ase.calculators.emt:EMT'."
     )
 
 

@@ -1,0 +1,114 @@
+"""SevenNet-l3i5 in its overlay. These run where it is installed, as `make test` does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+from pymatgen.entries.compatibility import MaterialsProject2020Compatibility
+from pymatgen.entries.computed_entries import ComputedStructureEntry
+
+from oracles import overlay
+from oracles.canary import check_canary
+from oracles.conformance import conformance
+from oracles.potentials import load_potential
+from oracles.relax import RelaxConfig, relax
+from tests import crystals
+
+pytestmark = [
+    pytest.mark.overlay,
+    pytest.mark.skipif(bool(overlay.problem(overlay.SEVENNET)), reason="the overlay sevennet is not installed here"),
+]
+# eV/atom by sevenn's own SevenNetCalculator("7net-l3i5"), float32, CPU, in the cells of tests.crystals
+OWN = {"nacl": -3.385427, "perovskite": -8.016353, "wurtzite": -4.537742}
+
+
+@pytest.fixture(scope="module")
+def corrected():
+    potential = load_potential("sevennet")
+    yield potential
+    potential.close()
+
+
+@pytest.fixture(scope="module")
+def raw():
+    potential = load_potential("sevennet:l3i5-raw")
+    yield potential
+    potential.close()
+
+
+def nitride():
+    return Structure.from_spacegroup("Fm-3m", Lattice.cubic(4.24), ["Ti", "N"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+
+def haematite():
+    sites = [[0, 0, 0.3553], [0.3059, 0, 0.25]]
+    return Structure.from_spacegroup("R-3c:H", Lattice.hexagonal(5.038, 13.772), ["Fe", "O"], sites)
+
+
+def test_energies_are_those_of_its_own_package(raw):
+    found = raw.energies([getattr(crystals, name)() for name in OWN])
+    assert np.allclose(found, list(OWN.values()), atol=2e-5)
+    assert raw.energy_type.corrections == "none"
+
+
+def test_it_conforms_through_the_process_boundary(corrected):
+    findings = conformance(corrected)
+    assert all(finding.passed for finding in findings), [f.text for f in findings if not f.passed]
+    check_canary(corrected)
+
+
+def test_provenance(corrected):
+    kind = corrected.energy_type
+    assert (kind.method, kind.functional, kind.corrections) == ("SevenNet-l3i5", "PBE(+U)", "MP2020")
+    assert kind.checksum == overlay.SEVENNET.files[overlay.L3I5]
+    assert corrected.name == "sevennet"
+    assert len(corrected.elements) == 89
+
+
+@pytest.mark.parametrize(
+    ("make", "hubbards", "expected"),
+    [
+        (crystals.nacl, {}, -0.614 * 4),  # eV a cell: Wang et al., Sci. Rep. 11, 15496 (2021), Table 2
+        (crystals.wurtzite, {}, -0.687 * 2),
+        (haematite, {"Fe": 5.3, "O": 0}, -0.687 * 18 - 2.256 * 12),
+        (nitride, {}, -0.361 * 4),
+    ],
+    ids=["halide", "oxide", "oxide with U", "nitride"],
+)
+def test_corrections_are_those_of_pymatgen(corrected, raw, make, hubbards, expected):
+    crystal = make()
+    added = (corrected.energies([crystal])[0] - raw.energies([crystal])[0]) * len(crystal)
+    run = {"run_type": "GGA+U" if hubbards else "GGA", "hubbards": hubbards, "is_hubbard": bool(hubbards)}
+    entry = ComputedStructureEntry(crystal, 0.0, parameters=run)
+    scheme = MaterialsProject2020Compatibility(check_potcar=False)
+    assert added == pytest.approx(scheme.process_entry(entry).correction, abs=1e-3)
+    assert added == pytest.approx(expected, abs=1e-3)
+
+
+def test_it_relaxes_and_refuses(corrected):
+    squeezed = crystals.nacl().copy()
+    squeezed.scale_lattice(squeezed.volume * 0.9)
+    lonely = Structure(Lattice.cubic(9.0), ["Xe"], [[0, 0, 0]])
+    unknown = Structure(Lattice.cubic(3.3), ["Po"], [[0, 0, 0]])
+    outcomes = relax([squeezed, lonely, unknown], corrected, RelaxConfig(fmax=0.01, smax=0.02))
+    assert [outcome.status for outcome in outcomes] == ["ok", "failed:isolated-atoms", "failed:unsupported-element"]
+    side = (outcomes[0].structure.volume * 4) ** (1 / 3)
+    assert side == pytest.approx(5.691, abs=0.005)  # PBE: 5.69 A
+
+
+def test_descriptors_are_invariant(corrected):
+    crystal = crystals.perovskite()
+    one, two = corrected.descriptors([crystal, crystal * (2, 1, 1)])
+    assert one.shape == (128,)
+    assert np.allclose(one, two, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_in_double_precision_round_off_is_small():
+    potential = load_potential("sevennet", dtype="float64")
+    crystal = crystals.wurtzite().copy()
+    crystal.perturb(0.05, seed=0)
+    single = load_potential("sevennet").energies([crystal])[0]
+    assert potential.energies([crystal])[0] == pytest.approx(single, abs=1e-5)
+    potential.close()

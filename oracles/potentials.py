@@ -259,8 +259,8 @@ def load_potential(
     module, _, last = name.rpartition(".")
     meant = f"Did you mean '{module}:{last}'? " if module else ""
     raise ConfigError(
-        f"There is no potential {name!r}. {meant}Expected 'chgnet', 'chgnet:r2scan', 'sevennet', 'mace:<foundation name "
-        "or path>' or an ASE calculator as 'module:Class', e.g. 'ase.calculators.emt:EMT'."
+        f"There is no potential {name!r}. {meant}Expected 'chgnet', 'chgnet:r2scan', 'sevennet', 'mace:<foundation "
+        "name or path>' or an ASE calculator as 'module:Class', e.g. 'ase.calculators.emt:EMT'."
     )
 
 

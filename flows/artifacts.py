@@ -55,7 +55,10 @@ class Watcher:
 
     def finished(self, campaign: Campaign, summary: Mapping[str, Any]) -> None:
         """The report, and where it lies."""
-        self._try(lambda: self._show_report(campaign.directory, summary, round_rows(campaign)))
+        from loop.columns import BRIEF, columns
+
+        shown = columns(campaign.history, BRIEF)
+        self._try(lambda: self._show_report(campaign.directory, summary, shown, round_rows(campaign)))
 
     def _try(self, show: Callable[[], None]) -> None:
         try:
@@ -77,15 +80,21 @@ class Watcher:
     def _show_ranked(self, rows: list[dict[str, Any]]) -> None:
         from prefect.artifacts import create_table_artifact
 
-        description = f"Ranked candidates of campaign {self._name} (the best {SHOWN}; all are in ranked.csv)"
+        description = f"Ranked candidates of campaign {self._name}: stable and new ones first, then known, suspect and "
+        description += f"unstable ones (the first {SHOWN}; all are in ranked.csv)"
         create_table_artifact(table=rows, key=f"{slug(self._name)}-ranked", description=description)
 
-    def _show_report(self, directory: Path, summary: Mapping[str, Any], rounds: list[dict[str, Any]]) -> None:
+    def _show_report(
+        self, directory: Path, summary: Mapping[str, Any], shown: Mapping[str, str], rounds: list[dict[str, Any]]
+    ) -> None:
         from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
-        counts = [{"": name, "value": value} for name, value in summary.items() if name != "top" and value != ""]
+        counts = [{"": name, "value": v} for name, v in summary.items() if name not in ("top", "known") and v != ""]
         where = directory.resolve()
-        parts = [f"# Campaign {self._name}", f"Results: `{where}`", "## Best candidates", markdown(summary["top"])]
+        parts = [f"# Campaign {self._name}", f"Goal: {summary['goal']}.", f"Results: `{where}`"]
+        parts += ["## Best finds: stable and new", markdown(headed(summary["top"], shown))]
+        if summary["known"]:
+            parts += ["## Stable, but known or a copy: no finds", markdown(headed(summary["known"], shown))]
         parts += ["## Rounds", markdown(rounds), "## Counts", markdown(counts)]
         description = f"Report of campaign {self._name}"
         create_markdown_artifact("\n\n".join(parts), key=f"{slug(self._name)}-report", description=description)
@@ -117,15 +126,16 @@ def round_rows(campaign: Campaign) -> list[dict[str, Any]]:
     ]
 
 
-COLUMNS = ["rank", "formula", "space_group", "n_atoms", "bulk_modulus", "e_above_hull", "e_above_hull_sigma", "stable"]
-COLUMNS += ["novelty", "novelty_relaxed", "status", "arm", "round", "candidate_id"]
-
-
 def ranked_rows(campaign: Campaign) -> list[dict[str, Any]]:
-    """The best rows of the ranked list, with the columns that a person reads."""
+    """The best rows of the ranked list, with the columns that a person reads, units in their heads."""
+    from loop.columns import columns
     from loop.export import ranked_rows as all_rows
 
-    settings = campaign.settings
-    columns = [{"bulk_modulus": settings.objective, "e_above_hull": settings.stability}.get(c, c) for c in COLUMNS]
-    rows = [{name: row.get(name) for name in columns} for row in all_rows(campaign.history)[:SHOWN]]
-    return [{key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()} for row in rows]
+    shown = columns(campaign.history)
+    rows = [{head: row.get(key) for key, head in shown.items()} for row in all_rows(campaign.history)[:SHOWN]]
+    return [{head: round(v, 4) if isinstance(v, float) else v for head, v in row.items()} for row in rows]
+
+
+def headed(rows: Sequence[Mapping[str, Any]], shown: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows of a summary with the heads that a person reads."""
+    return [{shown.get(key, key): value for key, value in row.items()} for row in rows]

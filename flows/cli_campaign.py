@@ -147,15 +147,19 @@ def go(config: Any, directory: Path, quiet: bool, json: bool, *, resume: bool = 
 
 
 def outcome_text(directory: Path, summary: dict[str, Any]) -> str:
-    """The summary for people: the counts, the best candidates, where things lie."""
-    from flows.console import short
+    """The summary for people: the counts, the best finds, what is known already, where things lie."""
+    from flows.console import aligned, shown
+    from loop.columns import headings
 
-    top = summary.get("top", [])
-    counts = {name: value for name, value in summary.items() if name != "top" and value != ""}
+    apart = ("top", "known", "units")
+    counts = {name: value for name, value in summary.items() if name not in apart and value != ""}
     width = max(len(name) for name in counts)
-    lines = [f"{name:<{width}}  {short(value)}" for name, value in counts.items()]
-    if top:
-        lines += ["", "best candidates:", *("  " + "  ".join(short(value) for value in row.values()) for row in top)]
+    units = summary.get("units", {})
+    lines = [f"{name:<{width}}  {shown(value)} {units.get(name, '')}".rstrip() for name, value in counts.items()]
+    titles = {"top": "best finds (stable and new):", "known": "stable, but known or a copy (no finds):"}
+    for name, title in titles.items():
+        if rows := summary.get(name, []):
+            lines += ["", title, *(f"  {line}" for line in aligned(rows, headings(rows[0], units)))]
     return "\n".join([*lines, "", f"results: {directory}/ranked.csv, ranked.json, cifs/, report.html"])
 
 

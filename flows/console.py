@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,6 +57,21 @@ def short(value: Any) -> str:
     if isinstance(value, float):
         return "–" if math.isnan(value) else f"{value:.4g}"
     return str(value)
+
+
+def aligned(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str]) -> list[str]:
+    """Lines of a table with its heads; columns in which nothing stands are left out."""
+    kept = [key for key in heads if any(row.get(key) not in (None, "") for row in rows)]
+    cells = [[heads[key] for key in kept], *([shown(row.get(key)) for key in kept] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(kept))]
+    return ["  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+
+
+def shown(value: Any) -> str:
+    """A cell of a table or a value of a summary: yes or no, a dash for none."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "–" if value in (None, "") else short(value)
 
 
 SHOWN = ("reward", "kl", "train", "nll", "failures", "drawn")  # metrics worth a place beside a progress bar

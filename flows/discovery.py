@@ -88,6 +88,7 @@ def run_watched(
             round, stage = campaign.history.next_stage
             payload = label(campaign, round) if stage == "label" else TASKS[stage](campaign, round, stage)
             watcher.staged(campaign, round, stage, payload)
+        campaign.record_stop()
         summary = outcome.write_results(campaign.history, directory)
         watcher.finished(campaign, summary)
     return summary

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,7 +59,10 @@ def _retrain(payload: Mapping[str, Any]) -> str:
 def _report(payload: Mapping[str, Any]) -> str:
     funnel, metrics = payload["report"]["funnel"], payload["report"]["metrics"]
     best = metrics["best_objective"]
+    suspect = f", {funnel['suspect']} suspect" if funnel.get("suspect") else ""
+    name = payload.get("objective", "objective")  # earlier ledgers do not say it
     return (
-        f"{funnel['stable']} of {funnel['labelled']} labels stable, {funnel['stable_new']} of them new; "
-        f"{metrics['stable_total']:.0f} stable in all, best objective {best:.4g}"
+        f"{funnel['stable']} of {funnel['labelled']} labels stable, {funnel['stable_new']} of them new{suspect}; "
+        f"{metrics['stable_new_total']:.0f} stable and new in all, "
+        + (f"none of them with a {name}" if math.isnan(best) else f"best {name} {best:.4g}")
     )

@@ -6,40 +6,61 @@ from pathlib import Path
 from typing import Any
 
 from flows import records
+from loop import columns
 from loop.export import ranked_rows
 from loop.files import sha256
 from loop.history import History
+from loop.ranking import FIND, KNOWN_STABLE
 
 TOP = 5  # candidates in the summary
-TOP_COLUMNS = ("rank", "formula", "space_group", "e_above_hull", "bulk_modulus", "novelty", "arm", "candidate_id")
 
 
 def summarise(history: History) -> dict[str, Any]:
-    """Counts of all rounds, hit rates, and the best candidates."""
+    """Goal, counts of all rounds, hit rates, and the best finds; what is known already stands apart, as `known`."""
     reports = history.reports()
     rows = ranked_rows(history)
+    finds = columns.in_group(rows, FIND)
     last = reports[-1].metrics if reports else {}
     summary: dict[str, Any] = {
         "campaign": history.name,
-        "rounds_done": len(reports),
-        "rounds_planned": history.settings.rounds + 1,
+        "goal": columns.goal_text(history),
+        "rounds_done": max(0, len(reports) - 1),  # after the baseline round, as `campaign.rounds` counts
+        "rounds_planned": history.settings.rounds,
+        "baseline_round": "done" if reports else "not done",
         "stopped": history.stopped,
         "oracle_calls": history.paid,
         "labelled": len(rows),
-        "stable": sum(row["stable"] for row in rows),
-        "stable_new": sum(row["stable"] and row["novelty_relaxed"] in ("", "new") for row in rows),
+        **columns.counts(rows),
+        **columns.diversity(finds),
         "hours": history.seconds() / 3600,
     }
     for name in ("sampled", "valid", "unique", "new"):
         summary[name] = sum(report.funnel[name] for report in reports)
-    names = ("baseline_hit_rate", "engine_hit_rate", "shadow_hit_rate", "acceleration", "best_objective")
+    names = ("baseline_hit_rate", "engine_hit_rate", "shadow_hit_rate", "acceleration")
     summary |= {name: last[name] for name in names if name in last}
-    best = [row for row in rows if row["stable"]][:TOP]
-    summary["top"] = [{name: row.get(name) for name in TOP_COLUMNS} for row in best]
+    summary["best_objective"] = best_objective(history, finds)
+    shown = columns.columns(history, columns.BRIEF)
+    known = columns.in_group(rows, KNOWN_STABLE)
+    summary["units"] = units(history)
+    summary["top"] = [{name: row.get(name) for name in shown} for row in finds[:TOP]]
+    summary["known"] = [{name: row.get(name) for name in shown} for row in known[:TOP]]
     return summary
 
 
-UNITS = {"hours": "h", "best_objective": "GPa"}
+def best_objective(history: History, finds: list[dict[str, Any]]) -> float | None:
+    """Value of the first objective of the best find; None where no find has one."""
+    name = history.settings.objective
+    values = [row[name] for row in finds if row.get(name) is not None]
+    return min(values, key=history.settings.wanted.badness) if values else None
+
+
+def units(history: History) -> dict[str, str]:
+    """Unit of each number of a record."""
+    return {"hours": "h", "best_objective": columns.unit_of(history, history.settings.objective)} | columns.units(
+        history
+    )
+
+
 RESULT_FILES = ("config.yaml", "ranked.csv", "ranked.json", "report.html")
 
 
@@ -80,7 +101,8 @@ def write_record(history: History, directory: Path, summary: dict[str, Any]) -> 
         "seed": history.settings.seed,
         "seconds": history.seconds(),
         "summary": summary,
-        "units": UNITS,
+        "units": summary["units"],
+        "columns": columns.columns(history),
         "rounds": [report.to_dict() for report in history.reports()],
         "files": files,
     }

@@ -37,6 +37,7 @@ def run_campaign(
             reporter.say(f"round {round}/{rounds} {stage:<8} {told(stage, payload)} ({payload['seconds']:.0f} s)")
             if stage == "report" and not campaign.finished:
                 write_report(campaign.history, directory)  # people look while it runs
+        campaign.record_stop()
         return write_results(campaign.history, directory)
 
 

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from loop import export
+from loop.columns import unit_of
 from loop.contracts import Acquisition, Generator, Oracle, Progress, Rehull, Reward, Screen, Surrogate, Validity
 from loop.errors import DiscoveryLoopError, StoreError
 from loop.files import FolderLock, read_candidates, write_candidates, write_folder
 from loop.history import CAMPAIGN, CREATED, DONE, SETTINGS, STOPPED, History, Pick
 from loop.novelty import NoveltyIndex
+from loop.properties import heading
+from loop.prototypes import parent_lattice, prototype
 from loop.rungs import Rung, climb, key_of
 from loop.selection import choose, columns_of, row_of
 from loop.settings import ENGINE, STAGES, CampaignSettings
@@ -109,19 +112,24 @@ class Campaign:
         """Run what is left of all rounds; returns the reports of all rounds."""
         while not self.finished:
             self.run_round(self.history.next_stage[0])
+        self.record_stop()
         return self.history.reports()
 
     @property
     def finished(self) -> bool:
-        """Whether the last round is done or a stop rule holds (rules are looked at between rounds)."""
+        """Whether the last round is done or a stop rule holds (rules are looked at between rounds). Reads only."""
         round, stage = self.history.next_stage
-        return round > self.settings.rounds or (stage == STAGES[0] and bool(self.stop_reason()))
+        return round > self.settings.rounds or (stage == STAGES[0] and bool(stop_reason(self.history)))
 
-    def stop_reason(self) -> str:
-        """Why no further round is begun, or an empty text; what it says is recorded."""
-        reason = stop_reason(self.history)
+    def record_stop(self) -> str:
+        """Write into the ledger why no further round is begun, once; returns the reason, empty where there is none.
+
+        For whoever drives the stages, when they are over.
+        """
+        round, stage = self.history.next_stage
+        reason = stop_reason(self.history) if stage == STAGES[0] else ""
         if reason and reason != self.history.stopped:
-            self.record(self.history.next_stage[0], CAMPAIGN, STOPPED, {"reason": reason})
+            self.record(round, CAMPAIGN, STOPPED, {"reason": reason})
         return reason
 
     def run_round(self, round: int) -> RoundReport:
@@ -249,6 +257,7 @@ class Campaign:
             "funnel": funnel,
             "invalid": dict(Counter(reason for reason in reasons if reason is not None)),
             "verdicts": [verdict.kind for verdict in verdicts if verdict.kind in wanted],
+            "matches": [verdict.match or "" for verdict in verdicts if verdict.kind in wanted],
             "replayed": sum(verdict.in_training for verdict in verdicts if verdict.kind == "known"),
             "known": sorted(str(match) for match in known)[:50],
             "elements": dict(Counter(str(e) for candidate in valid for e in candidate.structure.composition)),
@@ -263,8 +272,9 @@ class Campaign:
         beliefs = surrogate.predict(pool) if trained else None
         screen = self.parts.screen(pool).tolist() if self.parts.screen and pool else [None] * len(pool)
         kinds = self.history.done[round, "propose"]["verdicts"]
+        matches = self.history.done[round, "propose"].get("matches", [""] * len(pool))  # none in earlier ledgers
         picks = [
-            Pick(pool[index].id, round, arm, kinds[index], screen[index], *row_of(beliefs, index))
+            Pick(pool[index].id, round, arm, kinds[index], matches[index], screen[index], *row_of(beliefs, index))
             for index, arm in arms.items()
         ]
         self.store.add_candidates(self.history.name, [pool[index] for index in arms])
@@ -289,6 +299,7 @@ class Campaign:
             "statuses": dict(Counter(evaluation.status for evaluation in evaluations)),
             "paid": self.history.paid - paid_before,
             "novelty": self._remember(picks, evaluations),
+            "prototypes": self._prototypes(picks, evaluations),
             "rungs": rungs,
         }
 
@@ -308,9 +319,12 @@ class Campaign:
         return {"metrics": {name: float(value) for name, value in metrics.items()}, "labels": len(labels)}
 
     def _report(self, round: int) -> dict[str, Any]:
-        """Judge all finds on the hull that holds all of them, then sum the round up."""
+        """Judge all finds on the hull that holds all of them, then sum the round up.
+
+        What lies implausibly far below the hull is no phase of it: such an error would hide the true finds around it.
+        """
         hull: dict[str, Any] = {}
-        labels = [label for label in self.history.labels() if label.first.ok]
+        labels = [label for label in self.history.labels() if label.first.ok and not label.suspect(self.settings)]
         if self.parts.rehull and labels:
             judged = self.parts.rehull([label.candidate for label in labels], [label.first for label in labels])
             hull = {
@@ -320,11 +334,8 @@ class Campaign:
                 }
                 for evaluation in judged
             }
-        self.history.done[round, "report"] = {"hull": hull}  # the summary below reads the newest hull
-        try:
-            return {"hull": hull, "report": round_report(self.history, round).to_dict()}
-        finally:
-            del self.history.done[round, "report"]
+        objective = heading(self.settings.objective, unit_of(self.history, self.settings.objective))
+        return {"hull": hull, "report": round_report(self.history, round, hull).to_dict(), "objective": objective}
 
     # internals --------------------------------------------------------------------------------------------------------
 
@@ -375,6 +386,14 @@ class Campaign:
             [self.history.candidates[pick.candidate_id].structure for pick in picks], [p.candidate_id for p in picks]
         )
         return verdicts
+
+    def _prototypes(self, picks: list[Pick], evaluations: list[Evaluation]) -> dict[str, tuple[str, str]]:
+        """Prototype and parent lattice of each usable crystal, as relaxed."""
+        pairs = zip(picks, evaluations, strict=True)
+        ends = {
+            p.candidate_id: e.structure or self.history.candidates[p.candidate_id].structure for p, e in pairs if e.ok
+        }
+        return {key: (prototype(structure), parent_lattice(structure)) for key, structure in ends.items()}
 
     def _budget(self, round: int) -> int:
         settings = self.settings

@@ -21,7 +21,8 @@ from loop.extxyz import to_extxyz
 from loop.files import write_bytes, write_folder, write_marked_folder, write_text
 from loop.history import History, Label
 from loop.poscar import to_poscar
-from loop.ranking import ranked
+from loop.prototypes import prototype_counts
+from loop.ranking import group_of, ranked
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -31,8 +32,17 @@ IN_ARCHIVE = ("ranked.csv", "ranked.json", "record.json", "report.html", "config
 
 
 def ranked_rows(history: History) -> list[dict[str, Any]]:
-    """The ranked list as rows; missing numbers are None."""
-    return [_row(rank, label, history) for rank, label in enumerate(_ranked(history), start=1)]
+    """The ranked list as rows; missing numbers are None.
+
+    `new` is the one verdict, as proposed and relaxed; `group` the part of the list (`loop.ranking.GROUPS`);
+    `prototype_count` how many rows have the row's prototype.
+    """
+    labels = _ranked(history)
+    counts = prototype_counts([label.prototype for label in labels])
+    return [
+        _row(rank, label, history) | {"prototype_count": count or None}
+        for rank, (label, count) in enumerate(zip(labels, counts, strict=True), start=1)
+    ]
 
 
 def _ranked(history: History) -> list[Label]:
@@ -51,17 +61,24 @@ def _row(rank: int, label: Label, history: History) -> dict[str, Any]:
         "rank": rank,
         "candidate_id": label.candidate.id,
         "formula": label.candidate.formula,
+        "chemical_system": label.candidate.structure.chemical_system,
         "space_group": evaluation.space_group_relaxed or evaluation.space_group,
         "n_atoms": len(label.candidate.structure),
         stability: evaluation.value(stability),
         f"{stability}_sigma": label.pick.std.get(stability),
-        settings.objective: evaluation.value(settings.objective),
+        **{goal.name: evaluation.value(goal.name) for goal in settings.goals},
         "stable": label.is_stable(settings),
+        "new": label.is_new,
+        "group": group_of(label, settings),
+        "match": label.match,
+        "suspect": label.suspect(settings),
+        "prototype": label.prototype,
+        "prototype_count": None,
+        "decoration": f"decoration of {label.parent}" if label.parent else "",
         "energy_type": str(evaluation.energy_type) if evaluation.energy_type else "",
         "status": evaluation.status,
         "novelty": label.pick.novelty,
         "novelty_relaxed": label.novelty_relaxed,
-        "match": label.match,
         "round": label.pick.round,
         "arm": label.pick.arm,
         "cost_seconds": evaluation.cost.seconds,

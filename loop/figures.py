@@ -14,8 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from pymatgen.core import Element
 
+from loop.columns import unit_of
 from loop.history import History, Label
 from loop.metrics import coverage, pareto_front, wilson
+from loop.properties import heading, spec_of
 from loop.settings import ARMS, BASELINE, ENGINE, SHADOW
 from loop.summary import hits_of
 
@@ -42,12 +44,6 @@ STYLE: Any = {  # matplotlib types the keys as literals
 }
 WIDE, HALF = (8.6, 3.4), (5.2, 3.5)
 SMOOTH = 5  # iterations averaged in learning curves
-LABELS = {"e_above_hull": "E above hull (eV/atom)", "bulk_modulus": "bulk modulus (GPa)"}
-
-
-def axis_label(name: str, unit: str = "") -> str:
-    """Text for an axis."""
-    return LABELS.get(name, name.replace("_", " ") + (f" ({unit})" if unit else ""))
 
 
 def to_svg(figure: Figure, name: str) -> str:
@@ -182,7 +178,7 @@ def hull_histogram(history: History) -> Figure:
         if len(data):
             axes.hist(np.clip(data, low, high), bins.tolist(), lw=1.3, label=f"{name} ({len(data)})", **style)
     axes.axvline(settings.threshold, color=GOOD, ls="--", lw=1.4, label=f"threshold {settings.threshold:g}")
-    axes.set(xlabel=axis_label(settings.stability), ylabel="labelled candidates")
+    axes.set(xlabel=heading(settings.stability), ylabel="labelled candidates")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     return figure
@@ -211,8 +207,8 @@ def parity(history: History) -> Figure | None:
         y, mean, _ = _beliefs(labels, name)
         ends = [np.nanmin([y, mean]), np.nanmax([y, mean])]
         axes.plot(ends, ends, color="#9ca3af", lw=1)
-        unit = labels[0].first.properties[name].unit if name in labels[0].first.properties else ""
-        axes.set(xlabel=f"label: {axis_label(name, unit)}", ylabel="predicted before the label")
+        unit = unit_of(history, name)
+        axes.set(xlabel=f"label: {heading(name, unit)}", ylabel="predicted before the label")
         axes.set_title(f"MAE {np.nanmean(np.abs(y - mean)):.3g} {unit}", size=10, loc="left")
     panels[0].legend()
     return figure
@@ -270,25 +266,37 @@ def learning(history: History) -> Figure | None:
 
 
 def pareto(history: History) -> Figure:
-    """The two ends that a campaign serves: stability and the objective, with the front of labelled crystals."""
+    """The two ends that a campaign serves: stability and the objective, with the front of what is new and not suspect.
+
+    Stability is that of the label, on the reference phases alone: on the campaign's own hull the best all lie at 0.
+    """
     figure, (axes,) = _axes(HALF)
     settings = history.settings
-    labels = [x for x in history.labels() if x.evaluation.ok and np.isfinite(x.evaluation.value(settings.objective))]
-    labels = [x for x in labels if np.isfinite(x.evaluation.value(settings.stability))]
+    name, goal = settings.objective, settings.wanted
+    labels = [x for x in history.labels() if x.first.ok and np.isfinite(x.first.value(settings.stability))]
+    labels = [x for x in labels if np.isfinite(x.evaluation.value(name))]
     if not labels:
-        return _empty(figure, axes, f"no label of {settings.objective} yet")
-    points = np.array(
-        [[x.evaluation.value(settings.stability), x.evaluation.value(settings.objective)] for x in labels]
-    )
+        return _empty(figure, axes, f"no label of {spec_of(name).label} yet")
+    points = np.array([[x.first.value(settings.stability), x.evaluation.value(name)] for x in labels])
     for arm in (BASELINE, SHADOW, ENGINE):
         chosen = points[[x.pick.arm == arm for x in labels]]
         axes.scatter(chosen[:, 0], chosen[:, 1], s=26, color=COLOURS[arm], alpha=0.85, label=arm, lw=0)
-    front = points[pareto_front(points * [-1, 1 if settings.maximise else -1])]
-    front = front[np.argsort(front[:, 0])]
-    axes.step(front[:, 0], front[:, 1], where="post", color=INK, lw=1.2, label="Pareto front")
-    axes.scatter(front[:, 0], front[:, 1], s=52, facecolors="none", edgecolors=INK, linewidths=1.2)
+    apart = np.array([not x.is_new or bool(x.suspect(settings)) for x in labels])
+    if apart.any():
+        style: dict[str, Any] = {"s": 34, "marker": "x", "color": INK, "lw": 1.0, "label": "known, copy or suspect"}
+        axes.scatter(points[apart, 0], points[apart, 1], **style)
+    fresh = points[~apart]
+    if len(fresh):
+        front = fresh[pareto_front(np.array([[-above, goal.score(value)] for above, value in fresh]))]
+        front = front[np.argsort(front[:, 0])]
+        axes.step(front[:, 0], front[:, 1], where="post", color=INK, lw=1.2, label="Pareto front of the new")
+        axes.scatter(front[:, 0], front[:, 1], s=52, facecolors="none", edgecolors=INK, linewidths=1.2)
     axes.axvline(settings.threshold, color=GOOD, ls="--", lw=1.4)
-    axes.set(xlabel=axis_label(settings.stability), ylabel=axis_label(settings.objective))
+    if goal.window is not None:
+        axes.axhspan(*goal.window, color=GOOD, alpha=0.12, lw=0)
+    if goal.target is not None:
+        axes.axhline(goal.target, color=GOOD, ls=":", lw=1.2)
+    axes.set(xlabel=f"{heading(settings.stability)}, reference phases", ylabel=heading(name, unit_of(history, name)))
     axes.set_xlim(right=float(np.clip(points[:, 0].max() * 1.05, 0.3, 2.0)))
     axes.legend()
     return figure

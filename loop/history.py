@@ -11,11 +11,13 @@ from typing import Any, Self
 from loop.errors import StoreError
 from loop.rungs import RUNG, RungHistory, with_rung
 from loop.settings import STAGES, CampaignSettings
+from loop.stability import SUSPECT, is_suspect
 from loop.store import OracleKey, Store
-from loop.values import Candidate, Evaluation, Quantity, RoundReport
+from loop.values import NEW, Candidate, Evaluation, Quantity, RoundReport
 
 CAMPAIGN = "campaign"  # stage of the events that belong to no stage
 CREATED, SETTINGS, DONE, STOPPED = "created", "settings", "done", "stopped"
+NOT_JUDGED = "not judged"  # labelled in a round whose label stage is not done
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,15 @@ class Pick:
     candidate_id: str
     round: int
     arm: str  # baseline, engine or shadow
-    novelty: str = "new"
+    novelty: str = NEW
+    match: str = ""  # of the crystal as proposed: id of the known crystal that it is
     screen: float | None = None  # energy above the hull of the unrelaxed crystal, eV/atom
     mean: dict[str, float] = field(default_factory=dict)  # prediction, by property
     std: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form, without the round."""
-        names = ("candidate_id", "arm", "novelty", "screen", "mean", "std")
+        names = ("candidate_id", "arm", "novelty", "match", "screen", "mean", "std")
         return {name: getattr(self, name) for name in names}
 
 
@@ -45,17 +48,48 @@ class Label:
     evaluation: Evaluation  # on the newest hull of the campaign
     first: Evaluation  # as the oracle gave it
     novelty_relaxed: str = ""  # verdict on the relaxed crystal
-    match: str = ""  # what it is a copy of, where it is one
+    match_relaxed: str = ""  # what that is a copy of, where it is one
     rungs: dict[str, Evaluation] = field(default_factory=dict)  # of dearer oracles, by name of the rung
+    prototype: str = ""  # of the relaxed crystal, see `loop.prototypes`; empty in ledgers that do not say it
+    parent: str = ""  # fcc, bcc or hcp where the crystal is an ordering of that lattice
 
-    def is_stable(self, settings: CampaignSettings) -> bool:
-        """Labelled, and at or below the threshold. A failed label is not stable: it was paid for all the same."""
-        return self.evaluation.ok and self.evaluation.value(settings.stability) <= settings.threshold
+    @property
+    def verdict(self) -> str:
+        """Novelty as proposed *and* relaxed: ``new`` only where both are; ``not judged`` between label and verdict.
+
+        What was never relaxed is what was proposed.
+        """
+        if self.pick.novelty != NEW:
+            return self.pick.novelty
+        unjudged = not self.novelty_relaxed and self.evaluation.structure is not None
+        return NOT_JUDGED if unjudged else self.novelty_relaxed or NEW
 
     @property
     def is_new(self) -> bool:
         """Neither known nor a copy, as proposed and after relaxation."""
-        return self.pick.novelty == "new" and self.novelty_relaxed in ("", "new")
+        return self.verdict == NEW
+
+    @property
+    def match(self) -> str:
+        """Id of the known or earlier crystal that this one is, as proposed or relaxed; empty for a new one."""
+        return self.pick.match or self.match_relaxed
+
+    def suspect(self, settings: CampaignSettings) -> str:
+        """Why the energy is not to be trusted; empty where nothing speaks against it.
+
+        Judged where the label was given: on the campaign's own hull the crystal itself is a phase, at 0.
+        """
+        usable = self.first.ok and is_suspect(self.first.value(settings.stability))
+        return SUSPECT if usable else ""
+
+    def is_stable(self, settings: CampaignSettings) -> bool:
+        """Labelled, at or below the threshold, and not suspect. A failed label was paid for all the same."""
+        within = self.evaluation.ok and self.evaluation.value(settings.stability) <= settings.threshold
+        return within and not self.suspect(settings)
+
+    def is_find(self, settings: CampaignSettings) -> bool:
+        """Stable and new: what a campaign is run for, and all that its headlines count."""
+        return self.is_new and self.is_stable(settings)
 
 
 @dataclass
@@ -137,9 +171,14 @@ class History:
                 found += [Pick(round=number, **pick) for pick in payload["picks"]]
         return found
 
-    def labels(self, round: int | None = None) -> list[Label]:
-        """Picks that have their outcome, each judged on the newest hull that the campaign knows."""
-        newest = self._newest_hull()
+    def labels(self, round: int | None = None, *, hull: dict[str, Any] | None = None) -> list[Label]:
+        """Picks that have their outcome, each judged on the newest hull that the campaign knows, or on the one given.
+
+        Args:
+            round: of these picks; None: of all.
+            hull: energy above the hull and decomposition by candidate id, as a report keeps them.
+        """
+        newest = self._newest_hull() if hull is None else hull
         found = []
         for pick in self.picks(round):
             first = self.evaluations.get(pick.candidate_id)
@@ -147,13 +186,15 @@ class History:
                 continue
             if pick.candidate_id not in self.candidates:
                 raise StoreError(f"The ledger holds a label of {pick.candidate_id} but not the crystal itself.")
-            relaxed = self.done.get((pick.round, "label"), {}).get("novelty", {}).get(pick.candidate_id, ("", ""))
             key = pick.candidate_id
+            stage = self.done.get((pick.round, "label"), {})
+            relaxed = stage.get("novelty", {}).get(key, ("", ""))
+            kind = stage.get("prototypes", {}).get(key, ("", ""))
             rungs = {name: rung.evaluations[key] for name, rung in self.rungs.items() if key in rung.evaluations}
             for name, higher in rungs.items():
                 first = with_rung(first, name, higher)
             evaluation = _on_newest_hull(first, newest.get(key), self.settings.stability)
-            found.append(Label(self.candidates[key], pick, evaluation, first, relaxed[0], relaxed[1], rungs))
+            found.append(Label(self.candidates[key], pick, evaluation, first, *relaxed, rungs, *kind))
         return found
 
     def reports(self) -> list[RoundReport]:

@@ -52,10 +52,10 @@ def rate_ratio(
     The interval is that of the Bayesian bootstrap (Rubin, Ann. Stat. 9, 130 (1981)) with Jeffreys' half pseudo-counts:
     rates are drawn from Beta(hits + 1/2, misses + 1/2). The plain bootstrap would give a shadow arm of four misses a
     rate of exactly zero, and the ratio no interval at all. The estimate is the plain ratio where the baseline has hits,
-    else the median of the draws. NaN where an arm has no labels.
+    else the median of the draws. NaN where an arm has no labels, and where neither arm has a hit.
     """
     (a, n), (b, m) = hits, baseline
-    if n == 0 or m == 0:
+    if n == 0 or m == 0 or a == b == 0:
         return Interval(math.nan, math.nan, math.nan)
     rng = np.random.default_rng(seed)
     ratio = rng.beta(a + 0.5, n - a + 0.5, draws) / rng.beta(b + 0.5, m - b + 0.5, draws)

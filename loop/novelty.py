@@ -18,8 +18,7 @@ from pymatgen.core import Structure
 
 from loop.fingerprint import SYMPRECS, Fingerprint, fingerprint, symmetry
 from loop.known import KnownCrystals
-
-NEW, KNOWN, DUPLICATE = "new", "known", "duplicate"
+from loop.values import DUPLICATE, KNOWN, NEW
 
 
 @dataclass(frozen=True)

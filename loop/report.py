@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loop.export import file_stem, ranked_rows
+from loop.columns import counts, diversity, goal_text, in_group, unit_of
+from loop.export import ranked_rows
 from loop.files import write_text
-from loop.history import History, Label
-from loop.ranking import ranked
+from loop.history import History
+from loop.properties import spec_of
+from loop.ranking import FIND
+from loop.report_tables import number, percent, ratio, tables
+from loop.stability import IMPLAUSIBLE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-MAX_ROWS = 100  # of the ranked list in the page; ranked.csv has them all
 
 
 @dataclass(frozen=True)
@@ -28,17 +30,6 @@ class Panel:
     caption: str
     svg: str
     wide: bool = False
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of the ranked table."""
-
-    text: str
-    number: bool = False
-    link: str = ""
-    tag: str = ""
-    key: float | None = None  # what the column is sorted by
 
 
 def write_report(history: History, directory: Path, protocol: list[tuple[str, str]] | None = None) -> Path:
@@ -60,20 +51,17 @@ def write_report(history: History, directory: Path, protocol: list[tuple[str, st
 
 def context(history: History, protocol: list[tuple[str, str]]) -> dict[str, Any]:
     """All that the template shows."""
-    columns, rows = _table(history)
     titles, round_rows = _rounds(history)
-    total = len(history.labels())
+    rows = ranked_rows(history)
     return {
         "name": history.name,
         "subtitle": _subtitle(history),
-        "cards": _cards(history),
+        "goal": goal_text(history),
+        "cards": _cards(history, rows),
         "verdicts": _verdicts(history),
+        "diversity": _diversity(rows),
         "sections": _sections(history),
-        "columns": columns,
-        "rows": rows,
-        "table_note": f"The best {len(rows)} of {total} labelled candidates; all in ranked.csv."
-        if total > len(rows)
-        else f"All {total} labelled candidates.",
+        "tables": tables(history, rows),
         "round_titles": titles,
         "round_rows": round_rows,
         "protocol": [*_protocol(history), *protocol],
@@ -81,72 +69,56 @@ def context(history: History, protocol: list[tuple[str, str]]) -> dict[str, Any]
 
 
 def _subtitle(history: History) -> str:
-    done, planned = len(history.reports()), history.settings.rounds + 1
-    state = f"stopped: {history.stopped}" if history.stopped else ("" if done >= planned else "running")
-    parts = [f"{done} of {planned} rounds", f"oracle {history.oracle.oracle}", f"seed {history.settings.seed}", state]
-    return " · ".join(part for part in parts if part)
+    done, planned = max(0, len(history.reports()) - 1), history.settings.rounds
+    running = not history.reports() or done < planned
+    state = f"stopped: {history.stopped}" if history.stopped else ("running" if running else "")
+    parts = [f"{done} of {planned} rounds after the baseline", f"oracle {history.oracle.oracle}"]
+    return " · ".join(part for part in (*parts, f"seed {history.settings.seed}", state) if part)
 
 
-def number(value: float | None, digits: int = 3, unit: str = "") -> str:
-    """A number for people; a dash where there is none."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
-    return f"{text} {unit}".strip()
+def _diversity(rows: list[dict[str, Any]]) -> str:
+    """What the finds are, beside their number: hundreds of orderings of one lattice are one idea."""
+    finds = in_group(rows, FIND)
+    if not finds:
+        return "No find: no crystal is stable and new."
+    found = diversity(finds)
+    lattices = Counter(row["decoration"] for row in finds if row["decoration"])
+    kinds = ", ".join(f"{count} {name}" for name, count in lattices.most_common())
+    text = (
+        f"The {len(finds)} finds hold {found['prototypes']} prototypes in {found['families']} families and "
+        f"{found['chemical_systems']} chemical systems."
+    )
+    if not kinds:
+        return text
+    return f"{text} Ordered decorations of a simple lattice, which alloys often take disordered: {kinds}."
 
 
-def ratio(value: float) -> str:
-    """A ratio for people: beyond 100 a few labels tell no more than that it is large."""
-    return "more than 100" if value > 100 else f"{value:.2f}" if value < 10 else number(value, 2)
-
-
-def energy(value: float | None, std: float | None = None) -> str:
-    """An energy in eV/atom for people, to 1 meV, or to 10 meV with its standard deviation."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    # adding zero turns a negative zero into a plain one
-    return f"{round(value, 3) + 0.0:.3f}" if std is None else f"{round(value, 2) + 0.0:.2f} ± {std:.2f}"
-
-
-def percent(value: float) -> str:
-    """A share for people."""
-    return f"{value:.0%}" if math.isfinite(value) else "–"
-
-
-def _cards(history: History) -> list[dict[str, str]]:
+def _cards(history: History, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     reports = history.reports()
     if not reports:
         return [{"title": "state", "value": "no round done", "note": "figures follow with the first report"}]
     first, last = reports[0].metrics, reports[-1].metrics
-    settings, labels = history.settings, history.labels()
-    cost = sum(label.evaluation.cost.seconds for label in labels)
-    stable, new = int(last["stable_total"]), int(last["stable_new_total"])
-    objective = next(
-        (
-            x.first.properties[settings.objective].unit
-            for x in labels
-            if x.first.ok and settings.objective in x.first.properties
-        ),
-        "",
-    )
+    name, found = history.settings.objective, counts(rows)
+    cost = sum(row["cost_seconds"] for row in rows)
+    apart = f"{found['stable_known']} stable, known or copies; {found['suspect']} suspect; {len(rows)} labelled"
     cards = [
-        ("stable and new", f"{new}", f"{stable} stable of {len(labels)} labelled"),
+        ("stable and new", f"{found['stable_new']}", apart),
         ("hit rate, last round", percent(last["hit_rate"]), f"untuned generator: {percent(first['hit_rate'])}"),
         ("engine against shadow", f"{ratio(last['acceleration'])} ×", _interval(last, "acceleration")),
         (
-            f"best {settings.objective.replace('_', ' ')}",
-            number(last["best_objective"], 3, objective),
-            "among the stable",
+            f"best {spec_of(name).label}",
+            number(last["best_objective"], 3, unit_of(history, name)),
+            "among the stable and new",
         ),
         ("oracle calls paid", f"{history.paid}", f"{number(cost / 3600, 2)} h of oracle time"),
-        ("working time", f"{number(history.seconds() / 60, 3)} min", f"{len(reports)} rounds"),
+        ("working time", f"{number(history.seconds() / 60, 3)} min", f"{len(reports)} rounds with the baseline"),
     ]
     return [{"title": title, "value": value, "note": note} for title, value, note in cards]
 
 
 def _interval(metrics: dict[str, float], name: str) -> str:
     if not math.isfinite(metrics[f"{name}_low"]):
-        return "no labels of both arms"
+        return "no ratio: labels of both arms and at least one hit are needed"
     return f"95 % interval {ratio(metrics[f'{name}_low'])} to {ratio(metrics[f'{name}_high'])}"
 
 
@@ -203,7 +175,7 @@ def _sections(history: History) -> list[dict[str, Any]]:
             history,
             f.pareto,
             "Stability and objective",
-            "Every usable label; the front joins those that no other beats in both.",
+            "Every usable label; the front joins the new ones that no other new one beats in both.",
         ),
     ]
     crystals = [
@@ -263,59 +235,6 @@ def _panel(
     return None if figure is None else Panel(title, caption, to_svg(figure, title), wide)
 
 
-def _table(history: History) -> tuple[list[dict[str, Any]], list[list[Cell]]]:
-    labels = ranked(history.labels(), history.settings)[:MAX_ROWS]
-    rows = [_cells(row, label, history) for row, label in zip(ranked_rows(history), labels, strict=False)]
-    heads = [{"title": head, "number": cell.number} for head, cell in rows[0].items()] if rows else []
-    return heads, [list(row.values()) for row in rows]
-
-
-def _cells(row: dict[str, Any], label: Label, history: History) -> dict[str, Cell]:
-    stability, objective = history.settings.stability, history.settings.objective
-    novelty, stable = row["novelty_relaxed"] or row["novelty"], "yes" if row["stable"] else "no"
-
-    def numeric(text: Any, key: float | None = None) -> Cell:
-        return Cell("–" if text is None else str(text), number=True, key=key)
-
-    return {
-        "rank": numeric(row["rank"]),
-        "formula": Cell(row["formula"], link=f"cifs/{file_stem(row['rank'], label)}.cif"),
-        "space group": numeric(row["space_group"]),
-        "atoms": numeric(row["n_atoms"]),
-        "E hull (eV/atom)": numeric(energy(row[stability]), row[stability]),
-        "when found": numeric(energy(row[f"{stability}_at_label"]), row[f"{stability}_at_label"]),
-        "predicted": numeric(energy(row.get(f"{stability}_predicted"), row.get(f"{stability}_sigma"))),
-        objective.replace("_", " "): numeric(number(row[objective]), row[objective]),
-        **{title: numeric(number(row.get(name)), row.get(name)) for title, name in _higher(history)},
-        "stable": Cell(stable, tag=stable),
-        "novelty": Cell(novelty, tag="yes" if novelty == "new" else "no"),
-        "round": numeric(row["round"]),
-        "arm": Cell(row["arm"], tag=row["arm"]),
-        "status": Cell(row["status"]),
-        "cost (s)": numeric(number(row["cost_seconds"], 2)),
-        "competing phases": Cell(_mixture(row)),
-    }
-
-
-def _higher(history: History) -> list[tuple[str, str]]:
-    """Columns of dearer oracles that have anything to show: title and name in the row."""
-    shown = {"band_gap": "gap (eV)", "dielectric_electronic": "ε∞", "dielectric_total": "ε0"}
-    names = [(rung, key) for rung in history.rungs for key in shown]
-    there = [
-        (rung, key)
-        for rung, key in names
-        if any(key in evaluation.properties for evaluation in history.rungs[rung].evaluations.values())
-    ]
-    return [(f"{rung} {shown[key]}", f"{rung}_{key}") for rung, key in there]
-
-
-def _mixture(row: dict[str, Any]) -> str:
-    """Competing phases; of a crystal that lies on the newest hull itself, those it had before it was found."""
-    itself = list(row["decomposition"]) == [row["formula"]]
-    parts = sorted((row["competing_phases"] if itself else row["decomposition"]).items(), key=lambda item: -item[1])
-    return " + ".join(f"{fraction:.2f} {name}" for name, fraction in parts[:4]) or "–"
-
-
 def _total(history: History, stage: str, key: str) -> str:
     """Counts of all rounds that a stage recorded under a key, the most frequent first."""
     counts: Counter[str] = Counter()
@@ -361,7 +280,7 @@ def _protocol(history: History) -> list[tuple[str, str]]:
         (
             "stable",
             f"labelled by {history.oracle.oracle}, {settings.stability} at most {settings.threshold:g} eV/atom on the "
-            "campaign's newest hull, which holds its own finds",
+            "campaign's newest hull, which holds its own finds; suspect crystals are not counted",
         ),
         ("energy type", "; ".join(types) or "–"),
         *((f"{name} columns", _rung_text(history, name)) for name in history.rungs),
@@ -381,13 +300,23 @@ def _protocol(history: History) -> list[tuple[str, str]]:
             "ratio of hit rates of all rounds; interval: Bayesian bootstrap with Jeffreys' half counts (Rubin 1981)",
         ),
         ("guards that bit", f"while learning: {_total(history, 'finetune', 'guards')}"),
-        ("valid", f"passes the named validity rules; turned away: {_total(history, 'propose', 'invalid')}"),
+        ("accepted", f"passes the campaign's validity rules; turned away: {_total(history, 'propose', 'invalid')}"),
         (
             "unique, new",
             "no copy within its batch; neither in the reference of known crystals nor labelled before. Fingerprint "
             "first, pymatgen's StructureMatcher where both crystals are at hand",
         ),
-        ("novelty in the table", "verdict on the relaxed crystal: a relaxation may end in a known one"),
+        ("new", "new as proposed and as relaxed: a relaxation may end in a known crystal, whose id is given"),
+        (
+            "suspect",
+            f"more than {-IMPLAUSIBLE:g} eV/atom below the hull of the reference phases: by experience an error of the "
+            "potential. Such a crystal is no find, and no phase of the campaign's hull",
+        ),
+        (
+            "prototype",
+            "anonymised formula, Pearson symbol, space group and Wyckoff letters as AFLOW writes them, of the relaxed "
+            "crystal; a decoration is an ordering of fcc, bcc or hcp, new in name more than in kind",
+        ),
         (
             "predicted",
             "surrogate's mean and standard deviation for the relaxed value, from the unrelaxed candidate, before the "

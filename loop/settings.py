@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from loop.errors import ConfigError
+from loop.goal import BRITISH, Goal, GoalKind
+from loop.stability import METASTABLE
 
 STAGES = ("finetune", "propose", "select", "label", "retrain", "report")
 BASELINE, ENGINE, SHADOW = "baseline", "engine", "shadow"
@@ -52,9 +55,12 @@ class CampaignSettings:
     baseline_budget: int | None = None  # oracle calls of round 0; None: `budget`
     shadow_share: float = 0.25  # of the budget, to a random pick from the same pool
     stability: str = "e_above_hull"  # property that decides what counts as stable, eV/atom
-    threshold: float = 0.1  # eV/atom: stable at or below (metastability window of Sun et al., Sci. Adv. 2, e1600225)
+    threshold: float = METASTABLE  # eV/atom: stable at or below, unless implausibly far below (`loop.stability`)
     objective: str = "bulk_modulus"  # property that ranks the stable
-    maximise: bool = True
+    goal: GoalKind = "maximise"  # or minimise, or target: the objective comes near to `target`, or into `window`
+    target: float | None = None  # in the objective's unit
+    window: tuple[float, float] | None = None  # in the objective's unit: what lies within comes first
+    also: tuple[Goal, ...] = ()  # further objectives: the finds are then ranked by the Pareto fronts of all
     allow_known: bool = False  # keep crystals of the novelty reference in the pool
     chunk: int = 4  # labels written together: what a kill may lose
     max_calls: int | None = None  # stop before this many oracle calls in all are exceeded
@@ -66,6 +72,13 @@ class CampaignSettings:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        object.__setattr__(self, "goal", BRITISH.get(self.goal, self.goal))
+        if self.window is not None:  # a list where it comes from JSON
+            object.__setattr__(self, "window", tuple(self.window))
+        object.__setattr__(self, "also", tuple(goal if isinstance(goal, Goal) else Goal(**goal) for goal in self.also))
+        names = [goal.name for goal in self.goals]
+        if len(set(names)) < len(names):
+            raise ConfigError(f"each objective once, got {', '.join(names)}.")
         at_least = {
             "rounds": 0,
             "pool": 1,
@@ -83,6 +96,16 @@ class CampaignSettings:
             raise ConfigError(f"shadow_share must be at least 0 and below 1, got {self.shadow_share}.")
         if not self.name.strip() or len(self.name) > NAME_CHARACTERS:
             raise ConfigError(f"name must have 1 to {NAME_CHARACTERS} characters, got {self.name!r}.")
+
+    @property
+    def wanted(self) -> Goal:
+        """What ranks the stable crystals."""
+        return Goal(self.objective, self.goal, self.target, self.window)
+
+    @property
+    def goals(self) -> tuple[Goal, ...]:
+        """All objectives, the one that is asked for first in front."""
+        return (self.wanted, *self.also)
 
     @property
     def round0_budget(self) -> int:
@@ -103,9 +126,9 @@ class CampaignSettings:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`; keys of later versions are refused."""
+        """Inverse of `to_dict`; keys of later versions are refused. Reads the `maximise` of earlier ledgers, too."""
         try:
-            return cls(**data)
+            return cls(**goal_keys(data))
         except TypeError as error:
             raise ConfigError(f"Settings of a campaign cannot be read: {error}.") from error
 
@@ -123,3 +146,22 @@ class CampaignSettings:
                 f"Campaign {earlier.name!r} was begun with {was}: resume it with these values, or start a new campaign "
                 f"(labels are shared, nothing is paid for twice). Free to change: {', '.join(CHANGEABLE)}."
             )
+
+
+def goal_keys(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with `goal` in place of a former ``maximise: true`` or ``maximize: true``.
+
+    Raises:
+        ConfigError: both are given and contradict each other.
+    """
+    kept = {name: value for name, value in data.items() if name not in ("maximise", "maximize")}
+    for name in ("maximise", "maximize"):
+        if name not in data:
+            continue
+        if not isinstance(data[name], bool):
+            raise ConfigError(f"{name}: expected true or false, got {data[name]!r}; or say it as goal: minimise.")
+        said = "maximise" if data[name] else "minimise"
+        if BRITISH.get(str(kept.get("goal")), kept.get("goal", said)) != said:
+            raise ConfigError(f"{name}: {data[name]} contradicts goal: {kept['goal']}. Keep the goal alone.")
+        kept.setdefault("goal", said)
+    return kept

@@ -38,10 +38,10 @@ def drift_reason(history: History) -> str:
 
 def rounds_without_progress(history: History) -> int:
     """How many of the last rounds brought neither a new stable crystal nor a better objective."""
-    finds, best, stale = -1.0, -math.inf, 0
-    sign = 1 if history.settings.maximise else -1
+    badness, stale = history.settings.wanted.badness, 0
+    finds, best = -1.0, badness(math.nan)
     for report in history.reports():
-        found, objective = report.metrics["stable_new_total"], sign * report.metrics["best_objective"]
-        stale = 0 if found > finds or objective > best else stale + 1
-        finds, best = max(finds, found), best if math.isnan(objective) else max(best, objective)
+        found, objective = report.metrics["stable_new_total"], badness(report.metrics["best_objective"])
+        stale = 0 if found > finds or objective < best else stale + 1
+        finds, best = max(finds, found), min(best, objective)
     return stale

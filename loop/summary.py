@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from pymatgen.core import Element
@@ -18,10 +19,16 @@ _F_BLOCK = (*range(57, 72), *range(89, 104))  # atomic numbers, La to Lu and Ac 
 F_BLOCK = frozenset(Element.from_Z(number).symbol for number in _F_BLOCK)
 
 
-def round_report(history: History, round: int) -> RoundReport:
-    """Report of a round whose labels are in. Metrics marked ``_total`` span all rounds up to this one."""
-    labels = history.labels(round)
-    so_far = [label for label in history.labels() if label.pick.round <= round]
+def round_report(history: History, round: int, hull: dict[str, Any] | None = None) -> RoundReport:
+    """Report of a round whose labels are in. Metrics marked ``_total`` span all rounds up to this one.
+
+    Args:
+        history: the campaign; it is not changed.
+        round: the one that is summed up.
+        hull: finds judged on the hull that holds all of them, by candidate id; None: the newest of the history.
+    """
+    so_far = [label for label in history.labels(hull=hull) if label.pick.round <= round]
+    labels = [label for label in so_far if label.pick.round == round]
     funnel = _funnel(history, round, labels)
     metrics = _rates(history, labels, so_far)
     metrics |= _acceleration(history, so_far)
@@ -50,6 +57,7 @@ def _funnel(history: History, round: int, labels: list[Label]) -> dict[str, int]
         "usable": sum(label.evaluation.ok for label in labels),
         "stable": len(stable),
         "stable_new": sum(label.is_new for label in stable),
+        "suspect": sum(bool(label.suspect(settings)) for label in labels),
     }
 
 
@@ -86,11 +94,11 @@ def _acceleration(history: History, so_far: list[Label]) -> dict[str, float]:
 
 
 def _objective(history: History, so_far: list[Label]) -> dict[str, float]:
+    """The best value of the objective among the finds: a known crystal is none."""
     settings = history.settings
-    sign = 1 if settings.maximise else -1
-    values = [label.evaluation.value(settings.objective) for label in so_far if label.is_stable(settings)]
-    values = [sign * value for value in values if math.isfinite(value)]
-    return {"best_objective": sign * max(values) if values else math.nan}
+    values = [label.evaluation.value(settings.objective) for label in so_far if label.is_find(settings)]
+    values = [value for value in values if math.isfinite(value)]
+    return {"best_objective": min(values, key=settings.wanted.badness) if values else math.nan}
 
 
 def _calibration(labels: list[Label]) -> dict[str, float]:

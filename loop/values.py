@@ -17,6 +17,7 @@ from pymatgen.core import Structure
 OK = "ok"
 NOT_CONVERGED = "not-converged"
 TIMEOUT = "timeout"
+NEW, KNOWN, DUPLICATE = "new", "known", "duplicate"  # what a crystal is beside those known and those seen before
 
 
 def failed(kind: str) -> str:

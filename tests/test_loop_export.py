@@ -59,7 +59,7 @@ def test_the_order_does_not_depend_on_the_order_of_labels(history):
     labels = history.labels()
     again = ranked(labels[::-1], SETTINGS)
     assert [label.candidate.id for label in again] == [label.candidate.id for label in ranked(labels, SETTINGS)]
-    smallest = ranked(labels, replace(SETTINGS, maximise=False))
+    smallest = ranked(labels, replace(SETTINGS, goal="minimise"))
     values = [x.evaluation.value("bulk_modulus") for x in smallest if x.is_stable(SETTINGS)]
     assert values == sorted(values)
 

@@ -11,7 +11,8 @@ from loop.campaign import Campaign
 from loop.export import ranked_rows, write_cifs
 from loop.figures import to_svg
 from loop.history import CAMPAIGN, CREATED, History
-from loop.report import _verdict, context, energy, number, percent, ratio, write_report
+from loop.report import _verdict, context, write_report
+from loop.report_tables import energy, number, percent, ratio
 from loop.settings import CampaignSettings
 from loop.store import Store
 from tests.fakes import FakeGenerator, FakeOracle, fake_parts
@@ -71,6 +72,7 @@ def test_the_page_is_whole_and_needs_nothing_else(reported):
 def test_every_figure_is_there(reported):
     titles = {"Finds against labels", "Hit rate by round", "Engine against shadow", "Stability and objective", "Funnel"}
     titles |= {"Energy above the hull", "Elements", "Predictions and labels", "Calibration", "Drift", "Learning"}
+    titles |= {"Finds: stable and new", "Not stable, or without a usable label"}
     assert set(reported[2].titles) == titles
 
 

@@ -116,7 +116,9 @@ def round_rows(campaign: Campaign) -> list[dict[str, Any]]:
     return [
         {
             "round": report.round,
-            **{name: report.funnel[name] for name in ("sampled", "valid", "new", "labelled", "stable", "stable_new")},
+            **{
+                name: report.funnel[name] for name in ("sampled", "accepted", "new", "labelled", "stable", "stable_new")
+            },
             "hit_rate": report.metrics["hit_rate"],
             "reward": report.metrics.get("reward_last", float("nan")),
             "KL": report.metrics.get("kl", float("nan")),

@@ -11,6 +11,7 @@ from flows import cli_reference_crystals, cli_references
 from flows.cli_potential import Environment, Potential, load
 from flows.console import emit, note, progress
 from loop.errors import InputError
+from loop.stability import IMPLAUSIBLE, METASTABLE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,7 +132,8 @@ def hull(
             write_output(output, table, frame, structures)
     values = frame["e_above_hull"].dropna() if "e_above_hull" in frame else frame["status"][:0].astype(float)
     summary: dict[str, Any] = {"rows": len(frame), "statuses": screening.statuses_of(frame)}
-    summary |= {"median_e_above_hull": float(values.median()), "below_0.1": int((values <= 0.1).sum())}
+    summary |= {"median_e_above_hull": float(values.median()), "below_0.1": int((values <= METASTABLE).sum())}
+    summary |= {"suspect": int((values < IMPLAUSIBLE).sum())}  # so far below the hull lies an error, hardly a find
     emit({**summary, "reference": references.checksum[:16], "output": str(output)}, json)
     insist(frame)
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, TypeVar, get_args, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flows import configfile
+from flows.goals import check_agrees, check_measured, one_goal
 from flows.upgrade import upgraded
 from generator.policy import PolicyConfig
 from generator.rl.config import FinetuneConfig
@@ -23,7 +24,7 @@ from loop.validity import ValidityRules
 from oracles.dft import DftConfig
 from oracles.handoff import HandoffConfig
 from oracles.mlip import MlipConfig
-from surrogates.acquisition import STRATEGIES, AcquisitionConfig
+from surrogates.acquisition import AcquisitionConfig
 from surrogates.properties import GPConfig
 
 Settings = TypeVar("Settings")
@@ -125,9 +126,17 @@ class CampaignConfig(Section):
     selection: AcquisitionConfig = Field(default_factory=lambda: AcquisitionConfig(), description="what is labelled")
     oracle: OracleSection = Field(default_factory=lambda: OracleSection())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _goal_said_once(cls, data: Any) -> Any:
+        """What selection and reward leave open follows the campaign's goal."""
+        return one_goal(data) if isinstance(data, Mapping) else data
+
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
-        """Properties that are asked for are also predicted."""
+        """Properties that are asked for are also predicted and measured, and no place contradicts another."""
+        check_agrees(self.campaign, self.reward, self.selection)
+        check_measured(self)
         known = {item.name for item in self.surrogate.gp.properties}
         asked = {f"selection: objective {item.name!r}": item.name for item in self.selection.objectives}
         asked |= {f"selection: constraint {item.name!r}": item.name for item in self.selection.constraints}
@@ -136,10 +145,6 @@ class CampaignConfig(Section):
         missing = [what for what, name in asked.items() if name not in known]
         if missing:
             raise ValueError(f"{'; '.join(missing)}: not among surrogate.gp.properties ({', '.join(sorted(known))})")
-        if self.selection.strategy not in STRATEGIES:
-            raise ValueError(
-                f"selection.strategy: expected one of {', '.join(STRATEGIES)}, got {self.selection.strategy!r}"
-            )
         return self
 
     def directory(self, results: str | Path | None = None) -> Path:

@@ -226,7 +226,8 @@ def problem_line(model: type[Any], problem: Any) -> str:
         return f'{key}: expected text, got the number {given!r}: put it in quotes, as "{given}"'
     message = re.sub(r"^(Value|Assertion) error, ", "", problem["msg"]).replace("Input should be", "expected")
     message = re.sub("^Input is not a valid path.*", "expected a path", message)
-    return f"{key}: {message}" if kind == "value_error" else f"{key}: {message}, got {given!r}"
+    where = f"{key}: " if key else ""  # a check of the whole names its keys itself
+    return f"{where}{message}" if kind == "value_error" else f"{where}{message}, got {given!r}"
 
 
 def known_keys(model: type[Any], location: Sequence[str]) -> list[str]:

@@ -23,7 +23,8 @@ from loop.files import make_folder, write_text
 from loop.known import KnownCrystals
 from loop.metrics import wilson
 from loop.novelty import KNOWN, NEW, NoveltyIndex
-from loop.validity import ValidityRules, is_charge_balanced, unknown_elements
+from loop.stability import DEFINITIONS, IMPLAUSIBLE, sun_flags
+from loop.validity import STRICT, unknown_elements, validity_flags
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,14 +34,8 @@ if TYPE_CHECKING:
     from generator.checkpoint import Checkpoint
     from loop.crystals import CrystalTable
 
-STABLE, METASTABLE = 0.0, 0.1  # eV/atom; the second: window of Sun et al., Sci. Adv. 2, e1600225 (2016)
-LOWEST = -0.5  # eV/atom: further below the hull is an error of the potential, as in the default oracle
 REFERENCE = "reference "  # ids of reference crystals begin so
 CHUNK = 64  # crystals between two calls of progress
-_OFF: dict[str, Any] = dict.fromkeys(("max_atoms", "max_elements", "volume_per_atom", "cell_lengths", "cell_angles"))
-_OFF |= {"radioactive": True, "noble_gases": True, "min_distance": 0.5, "charge_balance": False}
-LENIENT = ValidityRules(**_OFF, radius_fraction=None)
-STRICT = ValidityRules(**_OFF, radius_fraction=0.7)
 SHARED = ("structure_valid", "structure_valid_strict", "composition_valid", "valid", "unique", "new")
 
 
@@ -120,19 +115,18 @@ def _rules(samples: CrystalTable, structures: Sequence[Structure], tell: Progres
     rows["formula"] = [structure.composition.reduced_formula for structure in structures]
     rows["n_atoms"] = [len(structure) for structure in structures]
     rows["space_group"] = [distances.space_group(structure) for structure in structures]
-    lenient, strict, balanced = [], [], []
-    for done, structure in enumerate(structures):
-        lenient.append(LENIENT.reason(structure))
-        strict.append(lenient[-1] or STRICT.reason(structure))
-        balanced.append(is_charge_balanced(structure.composition.reduced_formula))
-        if done % CHUNK == 0:
-            tell("validity", done, len(structures), {})
+    strict: list[str | None] = []
+    flags: list[dict[str, np.ndarray]] = []
+    for start in range(0, len(structures), CHUNK):
+        part = structures[start : start + CHUNK]
+        flags.append(validity_flags(part))
+        strict += STRICT(part)
+        tell("validity", start, len(structures), {})
     unknown = ["no-oxidation-states" if unknown_elements(formula) else "" for formula in rows["formula"]]
     rows["broken_rule"] = [reason or other for reason, other in zip(strict, unknown, strict=True)]
-    rows["structure_valid"] = [reason is None for reason in lenient]
+    for name in ("structure_valid", "composition_valid", "valid"):
+        rows[name] = np.concatenate([np.zeros(0, dtype=bool), *(part[name] for part in flags)])
     rows["structure_valid_strict"] = [reason is None for reason in strict]
-    rows["composition_valid"] = balanced
-    rows["valid"] = rows["structure_valid"] & rows["composition_valid"]
     return rows
 
 
@@ -179,12 +173,11 @@ def _energies(rows: pd.DataFrame, structures: Sequence[Structure], builder: Buil
 
 def _judge_stability(rows: pd.DataFrame) -> None:
     """Stable and metastable, and with unique, new and valid: S.U.N. and M.S.U.N."""
-    above = rows["e_above_hull"].to_numpy(dtype=float)
-    trusted = (above >= LOWEST) & ~rows["sparse_hull"].to_numpy(dtype=bool)
-    fresh = (rows["new"] & rows["valid"]).to_numpy(dtype=bool)  # new: neither known nor a duplicate
-    for name, limit in (("stable", STABLE), ("metastable", METASTABLE)):
-        rows[name] = trusted & (above <= limit)
-        rows["sun" if name == "stable" else "msun"] = rows[name].to_numpy(dtype=bool) & fresh
+    names = ("valid", "unique", "new")
+    flags = {name: rows[name].to_numpy(dtype=bool) for name in names}
+    above, sparse = rows["e_above_hull"].to_numpy(dtype=float), rows["sparse_hull"].to_numpy(dtype=bool)
+    for name, values in sun_flags(above, sparse=sparse, **flags).items():
+        rows[name] = values
 
 
 def _relaxed(
@@ -247,7 +240,7 @@ def _shares(rows: pd.DataFrame, n: int) -> dict[str, Any]:
         found["e_above_hull"] = levels | {
             "judged": len(above),
             "sparse": int(rows["sparse_hull"].sum()),
-            "outliers": int((above < LOWEST).sum()),
+            "outliers": int((above < IMPLAUSIBLE).sum()),
         }
     return found
 
@@ -292,16 +285,12 @@ def _protocol(index: NoveltyIndex, judges: Judges, n_reference: int) -> dict[str
             f"{judges.builder.measuring.potential.energy_type}; unrelaxed: single points of the crystals as drawn"
         )
     return {
-        "structure_valid": "no two atoms closer than 0.5 A; strict: nor than 0.7 of the sum of covalent radii",
-        "composition_valid": "SMACT with the oxidation states of 2014, Pauling test, alloys allowed",
-        "unique": "no copy of an earlier sample; of several copies of a known crystal the first is unique",
+        **DEFINITIONS,
+        "structure_valid_strict": "nor closer than 0.7 of the sum of covalent radii",
         "new": f"unique, and no copy among the {n_reference} reference crystals or the shipped fingerprints",
         "matcher": index.protocol(),
         "matcher_time_limit": "none: crystals above max_sites go by fingerprint, so that no clock decides",
         "e_above_hull": energies,
-        "stable": f"e_above_hull <= {STABLE} eV/atom, metastable: <= {METASTABLE}; not where the hull is sparse, nor "
-        f"below {LOWEST}, which is an error of the potential",
-        "sun": "stable, unique, new and valid; msun: metastable, unique, new and valid",
         "shares": "of all samples, unreadable rows included; 95 % Wilson intervals",
         "checkpoint": None if judges.checkpoint is None else judges.checkpoint.checksum,
         "distances": distances.PROTOCOL,

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows import evaluation_distances as distances
+from loop.stability import METASTABLE
 
 if TYPE_CHECKING:
     import pandas as pd
     from pymatgen.core import Structure
 
-STABLE = 0.1  # eV/atom, the line that is drawn
 SYSTEMS = {"tricl.": 2, "monocl.": 15, "orthorh.": 74, "tetrag.": 142, "trig.": 167, "hexag.": 194, "cubic": 230}
 
 
@@ -40,7 +40,7 @@ def draw(structures: Sequence[Structure], known: Sequence[Structure], rows: pd.D
     ):
         if column in rows and rows[column].notna().any():
             axis.hist(np.clip(rows[column].dropna(), -0.5, 2), bins=50)
-            axis.axvline(STABLE, color="black", lw=1)
+            axis.axvline(METASTABLE, color="black", lw=1)
             axis.set(xlabel=f"energy above the hull, {label} (eV/atom)", ylabel="crystals")
         else:
             axis.set_axis_off()

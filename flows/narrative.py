@@ -31,7 +31,7 @@ def _finetune(payload: Mapping[str, Any]) -> str:
 
 def _propose(payload: Mapping[str, Any]) -> str:
     funnel = payload["funnel"]
-    return ", ".join(f"{funnel[name]} {name}" for name in ("sampled", "valid", "unique", "new")) + (
+    return ", ".join(f"{funnel[name]} {name}" for name in ("sampled", "accepted", "unique", "new")) + (
         f"; pool of {funnel['pool']}"
     )
 

@@ -34,7 +34,7 @@ def summarise(history: History) -> dict[str, Any]:
         **columns.diversity(finds),
         "hours": history.seconds() / 3600,
     }
-    for name in ("sampled", "valid", "unique", "new"):
+    for name in ("sampled", "accepted", "unique", "new"):
         summary[name] = sum(report.funnel[name] for report in reports)
     names = ("baseline_hit_rate", "engine_hit_rate", "shadow_hit_rate", "acceleration")
     summary |= {name: last[name] for name in names if name in last}

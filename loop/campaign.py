@@ -247,7 +247,7 @@ class Campaign:
         funnel = {
             "asked": self.settings.pool,
             "sampled": len(sampled),
-            "valid": len(valid),
+            "accepted": len(valid),
             "unique": len(valid) - kinds["duplicate"],
             "new": kinds["new"],
             "pool": len(pool),

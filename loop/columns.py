@@ -16,7 +16,17 @@ HEADINGS = {
     "suspect": "suspect", "status": "status", "arm": "arm", "round": "round", "candidate_id": "id",
 }  # fmt: skip
 BRIEF = ("rank", "formula", "space_group", "prototype", "decoration", "", "new", "match", "suspect", "candidate_id")
-FULL = ("rank", "formula", "space_group", "n_atoms", "prototype", "prototype_count", "decoration", "", "stable")
+FULL: tuple[str, ...] = (
+    "rank",
+    "formula",
+    "space_group",
+    "n_atoms",
+    "prototype",
+    "prototype_count",
+    "decoration",
+    "",
+    "stable",
+)
 FULL += ("new", "match", "suspect", "status", "arm", "round", "candidate_id")
 
 

@@ -131,7 +131,7 @@ def acceleration(history: History) -> Figure:
 FUNNEL = {
     "asked": "asked of the generator",
     "sampled": "crystals",
-    "valid": "valid",
+    "accepted": "accepted by the rules",
     "unique": "unique",
     "new": "new",
     "predicted_stable": "believed stable",
@@ -303,8 +303,8 @@ def pareto(history: History) -> Figure:
 
 
 DRIFT = {
-    "validity": "valid / crystals",
-    "uniqueness": "unique / valid",
+    "validity": "accepted / crystals",
+    "uniqueness": "unique / accepted",
     "novelty": "new / unique",
     "replay": "replay of training crystals",
     "f_block_share": "f-block share",
@@ -332,8 +332,8 @@ def elements(history: History) -> Figure:
     """Share of the last round's valid samples that hold each element."""
     figure, (axes,) = _axes((8.6, 4.0))
     rounds = [number for number, stage in history.done if stage == "propose"]
-    propose = history.done[max(rounds), "propose"] if rounds else {"elements": {}, "funnel": {"valid": 0}}
-    total, counts = max(1, propose["funnel"]["valid"]), Counter(propose["elements"])
+    propose = history.done[max(rounds), "propose"] if rounds else {"elements": {}, "funnel": {"accepted": 0}}
+    total, counts = max(1, propose["funnel"]["accepted"]), Counter(propose["elements"])
     colours = mpl.colormaps["YlGnBu"]
     top = max([*counts.values(), 1]) / total
     for number in range(1, 104):

@@ -131,7 +131,7 @@ class History:
     def apply(self, round: int, stage: str, kind: str, payload: dict[str, Any]) -> None:
         """Take in one event."""
         if kind == DONE:
-            self.done[round, stage] = payload
+            self.done[round, stage] = _upgraded(payload)
         elif kind == SETTINGS:
             self.settings = CampaignSettings.from_dict(payload["settings"])
             self.stopped = ""
@@ -194,7 +194,9 @@ class History:
             for name, higher in rungs.items():
                 first = with_rung(first, name, higher)
             evaluation = _on_newest_hull(first, newest.get(key), self.settings.stability)
-            found.append(Label(self.candidates[key], pick, evaluation, first, *relaxed, rungs, *kind))
+            found.append(
+                Label(self.candidates[key], pick, evaluation, first, relaxed[0], relaxed[1], rungs, kind[0], kind[1])
+            )
         return found
 
     def reports(self) -> list[RoundReport]:
@@ -214,6 +216,14 @@ class History:
     def _newest_hull(self) -> dict[str, Any]:
         rounds = [number for (number, stage), payload in self.done.items() if stage == "report" and "hull" in payload]
         return self.done[max(rounds), "report"]["hull"] if rounds else {}
+
+
+def _upgraded(payload: dict[str, Any]) -> dict[str, Any]:
+    """Counts of earlier ledgers under their present name: what passes the campaign's rules is `accepted`."""
+    for funnel in (payload.get("funnel"), payload.get("report", {}).get("funnel")):
+        if funnel and "valid" in funnel:
+            funnel["accepted"] = funnel.pop("valid")
+    return payload
 
 
 def _on_newest_hull(evaluation: Evaluation, judged: dict[str, Any] | None, stability: str) -> Evaluation:

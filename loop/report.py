@@ -245,9 +245,9 @@ def _total(history: History, stage: str, key: str) -> str:
 
 
 def _rounds(history: History) -> tuple[list[str], list[list[str]]]:
-    titles = ["round", "sampled", "valid", "unique", "new", "believed", "labelled", "stable", "stable new"]
+    titles = ["round", "sampled", "accepted", "unique", "new", "believed", "labelled", "stable", "stable new"]
     titles += ["hit rate", "reward", "KL", "MAE (eV/atom)", "coverage 90 %", "minutes"]
-    keys = ("sampled", "valid", "unique", "new", "predicted_stable", "labelled", "stable", "stable_new")
+    keys = ("sampled", "accepted", "unique", "new", "predicted_stable", "labelled", "stable", "stable_new")
     stability, rows = history.settings.stability, []
     for report in history.reports():
         metrics = report.metrics

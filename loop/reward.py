@@ -18,8 +18,10 @@ from pymatgen.core import Structure
 
 from loop.contracts import Surrogate, Validity
 from loop.errors import ConfigError
+from loop.goal import BRITISH
 from loop.novelty import DUPLICATE, KNOWN, NoveltyIndex
 from loop.screening import HullScreen
+from loop.stability import IMPLAUSIBLE
 from loop.values import Candidate, Prediction
 
 E_ABOVE_HULL, SCARCITY = "e_above_hull", "scarcity"
@@ -40,7 +42,7 @@ class Term:
     """
 
     property: str  # of the surrogate, or a product as "band_gap*eps"; source hull: e_above_hull; elements: scarcity
-    goal: Literal["minimise", "maximise", "target", "range"]
+    goal: Literal["minimise", "maximise", "target", "range", "minimize", "maximize"]
     low: float
     high: float
     weight: float = 1.0
@@ -48,7 +50,8 @@ class Term:
     source: Literal["hull", "surrogate", "elements"] = "surrogate"
 
     def __post_init__(self) -> None:
-        """Check bounds."""
+        """Check bounds, and read American spellings."""
+        object.__setattr__(self, "goal", BRITISH.get(self.goal, self.goal))
         if not self.low < self.high or self.weight <= 0 or self.shape <= 0:
             raise ConfigError(
                 f"reward term of {self.property}: expected low < high, weight > 0 and shape > 0, got {self.low:g}, "
@@ -97,7 +100,7 @@ class RewardConfig:
     duplicate_factor: float = 0.3  # of a crystal labelled before, or drawn earlier in the batch
     kappa: float = 1.0  # standard deviations by which a surrogate's belief is discounted; negative: a bonus
     failure: float = 0.0  # reward of what is refused; negative: worse than a hopeless crystal
-    floor: float | None = -0.2  # eV/atom: further below the hull is an error of the potential and no jackpot
+    floor: float | None = IMPLAUSIBLE  # eV/atom: further below the hull is an error of the potential and no jackpot
     ceiling: float = 2.0  # eV/atom: all above is equally hopeless
     abstain_on_sparse_hulls: bool = True  # such a crystal gets the mean of its batch: no push either way
     single_elements: bool = False  # reward elemental crystals

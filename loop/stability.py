@@ -25,7 +25,7 @@ REFUSED = -0.5
 SUSPECT = "far below the hull"  # reason of the flag
 
 DEFINITIONS = {
-    "structure_valid": "no two atoms closer than 0.5 A and a volume above 0.1 A^3 (CDVAE, Xie et al., ICLR 2022)",
+    "structure_valid": "no two atoms closer than 0.5 A, and 0.1 A^3 per atom or more (CDVAE, Xie et al., ICLR 2022)",
     "composition_valid": "SMACT with the oxidation states of 2014, Pauling test, alloys allowed",
     "valid": "structure_valid and composition_valid",
     "unique": "the first of its kind among the samples; of several copies of a known crystal the first is unique",

@@ -125,10 +125,10 @@ def _drift(history: History, round: int) -> dict[str, float]:
     """Signs of a policy that collapses or copies: validity, uniqueness, novelty, replay, elements."""
     propose = history.done[round, "propose"]
     funnel, elements = propose["funnel"], Counter(propose["elements"])
-    sampled, valid, unique = (max(1, funnel[name]) for name in ("sampled", "valid", "unique"))
+    sampled, valid, unique = (max(1, funnel[name]) for name in ("sampled", "accepted", "unique"))
     total = max(1, sum(elements.values()))
     return {
-        "validity": funnel["valid"] / sampled,
+        "validity": funnel["accepted"] / sampled,
         "uniqueness": funnel["unique"] / valid,
         "novelty": funnel["new"] / unique,
         "replay": propose["replayed"] / unique,

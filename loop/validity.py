@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from pymatgen.core import Composition, Element, Structure
@@ -111,6 +113,25 @@ class ValidityRules:
         if unknown_elements(formula):
             return "no-oxidation-states"
         return None if is_charge_balanced(formula) else "charge-balance"
+
+
+_OFF: dict[str, Any] = dict.fromkeys(("max_atoms", "max_elements", "radius_fraction", "cell_lengths", "cell_angles"))
+_OFF |= {"radioactive": True, "noble_gases": True, "charge_balance": False}
+# structure validity of CDVAE (Xie et al., ICLR 2022) and all that compare with it: shortest distance and volume
+STRUCTURE = ValidityRules(**_OFF, volume_per_atom=(0.1, math.inf), min_distance=0.5)
+STRICT = replace(STRUCTURE, radius_fraction=0.7)  # nor atoms nearer than 0.7 of the sum of their covalent radii
+
+
+def validity_flags(structures: Sequence[Structure]) -> dict[str, np.ndarray]:
+    """Validity as the field reports it, the one meaning of ``valid`` for samples (see `loop.stability.DEFINITIONS`).
+
+    Returns:
+        ``structure_valid``, ``composition_valid``, ``valid``, each of shape (n,), bool.
+    """
+    sound = np.array([reason is None for reason in STRUCTURE(structures)], dtype=bool)
+    balanced = [is_charge_balanced(structure.composition.reduced_formula) for structure in structures]
+    found = {"structure_valid": sound, "composition_valid": np.array(balanced, dtype=bool)}
+    return found | {"valid": sound & found["composition_valid"]}
 
 
 @lru_cache

@@ -16,26 +16,14 @@ from loop.cif_writer import to_symmetrised_cif
 from loop.errors import ConfigError
 from loop.files import make_folder, write_folder, write_text
 from loop.poscar import to_poscar
+from loop.properties import PROPERTIES
 from loop.values import Candidate
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 VERSION = "1"
-# Units in which values are asked for and taken; a ratio has unit 1.
-UNITS = {
-    "energy": "eV/atom",
-    "e_above_hull": "eV/atom",
-    "formation_energy": "eV/atom",
-    "band_gap": "eV",
-    "band_gap_direct": "eV",
-    "dielectric_electronic": "1",
-    "dielectric_total": "1",
-    "bulk_modulus": "GPa",
-    "shear_modulus": "GPa",
-    "volume": "A^3/atom",
-    "magnetic_moment": "mu_B/atom",
-}
+UNITS = {spec.name: spec.unit for spec in PROPERTIES.values()}  # in which values are asked for and taken
 README = """Crystals of a discovery-loop campaign, to be measured.
 
 One folder per crystal: structure.cif and POSCAR are the same crystal, the first in its conventional cell with its

@@ -11,6 +11,7 @@ from typing import Any
 
 from loop.errors import EnergyTypeError
 from loop.hull import Hull, HullResult
+from loop.stability import REFUSED
 from loop.values import OK, Candidate, Cost, Evaluation, Quantity, failed
 from oracles.canary import check_canary
 from oracles.elastic import BulkConfig, BulkModulus, bulk_moduli
@@ -42,7 +43,7 @@ class MlipConfig:
     elastic: ElasticConfig | None = None  # elastic tensor and moduli; None: none
     phonons: PhononConfig | None = None  # dynamic stability; None: none
     bulk_below: float = float("inf")  # eV/atom: these three only at or below this distance from the hull
-    lowest: float = -0.5  # eV/atom: further below the hull is an error of the potential and no discovery
+    lowest: float = REFUSED  # eV/atom: further below the hull is an error of the potential and no discovery
     abstain_when_sparse: bool = True  # no label where too few phases are known to judge by
 
 

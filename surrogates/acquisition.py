@@ -14,10 +14,14 @@ import numpy as np
 
 from loop.contracts import Acquisition, Surrogate
 from loop.errors import ConfigError
+from loop.stability import METASTABLE, REFUSED
 from loop.values import Candidate
 from surrogates.gp import JointPrediction
 from surrogates.properties import Property
 from surrogates.utility import Constraint, Objective, Wish, bind, log_expected_improvement, upper_confidence_bound
+
+NAMES = ("random", "greedy", "ucb", "thompson", "logcei", "pof", "qlogei", "qlognehvi")
+FORMER = {"stability_improvement": "logcei", "probability": "pof"}  # names of earlier configurations
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,9 @@ class AcquisitionConfig:
     """Settings of the selection.
 
     Attributes:
-        strategy: a key of `ACQUISITIONS`. On two to three simulated campaigns of `benchmark pool` ucb and qlogei found
+        strategy: one of `NAMES`; logcei is log expected improvement plus log probability of feasibility, pof that
+            probability alone (formerly ``stability_improvement`` and ``probability``). On two to three
+            simulated campaigns of `benchmark pool` ucb and qlogei found
             about as much; ucb needs no sampling.
         objectives: what to improve; several are scalarised (each divided by its spread among the labels) by all
             strategies except qlognehvi, which seeks their Pareto front.
@@ -37,19 +43,33 @@ class AcquisitionConfig:
         samples: quasi-Monte Carlo samples of joint strategies.
         feasible: greedy and ucb rank candidates whose probability of keeping the constraints is below this behind
             all others.
+
+    Raises:
+        ConfigError: no such strategy, or a number is out of its range.
     """
 
     strategy: str = "ucb"
     objectives: tuple[Objective, ...] = (Objective("bulk_modulus"),)
     constraints: tuple[Constraint, ...] = (
-        Constraint("e_above_hull", at_most=0.1),
-        Constraint("e_above_hull", at_least=-0.5),  # below, the potential errs, and the oracle refuses the label
+        Constraint("e_above_hull", at_most=METASTABLE),
+        Constraint("e_above_hull", at_least=REFUSED),  # below, the potential errs, and the oracle refuses the label
     )
     incumbent: int = 1
     beta: float = 2.0
     screen: int = 512
     samples: int = 64
     feasible: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check values, and read former names."""
+        object.__setattr__(self, "strategy", FORMER.get(self.strategy, self.strategy))
+        if self.strategy not in NAMES:
+            raise ConfigError(f"selection.strategy: expected one of {', '.join(NAMES)}, got {self.strategy!r}")
+        wrong = [f"{name} >= 1" for name in ("incumbent", "screen", "samples") if getattr(self, name) < 1]
+        wrong += ["beta >= 0"] if not self.beta >= 0 else []
+        wrong += ["feasible from 0 up to, but not, 1"] if not 0 <= self.feasible < 1 else []
+        if wrong:
+            raise ConfigError(f"selection expects {', '.join(wrong)}; got {self}")
 
 
 @runtime_checkable
@@ -218,14 +238,15 @@ def _ucb(view: View, candidates: Sequence[Candidate], k: int, config: Acquisitio
 
     The covariance after a label does not depend on its value, so what is shrunk is exact.
     """
-    score = upper_confidence_bound(*view.scalar(), config.beta)
-    rows = np.array(_top(_behind_feasible(score, view.log_feasible(), config), max(config.screen, k)))
+    score, feasible = upper_confidence_bound(*view.scalar(), config.beta), view.log_feasible()
+    rows = np.array(_top(_behind_feasible(score, feasible, config), max(config.screen, k)))
+    likely = feasible[rows]
     covariance = view.surrogate.joint([candidates[i] for i in rows]).covariance.copy()
     here = replace(view, mean=view.mean[rows], std=view.std[rows])
     chosen: list[int] = []
     for _ in range(min(k, len(rows))):
         score = upper_confidence_bound(*here.scalar(), config.beta)
-        score = _behind_feasible(score, view.log_feasible()[rows], config)
+        score = _behind_feasible(score, likely, config)
         score[chosen] = -np.inf
         best = int(np.argmax(score))
         chosen.append(best)
@@ -273,8 +294,8 @@ STRATEGIES: dict[str, Strategy] = {
     "greedy": _greedy,
     "ucb": _ucb,
     "thompson": _thompson,
-    "stability_improvement": _improvement,
-    "probability": _probability,
+    "logcei": _improvement,
+    "pof": _probability,
     "qlogei": _batch("qlogei"),
     "qlognehvi": _batch("qlognehvi"),
 }
@@ -285,15 +306,10 @@ class PoolAcquisition:
 
     Args:
         config: settings.
-
-    Raises:
-        ConfigError: the strategy is not known.
     """
 
     def __init__(self, config: AcquisitionConfig | None = None) -> None:
         self.config = config or AcquisitionConfig()
-        if self.config.strategy not in STRATEGIES:
-            raise ConfigError(f"no strategy {self.config.strategy!r}; there are {', '.join(STRATEGIES)}")
         self._strategy = STRATEGIES[self.config.strategy]
 
     def select(self, candidates: Sequence[Candidate], surrogate: Surrogate, k: int, *, seed: int) -> list[int]:
@@ -322,5 +338,5 @@ def _factory(strategy: str) -> Callable[[AcquisitionConfig], Acquisition]:
     return lambda config: PoolAcquisition(replace(config, strategy=strategy))
 
 
-ACQUISITIONS: dict[str, Callable[[AcquisitionConfig], Acquisition]] = {name: _factory(name) for name in STRATEGIES}
+ACQUISITIONS: dict[str, Callable[[AcquisitionConfig], Acquisition]] = {name: _factory(name) for name in NAMES}
 """Name to factory."""

@@ -7,7 +7,7 @@ come back as means and standard deviations in the property's own unit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -76,6 +76,33 @@ class Property:
 E_ABOVE_HULL = Property("e_above_hull", "eV/atom", "soft", UNRELAXED_HULL, prior_mean=-0.05, prior_std=0.15)
 BULK_MODULUS = Property("bulk_modulus", "GPa", "log", prior_mean=4.35, prior_std=0.8)
 DEFAULT_PROPERTIES = (E_ABOVE_HULL, BULK_MODULUS)
+# Wide priors of one label's weight for what else may be an objective: ln G and ln E as ln K, with its spread and more;
+# gaps of semiconductors; the logarithm of dielectric constants of insulators, 2 to 100.
+_OTHERS = (
+    Property("bulk_modulus_vrh", "GPa", "log", prior_mean=4.35, prior_std=0.8),
+    Property("shear_modulus", "GPa", "log", prior_mean=3.6, prior_std=1.0),
+    Property("youngs_modulus", "GPa", "log", prior_mean=4.5, prior_std=1.0),
+    Property("poisson_ratio", "1", prior_mean=0.28, prior_std=0.1),
+    Property("band_gap", "eV", prior_mean=1.0, prior_std=1.5),
+    Property("band_gap_direct", "eV", prior_mean=1.5, prior_std=1.5),
+    Property("dielectric_electronic", "1", "log", prior_mean=1.8, prior_std=0.8),
+    Property("dielectric_total", "1", "log", prior_mean=2.7, prior_std=0.9),
+    Property("volume", "A^3/atom", "log", prior_mean=2.9, prior_std=0.5),
+    Property("energy", "eV/atom", prior_mean=-5.0, prior_std=3.0),
+    Property("lowest_frequency", "THz", prior_mean=0.0, prior_std=3.0),
+)
+_KNOWN = {item.name: item for item in (*DEFAULT_PROPERTIES, *_OTHERS)}
+
+
+def default_property(name: str) -> Property | None:
+    """How a property is modelled where nothing is said of it; None for one that is not known here.
+
+    Args:
+        name: of a property, or of a dearer oracle and a property, as ``dft_band_gap``.
+    """
+    ends = (name, *(name[at + 1 :] for at, letter in enumerate(name) if letter == "_"))
+    found = next((_KNOWN[end] for end in ends if end in _KNOWN), None)
+    return None if found is None else replace(found, name=name)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from scipy.special import erfcx
 from scipy.stats import norm
 
 from loop.errors import ConfigError
+from loop.goal import BRITISH
 from surrogates.properties import Property
 
 
@@ -23,10 +24,11 @@ class Objective:
     """A property to maximise, to minimise, or to bring close to `target` (own unit)."""
 
     name: str
-    goal: Literal["maximise", "minimise", "target"] = "maximise"
+    goal: Literal["maximise", "minimise", "target", "maximize", "minimize"] = "maximise"
     target: float | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "goal", BRITISH.get(self.goal, self.goal))
         if (self.goal == "target") != (self.target is not None):
             raise ConfigError(f"objective {self.name!r}: `target` belongs to the goal 'target' and to no other")
 

@@ -31,7 +31,7 @@ TRUE = {"Na": -1.0, "K": -1.0, "Cl": -2.0, "Br": -1.7}  # those that go with its
 
 
 def rows(n=10):
-    """Ten samples: 8 structure-valid, 6 stable, of which one is known, one a copy, and one breaks other rules."""
+    """Ten samples: 8 structure-valid, 6 metastable, of which one is known, one a copy, and one breaks other rules."""
     good = [True] * 8 + [False] * 2
     return pd.DataFrame(
         {
@@ -39,7 +39,10 @@ def rows(n=10):
             "space_group": [225] * 5 + [221] * 5,
             "elements": ["Na Cl"] * 4 + ["La B"] * 4 + ["Pu"] * 2,
             "structure_valid": good,
-            "valid": [*good[:7], False, False, False],
+            "composition_valid": [True] * n,
+            "valid": good,
+            "accepted": [*good[:7], False, False, False],
+            "sparse_hull": [False] * n,
             "unique": [True, True, False, True, True, True, True, True, False, False],
             "new": [False, *good[1:]],
             "known": [True] + [False] * 9,
@@ -51,7 +54,11 @@ def rows(n=10):
 
 def test_counts():
     found = counts(rows())
-    assert (found["stable"], found["sun"], found["valid_sun"], found["sun_on_hull"]) == (6, 4, 3, 1)
+    assert (found["stable"], found["metastable"]) == (2, 6)
+    assert (found["sun"], found["msun"], found["accepted_msun"]) == (1, 4, 3)
+    assert counts(rows().assign(sparse_hull=True))["metastable"] == 0
+    unbalanced = [True, False, *[True] * 8]  # of five that are metastable, unique and new or known
+    assert counts(rows().assign(composition_valid=unbalanced))["msun"] == 3
     assert (found["structure_valid"], found["unique"], found["known"]) == (8, 7, 1)
 
 
@@ -65,8 +72,9 @@ def test_drift_names_the_element():
 
 
 def cell(variant, seed, sun, **more):
-    one = dict.fromkeys(("structure_valid", "valid", "unique", "known", "replay", "stable", "valid_sun"), 50)
-    one |= {"variant": variant, "seed": seed, "samples": 100, "sun": sun, "sun_on_hull": 1, "element": "O"}
+    names = ("structure_valid", "composition_valid", "valid", "accepted", "unique", "known", "replay")
+    one = dict.fromkeys((*names, "stable", "metastable", "sun", "accepted_msun"), 50)
+    one |= {"variant": variant, "seed": seed, "samples": 100, "msun": sun, "element": "O"}
     one |= dict.fromkeys(("element_ratio", "f_block", "radioactive", "single_element"), 1.0)
     one |= {"largest_group_share": 0.2, "group_entropy": 3.0, "stopped": "", "cpu_seconds": 1.0}
     return one | {"evaluations": 0, "finds": 0} | more
@@ -80,13 +88,13 @@ def test_summary_compares_with_the_base():
         cell("tuned", 1, 60),
     ]
     found = summarise(cells)
-    assert found["tuned"]["sun"]["value"] == pytest.approx(0.55)
-    assert found["tuned"]["sun"]["low"] < 0.55 < found["tuned"]["sun"]["high"]
-    assert found["tuned"]["sun_seeds"] == [0.5, 0.6]
-    assert found["tuned"]["sun_ratio"]["value"] == pytest.approx(2.75)
-    assert found["tuned"]["sun_ratio"]["low"] > 1.5
+    assert found["tuned"]["msun"]["value"] == pytest.approx(0.55)
+    assert found["tuned"]["msun"]["low"] < 0.55 < found["tuned"]["msun"]["high"]
+    assert found["tuned"]["msun_seeds"] == [0.5, 0.6]
+    assert found["tuned"]["msun_ratio"]["value"] == pytest.approx(2.75)
+    assert found["tuned"]["msun_ratio"]["low"] > 1.5
     assert found["tuned"]["yield"] == pytest.approx((30 + 100) / 300)
-    assert "independent_sun" not in found["tuned"]
+    assert "independent_msun" not in found["tuned"]
     assert table(found).splitlines()[2].startswith("tuned,2,200,50.0")
 
 
@@ -130,7 +138,7 @@ def test_relaxed_samples_are_judged_as_they_end(tmp_path):
     assert np.isnan(found[RELAXED][3])
     assert found["structure_valid"].tolist() == [True, True, True, False]
     assert found["unique"].tolist() == [True, False, True, False]  # both coppers end alike
-    assert counts(found, RELAXED)["stable"] == 3
+    assert counts(found, RELAXED)["metastable"] == 3
     builder.measuring = None  # from the file now
     pd.testing.assert_frame_equal(relaxed(samples, 4, builder, tmp_path / "relaxed.csv"), found)
 

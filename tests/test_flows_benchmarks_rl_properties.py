@@ -63,16 +63,16 @@ def test_dominated_share():
 def rows(points, known=(), **more):
     """Samples that all count and are new, but for the known ones."""
     n = len(points)
-    flags = {name: [True] * n for name in ("structure_valid", "valid", "unique")}
+    flags = {name: [True] * n for name in ("structure_valid", "composition_valid", "accepted", "unique")}
     known = np.isin(np.arange(n), known)
     points = np.array(points, dtype=float)
-    frame = {"formula": [f"X{k}" for k in range(n)], "e_above_hull": [0.05] * n, **flags}
+    frame = {"sparse_hull": [False] * n, "formula": [f"X{k}" for k in range(n)], "e_above_hull": [0.05] * n, **flags}
     frame |= {"known": known, "replay": known, "new": ~known, "band_gap": points[:, 0], "ln_eps": points[:, 1]}
     return pd.DataFrame(frame | more)
 
 
 def test_only_valid_crystals_near_the_hull_count():
-    frame = rows([(1, 1)] * 6, e_above_hull=[0.1, 0.11, -0.6, np.nan, 0.0, 0.0], valid=[True] * 5 + [False])
+    frame = rows([(1, 1)] * 6, e_above_hull=[0.1, 0.11, -0.6, np.nan, 0.0, 0.0], accepted=[True] * 5 + [False])
     np.testing.assert_array_equal(points_of(frame, "surrogate").sum(axis=1), [2, 0, 0, 0, 2, 0])
     unknown = rows([(1, 1), (np.nan, 1), (1, np.nan), (0.4, 1)])
     np.testing.assert_array_equal(points_of(unknown, "surrogate").sum(axis=1), [2, 0, 0, 0])
@@ -113,7 +113,7 @@ def test_gain_and_its_known_part():
 
 
 def test_shares_and_table():
-    arms = {"base": [rows([(1, 1)] * 10, valid=[True] * 4 + [False] * 6)], "tuned": [rows([(2, 1)] * 10, known=[0])]}
+    arms = {"base": [rows([(1, 1)] * 10, accepted=[True] * 4 + [False] * 6)], "tuned": [rows([(2, 1)] * 10, known=[0])]}
     found = shares(arms)
     assert found["base"]["counting"]["value"] == 0.4
     assert found["tuned"]["counting_ratio"]["value"] == pytest.approx(2.5)

@@ -50,7 +50,18 @@ def test_a_campaign_learns_within_its_budget(whole):
 
 def test_the_funnel_narrows(whole):
     for report in whole[1].reports():
-        steps = ["asked", "sampled", "valid", "unique", "new", "selected", "labelled", "usable", "stable", "stable_new"]
+        steps = [
+            "asked",
+            "sampled",
+            "accepted",
+            "unique",
+            "new",
+            "selected",
+            "labelled",
+            "usable",
+            "stable",
+            "stable_new",
+        ]
         counts = [report.funnel[step] for step in steps]
         assert counts == sorted(counts, reverse=True)
         assert counts[0] == SETTINGS.pool

@@ -138,20 +138,19 @@ def run(
 
 def _case(model: Any, case: Case, n: int, seed: int) -> dict[str, Any]:
     """Counts of one condition."""
-    from flows.evaluation import LENIENT
     from generator.conditions import Sampling
     from generator.draw import draw
     from generator.guard import Guard
     from generator.tokens import detokenize_all
     from loop.fingerprint import symmetry
-    from loop.validity import is_charge_balanced
+    from loop.validity import STRUCTURE, is_charge_balanced
 
     began = time.process_time()
     drawn = draw(model, n, np.random.default_rng(seed), Sampling(**case.settings), guard=Guard())
     seconds = time.process_time() - began
     structures = [structure for structure in detokenize_all(drawn.sample.batch) if structure is not None]
     crystals = [describe(drawn.sample, i, structure) for i, structure in enumerate(structures)]
-    apart = [LENIENT.reason(structure) is None for structure in structures]
+    apart = [STRUCTURE.reason(structure) is None for structure in structures]
     balanced = [is_charge_balanced(structure.composition.reduced_formula) for structure in structures]
     groups = [symmetry(structure, 0.01)[0] for structure in structures]
     return {

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from loop.files import write_text
 from loop.hull import Hull, HullEntry
 from loop.novelty import NEW, NoveltyIndex
+from loop.stability import REFUSED
 from loop.values import Candidate, failed
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from loop.known import KnownCrystals
     from oracles.potentials import Potential
     from oracles.relax import RelaxConfig
-
-LOWEST = -0.5  # eV/atom: further below the hull of known phases is an error of the potential, as in a campaign
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class Episode:
         if answer.ok and answer.structure is not None:
             composition, kind = answer.structure.composition, self.initial.energy_type
             initial = self.initial.e_above_hull(composition, answer.energy, kind).e_above_hull
-            if initial < LOWEST:
+            if initial < REFUSED:
                 status, initial = failed("energy-outlier"), float("nan")
             else:
                 entry = HullEntry(answer.structure.composition.reduced_formula, answer.energy, candidate.id)

@@ -20,10 +20,10 @@ from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.files import make_folder, sha256, write_text
 from loop.validity import ValidityRules
-from surrogates.acquisition import ACQUISITIONS
+from surrogates.acquisition import ACQUISITIONS, FORMER
 from surrogates.features import FeatureExtractor, default_blocks
 
-STRATEGIES = (RANDOM, FOREST, "greedy", "ucb", "thompson", "stability_improvement", "qlogei")
+STRATEGIES = (RANDOM, FOREST, "greedy", "ucb", "thompson", "logcei", "qlogei")
 DESCRIPTORS = 64  # of CHGNet
 
 
@@ -65,6 +65,7 @@ class PoolConfig:
     engine: Engine = field(default_factory=Engine)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "strategies", tuple(FORMER.get(name, name) for name in self.strategies))
         unknown = [task for task in self.tasks if task not in TASKS]
         unknown += [name for name in self.strategies if name not in (*ACQUISITIONS, FOREST)]
         if unknown:

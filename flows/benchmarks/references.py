@@ -17,6 +17,7 @@ from flows.screening import relax_all, relax_settings
 from loop.contracts import Progress
 from loop.errors import InputError
 from loop.files import make_folder, sha256, write_text
+from loop.stability import METASTABLE, REFUSED
 from loop.values import OK
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from oracles.references import References
     from oracles.relax import RelaxConfig
 
-STABLE = 0.1  # eV/atom: metastability window of Sun et al., Sci. Adv. 2, e1600225 (2016), doi 10.1126/sciadv.1600225
 LARGEST = 20  # atoms a cell
 PROTOCOL = (
     "Crystals of the test split with at most 20 atoms a cell. Hull: reference phases without any formula of the test "
@@ -107,7 +107,7 @@ def _compare(frame: pd.DataFrame, column: str) -> dict[str, Any]:
 
 
 def metrics(arrays: Arrays) -> dict[str, float]:
-    """Errors in eV/atom and the confusion at `STABLE`; a crystal without a finding counts as not stable.
+    """Errors in eV/atom and the confusion at `METASTABLE`; a crystal without a finding counts as not stable.
 
     Raises:
         InputError: nothing was found at all.
@@ -117,7 +117,7 @@ def metrics(arrays: Arrays) -> dict[str, float]:
         raise InputError("expected at least one crystal with a distance from the hull, found none")
     error = arrays.found[finite] - arrays.published[finite]
     clipped = np.maximum(arrays.found[finite], 0.0) - arrays.published[finite]
-    truly, said = arrays.published <= STABLE, finite & (arrays.found <= STABLE)
+    truly, said = arrays.published <= METASTABLE, finite & (arrays.found <= METASTABLE)
     hits, false = int((truly & said).sum()), int((~truly & said).sum())
     missed = int((truly & ~said).sum())
     return {
@@ -137,7 +137,7 @@ def metrics(arrays: Arrays) -> dict[str, float]:
         "prevalence": float(truly.mean()),
         "lowest_found": float(np.nanmin(arrays.found)),
         "below_-0.2": int((arrays.found[finite] < -0.2).sum()),
-        "below_-0.5": int((arrays.found[finite] < -0.5).sum()),
+        "below_-0.5": int((arrays.found[finite] < REFUSED).sum()),
     }
 
 
@@ -217,7 +217,7 @@ def _record(
     return {
         "benchmark": "references",
         "protocol": PROTOCOL,
-        "threshold": STABLE,
+        "threshold": METASTABLE,
         "units": {"mae": "eV/atom", "bias": "eV/atom", "seconds": "s", "precision": "fraction", "recall": "fraction"},
         "potential": {"name": potential.name, "energy_type": asdict(potential.energy_type)},
         "references": {"rows": len(references), "sha256": references.checksum},
@@ -245,8 +245,8 @@ def _figure(path: Path, frame: pd.DataFrame, results: dict[str, Any]) -> None:
     for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         axis.scatter(frame["published"], frame[name], s=6, alpha=0.4, edgecolors="none")
         axis.plot([0, 1], [0, 1], color="grey", linewidth=1)
-        axis.axhline(STABLE, color="tab:red", linewidth=0.7)
-        axis.axvline(STABLE, color="tab:red", linewidth=0.7)
+        axis.axhline(METASTABLE, color="tab:red", linewidth=0.7)
+        axis.axvline(METASTABLE, color="tab:red", linewidth=0.7)
         found = results[name]
         axis.set(
             xlim=(-0.02, 1), ylim=(-0.4, 1.2), xlabel="published $E_\\mathrm{hull}$ (eV/atom)",

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.benchmarks.rl_judge import LOWEST, STABLE, Samples, Tally, judge
+from flows.benchmarks.rl_judge import Samples, Tally, judge, upgraded
 from flows.benchmarks.rl_variants import BASE, BEST_OF_N, REWARD, SUPERVISED, VARIANTS
 from loop.crystals import read_crystals, write_crystals
 from loop.files import make_folder, write_text
 from loop.reward import Judges, PropertyReward, RewardConfig
+from loop.stability import METASTABLE, within
 from loop.validity import ValidityRules
 
 if TYPE_CHECKING:
@@ -241,7 +242,7 @@ def _supervised(lab: Laboratory, seed: int) -> tuple[dict[str, Any], list[Candid
 
     config = lab.supervised
     pool = scored_pool(lab, seed)
-    chosen = pool.drawn.batch[np.flatnonzero((pool.above <= STABLE) & (pool.above >= LOWEST))]
+    chosen = pool.drawn.batch[np.flatnonzero(within(pool.above, METASTABLE))]
     policy = copy.deepcopy(lab.base)
     policy.space_group_logits.requires_grad_(True)
     groups = [
@@ -272,4 +273,4 @@ def read_samples(folder: Path, name: str, seed: int) -> Samples:
     table = read_crystals(folder / "cells" / f"{name}-{seed}.csv.gz")
     frame = table.frame.infer_objects()
     texts = {name: frame[name].fillna("") for name in ("elements", "formula")}
-    return Samples(list(table.structures), frame.assign(**texts))
+    return Samples(list(table.structures), upgraded(frame.assign(**texts)))

@@ -1,4 +1,7 @@
-"""Judging fresh samples of a policy: valid, unique, new, and stable by the potential of the reward."""
+"""Judging fresh samples of a policy: valid, unique, new, and stable by the potential of the reward.
+
+What each word means is said once, in `loop.stability`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import pandas as pd
 
 from loop.novelty import DUPLICATE, KNOWN, NEW, NoveltyIndex
 from loop.reward import PropertyReward
-from loop.validity import RADIOACTIVE, ValidityRules
+from loop.stability import DEFINITIONS, IMPLAUSIBLE, METASTABLE, sun_flags
+from loop.validity import RADIOACTIVE, is_charge_balanced, validity_flags
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -19,20 +23,12 @@ if TYPE_CHECKING:
     from flows.build import Builder
     from loop.values import Candidate
 
-STABLE = 0.1  # eV/atom above the hull, the paper's
-LOWEST = -0.5  # eV/atom: further below the hull is an error of a potential, as in the default oracle
-_OFF: dict[str, Any] = dict.fromkeys(("max_atoms", "max_elements", "radius_fraction", "cell_lengths", "cell_angles"))
-# structure validity of CDVAE (Xie et al., ICLR 2022): shortest distance and volume, no rule on elements
-STRUCTURE = ValidityRules(
-    **_OFF, radioactive=True, noble_gases=True, volume_per_atom=(0.1, 1000.0), min_distance=0.5, charge_balance=False
-)
 PROTOCOL = (
-    "Shares of all samples, as drawn, unrelaxed; a sample that is no crystal counts as invalid. structure_valid: "
-    "distances above 0.5 A (CDVAE). valid: all default rules of the project. unique: the first of its kind among the "
-    "samples, over structure-valid ones, by StructureMatcher where fingerprints leave doubt. new: not in the shipped "
-    f"fingerprints of Materials Project crystals. stable: at most {STABLE} eV/atom above the hull and not more than "
-    f"{-LOWEST} below it. sun: stable, unique and new among structure-valid samples, whatever its elements; "
-    "valid_sun: that passes all default rules, too."
+    "Shares of all samples, as drawn, unrelaxed; a sample that is no crystal counts as invalid. "
+    + ". ".join(f"{name}: {words}" for name, words in DEFINITIONS.items())
+    + ". unique: over structure-valid samples, by StructureMatcher where fingerprints leave doubt. new: not in the "
+    "shipped fingerprints of Materials Project crystals. accepted: passes all default rules of the project, which turn "
+    "away noble gases and radioactive elements, odd cells and short bonds, too; accepted_msun: accepted and M.S.U.N."
 )
 
 
@@ -50,9 +46,21 @@ def judge(candidates: Sequence[Candidate | None], builder: Builder) -> Samples:
     at = [index for index, structure in enumerate(structures) if structure is not None]
     present = [structure for structure in structures if structure is not None]
     n = len(structures)
-    flags = {name: np.zeros(n, dtype=bool) for name in ("structure_valid", "valid", "unique", "new", "known", "replay")}
-    flags["structure_valid"][at] = [reason is None for reason in STRUCTURE(present)]
-    flags["valid"][at] = [reason is None for reason in builder.config.validity(present)]
+    names = (
+        "structure_valid",
+        "composition_valid",
+        "valid",
+        "accepted",
+        "unique",
+        "new",
+        "known",
+        "replay",
+        "sparse_hull",
+    )
+    flags = {name: np.zeros(n, dtype=bool) for name in names}
+    for name, values in validity_flags(present).items():
+        flags[name][at] = values
+    flags["accepted"][at] = [reason is None for reason in builder.config.validity(present)]
     sound = np.flatnonzero(flags["structure_valid"])
     crystals = [
         structure for structure, good in zip(structures, flags["structure_valid"], strict=True) if structure and good
@@ -64,7 +72,7 @@ def judge(candidates: Sequence[Candidate | None], builder: Builder) -> Samples:
     flags["known"][sound] = [verdict.kind == KNOWN for verdict in verdicts]
     flags["replay"][sound] = [verdict.in_training for verdict in verdicts]
     above = np.full(n, np.nan)
-    above[sound] = builder.screen.judge(crystals)[0]
+    above[sound], flags["sparse_hull"][sound] = builder.screen.judge(crystals)
     groups = [0 if candidate is None else candidate.origin.space_group or 0 for candidate in candidates]
     columns = {"formula": [_formula(structure) for structure in structures], "space_group": groups}
     columns |= {"elements": [_elements(structure) for structure in structures]}
@@ -79,29 +87,32 @@ def _elements(structure: Structure | None) -> str:
     return "" if structure is None else " ".join(sorted(element.symbol for element in structure.composition))
 
 
-def stable(above: np.ndarray) -> np.ndarray:
-    """Whether distances from the hull (n,), NaN where there is none, mean stable."""
-    return (above <= STABLE) & (above >= LOWEST)
+def upgraded(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows as they are judged now; in earlier ones `valid` meant the project's default rules, now `accepted`."""
+    if "accepted" in rows:
+        return rows
+    balanced = [bool(formula) and is_charge_balanced(formula) for formula in rows["formula"]]
+    valid = rows["structure_valid"].to_numpy(dtype=bool) & np.array(balanced, dtype=bool)
+    return rows.assign(accepted=rows["valid"], composition_valid=balanced, valid=valid, sparse_hull=False)
+
+
+def judged(rows: pd.DataFrame, column: str = "e_above_hull") -> dict[str, np.ndarray]:
+    """Which samples are stable, metastable, S.U.N. and M.S.U.N. by one column of distances; of sound ones only."""
+    sound = rows["structure_valid"].to_numpy(dtype=bool)
+    above = np.where(sound, rows[column].to_numpy(dtype=float), np.nan)
+    flags = {name: rows[name].to_numpy(dtype=bool) for name in ("unique", "new")}
+    valid = sound & rows["composition_valid"].to_numpy(dtype=bool)  # relaxation changes the structure alone
+    return sun_flags(above, valid=valid, sparse=rows["sparse_hull"].to_numpy(dtype=bool), **flags)
 
 
 def counts(rows: pd.DataFrame, column: str = "e_above_hull") -> dict[str, int]:
     """How many samples are what, with stability by one column of distances."""
-    flags = {name: rows[name].to_numpy(dtype=bool) for name in ("structure_valid", "valid", "unique", "new", "replay")}
-    holds = stable(rows[column].to_numpy(dtype=float)) & flags["structure_valid"]
-    below = holds & (rows[column].to_numpy(dtype=float) <= 0)
-    found = flags["unique"] & flags["new"]
-    return {
-        "samples": len(rows),
-        "structure_valid": int(flags["structure_valid"].sum()),
-        "valid": int(flags["valid"].sum()),
-        "unique": int(flags["unique"].sum()),
-        "known": int(rows["known"].sum()),
-        "replay": int(flags["replay"].sum()),
-        "stable": int(holds.sum()),
-        "sun": int((holds & found).sum()),
-        "valid_sun": int((holds & found & flags["valid"]).sum()),
-        "sun_on_hull": int((below & found).sum()),
-    }
+    names = ("structure_valid", "composition_valid", "accepted", "unique", "known", "replay")
+    flags = {name: rows[name].to_numpy(dtype=bool) for name in names}
+    flags["valid"] = flags["structure_valid"] & flags["composition_valid"]
+    flags |= judged(rows, column)
+    flags["accepted_msun"] = flags["msun"] & flags["accepted"]
+    return {"samples": len(rows)} | {name: int(flag.sum()) for name, flag in flags.items()}
 
 
 def element_shares(rows: pd.DataFrame) -> pd.Series:
@@ -139,7 +150,7 @@ def drift(rows: pd.DataFrame, base: pd.DataFrame, smallest: int = 5) -> dict[str
 
 
 class Tally:
-    """A reward that counts as it goes what it has found: distinct stable, new crystals, and evaluations.
+    """A reward that counts as it goes what it has found: distinct metastable, new crystals, and evaluations.
 
     Distinct by formula and space group asked for, which is cheap and, for polymorphs of one group, too strict.
     """
@@ -155,6 +166,6 @@ class Tally:
         self.evaluations += len(candidates)
         for candidate, row in zip(candidates, components, strict=True):
             above = row.get("e_above_hull", np.nan)
-            if candidate is not None and LOWEST <= above <= STABLE and not row.get("known"):
+            if candidate is not None and IMPLAUSIBLE <= above <= METASTABLE and not row.get("known"):
                 self.found.add(f"{candidate.formula} {candidate.origin.space_group}")
         return rewards, components

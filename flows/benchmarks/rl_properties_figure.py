@@ -14,7 +14,16 @@ from flows.benchmarks.rl_variants import BASE
 COLOURS = {BASE: "#8a8a8a", "tuned": "#2f6fb0", "no-novelty": "#c8641e"}
 TITLES = {"surrogate": "by the reward's surrogates", "forest": "by forests of the composition"}
 TITLES |= {"megnet": "gap by MEGNet, constant by the forest"}
-SHARES = ("structure_valid", "valid", "stable", "counting", "counting_new", "unique", "known", "known_of_counting")
+SHARES = (
+    "structure_valid",
+    "accepted",
+    "metastable",
+    "counting",
+    "counting_new",
+    "unique",
+    "known",
+    "known_of_counting",
+)
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from flows.benchmarks.rl_judge import stable
+from flows.benchmarks.rl_judge import judged
 from flows.benchmarks.rl_variants import BASE
 from loop.metrics import Interval, pareto_front, rate_ratio, wilson
 
@@ -59,8 +59,8 @@ def dominated_share(front: np.ndarray, by: np.ndarray) -> float:
 
 
 def counting(rows: pd.DataFrame, *, new: bool = False) -> np.ndarray:
-    """Which samples (n,) count: valid and near the hull, and where asked for new."""
-    counts = rows["valid"].to_numpy(bool) & stable(rows["e_above_hull"].to_numpy(float))
+    """Which samples (n,) count: accepted and near the hull, and where asked for new."""
+    counts = rows["accepted"].to_numpy(bool) & judged(rows)["metastable"]
     return counts & rows["new"].to_numpy(bool) if new else counts
 
 
@@ -183,8 +183,8 @@ def shares(arms: dict[str, list[pd.DataFrame]]) -> dict[str, Any]:
     hits, total = int(counting(base).sum()), len(base)
     for name, frames in arms.items():
         rows = pd.concat(frames)
-        flags = {key: rows[key].to_numpy(bool) for key in ("structure_valid", "valid", "unique", "known", "replay")}
-        flags["stable"] = stable(rows["e_above_hull"].to_numpy(float)) & flags["structure_valid"]
+        flags = {key: rows[key].to_numpy(bool) for key in ("structure_valid", "accepted", "unique", "known", "replay")}
+        flags["metastable"] = judged(rows)["metastable"]
         flags |= {"counting": counting(rows), "counting_new": counting(rows, new=True)}
         entry = {key: asdict(wilson(int(flag.sum()), len(rows))) for key, flag in flags.items()}
         entry["unique"] = asdict(wilson(int(flags["unique"].sum()), int(flags["structure_valid"].sum())))

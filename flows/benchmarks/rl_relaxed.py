@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from flows.benchmarks.rl_judge import STRUCTURE, Samples
+from flows.benchmarks.rl_judge import Samples
 from loop.files import write_text
 from loop.novelty import DUPLICATE, NEW, NoveltyIndex
+from loop.validity import STRUCTURE
 from loop.values import OK
 
 if TYPE_CHECKING:

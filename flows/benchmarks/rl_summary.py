@@ -13,11 +13,12 @@ import pandas as pd
 from flows.benchmarks.rl_variants import BASE
 from loop.metrics import rate_ratio, wilson
 
-COUNTS = ("structure_valid", "valid", "unique", "known", "replay", "stable", "sun", "valid_sun", "sun_on_hull")
+COUNTS: tuple[str, ...] = ("structure_valid", "composition_valid", "valid", "accepted", "unique", "known", "replay")
+COUNTS += ("stable", "metastable", "sun", "msun", "accepted_msun")
 DRIFT = ("element_ratio", "f_block", "radioactive", "single_element", "largest_group_share", "group_entropy")
 PREFIXES = ("", "independent_", "relaxed_")  # who judged stability: the reward's potential, another, after relaxation
-RATIOS = ("stable", "sun", "valid_sun", "valid")
-SHOWN = ("valid", "stable", "sun", "valid_sun")
+RATIOS = ("metastable", "sun", "msun", "accepted_msun", "valid")
+SHOWN = ("valid", "metastable", "msun", "accepted_msun")
 JUDGES = dict(zip(PREFIXES, ("reward's potential", "independent judge", "relaxed"), strict=True))
 COLOURS = ("#2f6fb0", "#c8641e", "#4a9a5b")
 
@@ -26,8 +27,8 @@ def summarise(cells: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """For each variant shares with 95 % intervals, ratios to the base, drift, and finds per reward evaluation.
 
     Shares pool the samples of all seeds (Wilson); `*_seeds` holds the share of each seed. Uniqueness is relative to
-    the structure-valid samples. `yield` counts distinct stable, new, valid crystals by the reward's own potential:
-    those met while learning and those among the fresh samples, over all crystals evaluated.
+    the structure-valid samples. `yield` counts distinct metastable, new, accepted crystals by the reward's own
+    potential: those met while learning and those among the fresh samples, over all crystals evaluated.
     """
     frame = pd.DataFrame(list(cells))
     base = frame[frame["variant"] == BASE]
@@ -35,14 +36,14 @@ def summarise(cells: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for name, group in frame.groupby("variant", sort=False):
         entry: dict[str, Any] = {"seeds": len(group), "samples": int(group["samples"].sum())}
         for prefix in PREFIXES:
-            if f"{prefix}sun" in group and group[f"{prefix}sun"].notna().all():
+            if f"{prefix}msun" in group and group[f"{prefix}msun"].notna().all():
                 entry |= _shares(group, base, prefix)
         entry |= {key: float(group[key].mean()) for key in DRIFT}
         entry["elements"] = sorted(set(group["element"]))
         evaluations, finds = int(group["evaluations"].sum()), int(group["finds"].sum())
         entry |= {"evaluations": evaluations, "cpu_seconds": float(group["cpu_seconds"].mean())}
         total = evaluations + int(group["samples"].sum())
-        drawn = 0 if name == "best-of-n" else int(group["valid_sun"].sum())
+        drawn = 0 if name == "best-of-n" else int(group["accepted_msun"].sum())
         total = evaluations if name == "best-of-n" else total  # its samples are among the evaluated
         entry["yield"] = (finds + drawn) / max(total, 1)
         stopped = [text for text in group["stopped"] if isinstance(text, str) and text]

@@ -40,8 +40,11 @@ def _known(config: CampaignConfig) -> dict[str, Any]:
     if config.surrogate.known is None:
         return {}
     known = read_known_labels(config.surrogate.known, config.surrogate.gp.properties)
-    skipped = f"{known.unreadable} rows unreadable, {known.empty} without a value"
-    return {"known_labels": f"{len(known.candidates)} crystals ({skipped})"}
+    told = f"{known.unreadable} rows unreadable, {known.empty} without a value"
+    if known.contradicting:
+        names = ", ".join(known.contradicting[:3])
+        told += f"; {len(known.contradicting)} with different values, whose mean is learned: {names}"
+    return {"known_labels": f"{len(known.candidates)} crystals ({told})"}
 
 
 def _rungs(config: CampaignConfig) -> dict[str, Any]:

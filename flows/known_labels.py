@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flows.labels import physical
 from loop.errors import InputError
 from loop.values import OK, Candidate, Evaluation, Quantity
 from surrogates.properties import Property
@@ -27,12 +28,21 @@ ORACLE = "known"
 
 @dataclass(frozen=True)
 class KnownLabels:
-    """Candidates and evaluations of equal length; `unreadable` rows held no crystal, `empty` ones no value."""
+    """Candidates and evaluations of equal length.
+
+    Attributes:
+        candidates: one for each row that holds a crystal and a value.
+        evaluations: its labels.
+        unreadable: rows without a crystal.
+        empty: rows without a value.
+        contradicting: ids of crystals for which rows give different values.
+    """
 
     candidates: list[Candidate]
     evaluations: list[Evaluation]
     unreadable: int = 0
     empty: int = 0
+    contradicting: tuple[str, ...] = ()
 
 
 def read_known_labels(path: Path, properties: Sequence[Property]) -> KnownLabels:
@@ -43,7 +53,8 @@ def read_known_labels(path: Path, properties: Sequence[Property]) -> KnownLabels
         properties: what the surrogates learn; other columns are not looked at, empty cells are no labels.
 
     Raises:
-        InputError: no readable crystal, no column of any property, another unit, or a cell that is no number.
+        InputError: no readable crystal, no column of any property, another unit, or a cell that is no number or one
+            that its property cannot have.
     """
     from loop.crystals import read_crystals
 
@@ -53,7 +64,7 @@ def read_known_labels(path: Path, properties: Sequence[Property]) -> KnownLabels
         wanted = ", ".join(f"'{prop.name} ({prop.unit})'" for prop in properties)
         found = ", ".join(map(str, table.frame.columns)) or "none"
         raise InputError(f"{path} teaches nothing: expected a column {wanted}, found {found}")
-    values = np.column_stack([_numbers(path, table, column) for column in columns.values()])
+    values = np.column_stack([_numbers(path, table, column, prop) for prop, column in columns.items()])
     candidates, evaluations, empty = [], [], 0
     for structure, row in zip(table.structures, values, strict=True):
         if structure is None:
@@ -66,7 +77,16 @@ def read_known_labels(path: Path, properties: Sequence[Property]) -> KnownLabels
             evaluations.append(Evaluation(candidates[-1].id, ORACLE, path.name, OK, measured))
     if not candidates:
         raise InputError(f"{path} teaches nothing: none of its {len(table)} rows holds a crystal and a value")
-    return KnownLabels(candidates, evaluations, len(table.failures), empty)
+    return KnownLabels(candidates, evaluations, len(table.failures), empty, _contradicting(evaluations))
+
+
+def _contradicting(evaluations: Sequence[Evaluation]) -> tuple[str, ...]:
+    """Ids of crystals that have several values of one property."""
+    said: dict[tuple[str, str], set[float]] = {}
+    for evaluation in evaluations:
+        for name, quantity in evaluation.properties.items():
+            said.setdefault((evaluation.candidate_id, name), set()).add(quantity.value)
+    return tuple(dict.fromkeys(crystal for (crystal, _), values in said.items() if len(values) > 1))
 
 
 def _column(path: Path, frame: pd.DataFrame, prop: Property) -> str | None:
@@ -83,18 +103,19 @@ def _column(path: Path, frame: pd.DataFrame, prop: Property) -> str | None:
     return mine[0] if mine else None
 
 
-def _numbers(path: Path, table: CrystalTable, column: str) -> np.ndarray:
+def _numbers(path: Path, table: CrystalTable, column: str, prop: Property) -> np.ndarray:
     """Values of a column, shape (rows,), NaN where a cell is empty."""
     import pandas as pd
 
-    cells = table.frame[column]
-    numbers = pd.to_numeric(cells, errors="coerce").to_numpy(float)
-    blank = cells.isna() | (cells.astype(str).str.strip() == "")
-    wrong = np.flatnonzero(~np.isfinite(numbers) & ~blank.to_numpy())
-    if len(wrong):
-        at = int(wrong[0])
-        raise InputError(
-            f"{path}: expected a finite number or nothing in column {column!r}, got {str(cells.iloc[at])!r} for "
-            f"{table.ids[at]}"
-        )
-    return numbers
+    values = np.full(len(table), np.nan)
+    for at, cell in enumerate(table.frame[column]):
+        text = "" if pd.isna(cell) else str(cell).strip()
+        if text:
+            try:
+                values[at] = physical(prop.name, float(text))
+            except (ValueError, InputError) as error:
+                told = error if isinstance(error, InputError) else "expected a finite number or nothing"
+                raise InputError(
+                    f"{path}: {told} in column {column!r}, got {str(cell)!r} for {table.ids[at]}"
+                ) from None
+    return values

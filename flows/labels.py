@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 RUNG_NAME = "handoff"
 ID_COLUMNS = ("candidate_id", "structure_id")
 PLAIN = (*ID_COLUMNS, *TYPE_COLUMNS, "status", "message", "seconds", "cores", "cif", "formula")
-LOWEST = {"band_gap": 0.0, "band_gap_direct": 0.0, "dielectric_electronic": 1.0, "dielectric_total": 1.0}
-LOWEST |= {"bulk_modulus": 0.0, "shear_modulus": 0.0, "volume": 0.0}
+# lowest and highest value that is physically possible, and whether the lowest itself is excluded
+MODULUS, NO_BOUNDS = (0.0, 2000.0, True), (-math.inf, math.inf, False)  # GPa; diamond has a bulk modulus of 443
+BOUNDS = {"bulk_modulus": MODULUS, "shear_modulus": MODULUS, "youngs_modulus": MODULUS, "bulk_modulus_vrh": MODULUS}
+BOUNDS |= dict.fromkeys(("band_gap", "band_gap_direct"), (0.0, 30.0, False))  # eV; solid neon, the widest, has 21.7
+BOUNDS |= dict.fromkeys(("dielectric_electronic", "dielectric_total"), (1.0, 1e6, False))
+BOUNDS |= {"volume": (0.0, 1000.0, True)}  # A^3/atom
 SHOWN = 5  # skipped rows that the summary quotes
 
 
@@ -35,6 +39,7 @@ class Imported:
 
     taken: int = 0
     failed: int = 0  # of those taken: measured in vain, as their status says
+    extended: int = 0  # of those taken: they add properties to a label that was there
     skipped: Counter[str] = field(default_factory=Counter)  # by reason
     examples: list[str] = field(default_factory=list)
 
@@ -46,8 +51,8 @@ class Imported:
 
     def summary(self) -> dict[str, Any]:
         """For people and machines."""
-        return {"taken": self.taken, "of_them_failed": self.failed, "skipped": dict(self.skipped),
-                "examples": self.examples}  # fmt: skip
+        return {"taken": self.taken, "of_them_failed": self.failed, "of_them_added_to_labels": self.extended,
+                "skipped": dict(self.skipped), "examples": self.examples}  # fmt: skip
 
 
 def import_labels(store: Store, name: str, path: Path, *, rung: str = RUNG_NAME) -> Imported:
@@ -73,9 +78,10 @@ def import_labels(store: Store, name: str, path: Path, *, rung: str = RUNG_NAME)
     earlier = {str(e.energy_type) for e in known.evaluations.values() if e.energy_type} if known else set()
     energy_type = _energy_type(frame, columns, earlier, rung)
     done = Imported()
-    found = _Rows(history, known, columns, done).evaluations(frame)
+    rows = _Rows(history, known, columns, done)
+    found = rows.evaluations(frame)
     found = {key: replace(e, energy_type=energy_type) if "energy" in e.properties else e for key, e in found.items()}
-    _write(store, history, rung, found, done)
+    _write(store, history, rung, found, rows)
     return done
 
 
@@ -159,36 +165,42 @@ class _Rows:
         # what people may call a candidate: its own id, that of the crystal handed out, that of its relaxed crystal
         relaxed = {structure_id(e.structure): key for key, e in history.evaluations.items() if e.structure is not None}
         self.names = relaxed | measured | {key: key for key in history.evaluations}
-        self.seen: dict[str, tuple[Hashable, str]] = {}  # candidate -> row and text of what it said
+        self.numbers: dict[str, int] = {}  # candidate -> row of the file, as a spreadsheet counts
 
     def evaluations(self, frame: pd.DataFrame) -> dict[str, Evaluation]:
         """Of the rows that can be taken."""
         found: dict[str, Evaluation] = {}
-        for number, row in enumerate(frame.to_dict("records"), start=2):  # as a spreadsheet counts
+        for key, values in self._by_candidate(frame).items():
+            evaluation = self._evaluation(self.numbers[key], key, values)
+            if evaluation is not None:
+                found[key] = evaluation
+        return found
+
+    def _by_candidate(self, frame: pd.DataFrame) -> dict[str, dict[str, str]]:
+        """Cells of each candidate; several rows of one add up where they do not contradict each other."""
+        cells: dict[str, dict[str, str]] = {}
+        for number, row in enumerate(frame.to_dict("records"), start=2):
             values = {str(name): str(value).strip() for name, value in row.items()}
             name = next((values[column] for column in ID_COLUMNS if values.get(column)), "")
             key = self.names.get(name)
             if key is None:
                 self.done.skip(number, "unknown id", name or "none given")
-            elif self._is_new(number, key, values):
-                evaluation = self._evaluation(number, key, values)
-                if evaluation is not None:
-                    found[key] = evaluation
-        return found
+            elif key not in cells:
+                cells[key], self.numbers[key] = values, number
+            elif not self._adds(number, key, cells[key], values):
+                self.done.skip(number, "repeated", f"as row {self.numbers[key]}")
+        return cells
 
-    def _is_new(self, number: int, key: str, values: dict[str, str]) -> bool:
-        text = str({name: values[name] for name in self.columns} | {"status": values.get("status", "")})
-        if key in self.seen:
-            first, before = self.seen[key]
-            if text != before:
-                raise InputError(f"rows {first} and {number} give different results for {key}: keep one of them")
-            self.done.skip(number, "repeated", f"as row {first}")
-            return False
-        self.seen[key] = number, text
-        if self.known and key in self.known.evaluations:
-            self.done.skip(number, "already labelled", key)
-            return False
-        return True
+    def _adds(self, number: int, key: str, before: dict[str, str], values: dict[str, str]) -> bool:
+        """Put what a further row of a candidate says into what its first row said; False where that is nothing."""
+        said = {name: values[name] for name in (*self.columns, "status") if values.get(name)}
+        if any(before.get(name, value) not in ("", value) for name, value in said.items()):
+            raise InputError(
+                f"rows {self.numbers[key]} and {number} give different results for {key}: keep one of them"
+            )
+        new = {name: value for name, value in said.items() if not before.get(name)}
+        before |= new
+        return bool(new)
 
     def _evaluation(self, number: int, key: str, values: dict[str, str]) -> Evaluation | None:
         status = values.get("status") or OK
@@ -216,10 +228,7 @@ class _Rows:
         found = {}
         for column, (label, unit) in self.columns.items():
             if values[column]:
-                value = _number(label, values[column])
-                if value < LOWEST.get(label, -math.inf):
-                    raise InputError(f"{label} must be at least {LOWEST[label]:g} {unit}, got {value:g}")
-                found[label] = Quantity(value, unit)
+                found[label] = Quantity(physical(label, _number(label, values[column])), unit)
         return found
 
     def _structure(self, key: str, text: str) -> Structure | None:
@@ -237,6 +246,25 @@ class _Rows:
         return made
 
 
+def physical(name: str, value: float) -> float:
+    """A value that its property can have, the same for labels that are imported and for known ones.
+
+    Args:
+        name: of the property, or of a dearer oracle and a property, as ``dft_band_gap``.
+        value: in the property's unit.
+
+    Raises:
+        InputError: it is no finite number, or out of what is physically possible.
+    """
+    low, high, above = next((BOUNDS[p] for p in BOUNDS if name == p or name.endswith(f"_{p}")), NO_BOUNDS)
+    if not math.isfinite(value):
+        raise InputError(f"{name}: expected a finite number, got {value}")
+    if not (low < value if above else low <= value) or value > high:
+        limits = f"{'above' if above else 'at least'} {low:g}" + ("" if math.isinf(high) else f" and at most {high:g}")
+        raise InputError(f"{name} must be {limits}, got {value:g}")
+    return value
+
+
 def _number(name: str, text: str) -> float:
     try:
         value = float(text)
@@ -247,21 +275,48 @@ def _number(name: str, text: str) -> float:
     return value
 
 
-def _write(store: Store, history: History, rung: str, found: dict[str, Evaluation], done: Imported) -> None:
-    """Claim, finish, and tell the campaign; a label that the ledger holds stays as it is."""
+def _write(store: Store, history: History, rung: str, found: dict[str, Evaluation], rows: _Rows) -> None:
+    """Claim and finish what is new, add to labels that are there, and tell the campaign."""
     key = OracleKey(*handoff_key())
     key = OracleKey(key.oracle if rung == RUNG_NAME else f"{rung}-{key.oracle}", key.settings)
     known = history.rungs.get(rung)
     if known is not None and known.key != key:
         known.apply(0, rung_event(rung, key, {}, chosen=False))  # raises: labels of two oracles do not mix
     measured = {name: (known.labels.get(name, name) if known else name) for name in found}
+    ours = {name: replace(e, candidate_id=measured[name], oracle=key.oracle) for name, e in found.items()}
     claimed = set(store.claim(list(measured.values()), key, campaign=history.name))
-    mine = {name: e for name, e in found.items() if measured[name] in claimed}
-    for name in found.keys() - mine.keys():
-        done.skip("-", "already labelled", name)
-    store.finish([replace(e, candidate_id=measured[name], oracle=key.oracle) for name, e in mine.items()])
+    new = {name: e for name, e in ours.items() if measured[name] in claimed}
+    store.finish(list(new.values()))
+    there = store.evaluations([measured[name] for name in ours.keys() - new.keys()], key)
+    more = [
+        added
+        for name in ours
+        if name not in new and (added := _added(name, ours[name], there.get(measured[name]), rows)) is not None
+    ]
+    store.extend(more)
     labels = {name: measured[name] for name in found}
     if labels:
         store.append(history.name, 0, CAMPAIGN, RUNG, rung_event(rung, key, labels, chosen=False))
-    done.taken = len(mine)
-    done.failed = sum(not evaluation.ok for evaluation in mine.values())
+    done = rows.done
+    done.taken, done.extended = len(new) + len(more), len(more)
+    done.failed = sum(not evaluation.ok for evaluation in new.values())
+
+
+def _added(name: str, ours: Evaluation, there: Evaluation | None, rows: _Rows) -> Evaluation | None:
+    """What a row adds to a label that is there; None, and a word about it, where it adds nothing or contradicts."""
+    number = rows.numbers[name]
+    if there is None:
+        rows.done.skip(number, "being labelled elsewhere", name)
+        return None
+    differ = [f"{label} is {there.properties[label].value:g} {quantity.unit} there, {quantity.value:g} in the file"
+              for label, quantity in ours.properties.items()
+              if label in there.properties and there.properties[label].value != quantity.value]  # fmt: skip
+    if differ or (there.ok != ours.ok):
+        differ = differ or [f"its status is {there.status} there, {ours.status} in the file"]
+        rows.done.skip(number, "contradicts its label", f"{name}: {'; '.join(differ)}: what is there stays (--name)")
+        return None
+    new = {label: quantity for label, quantity in ours.properties.items() if label not in there.properties}
+    if not new:
+        rows.done.skip(number, "already labelled", name)
+        return None
+    return replace(ours, properties=new)

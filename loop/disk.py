@@ -14,7 +14,9 @@ from loop.errors import DiscoveryLoopError, InputError
 _ERRORS = (errno.ENOSPC, errno.EDQUOT)
 _WORDS = re.compile("no space left|disk is full|quota exceeded|os error (28|122)\\b", re.IGNORECASE)
 _SPACE = 2**20  # bytes: with less than this left, a failure to write is one of space (torch does not say why it fails)
-ADVICE = "the disk is full. What was recorded is kept: free some space, then repeat the command or resume the campaign"
+ADVICE = (
+    "No space left, the disk is full. What was recorded is kept: free some space, then repeat the command or resume"
+)
 
 
 def is_full(error: BaseException, folder: Path | None = None) -> bool:

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from loop.disk import writing
 from loop.errors import InputError, StoreError
-from loop.store import worker_id, worker_is_alive
 from loop.values import Candidate
+from loop.workers import worker_id, worker_is_alive
 
 MARK = ".discovery-loop.json"  # in a folder: what this program wrote there
 INDEX = "crystals.csv"  # of a folder of crystals: file, id and the other columns
@@ -67,7 +69,7 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """
     path = path.resolve()
     temporary, old = path.with_name(_temporary_name(path)), path.with_name(f".{path.name}.old")
-    for leftover in (temporary, old):
+    for leftover in (*_left_by_the_dead(path), old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         make_folder(temporary)
@@ -131,6 +133,15 @@ def marked_files(folder: Path) -> dict[str, str]:
 def _temporary_name(path: Path) -> str:
     """Short, however long the name: a name that the file system takes can be written."""
     return f".{hashlib.sha256(path.name.encode()).hexdigest()[:12]}.{os.getpid()}.tmp"
+
+
+def _left_by_the_dead(path: Path) -> list[Path]:
+    """Half-written folders of this name whose writers no longer run, and this process's own."""
+    start = _temporary_name(path).split(".")[1]
+    found = [(item, item.name.split(".")[2]) for item in path.parent.glob(f".{start}.*.tmp")]
+    return [
+        item for item, pid in found if pid == str(os.getpid()) or not (pid.isdigit() and psutil.pid_exists(int(pid)))
+    ]
 
 
 def sha256(path: Path) -> str:

@@ -10,17 +10,13 @@ description that the ledger met. Callers keep to their own ids throughout.
 from __future__ import annotations
 
 import json
-import os
-import socket
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-import psutil
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -29,6 +25,7 @@ from loop import database as db
 from loop.errors import StoreError
 from loop.identity import Identity, find
 from loop.values import Candidate, Evaluation
+from loop.workers import worker_id, worker_is_alive
 
 FOREIGN_CLAIM_SECONDS = 24 * 3600.0  # then a claim from another machine, whose processes nobody here sees, is given up
 _BATCH = 400  # rows per statement: below SQLite's oldest limit of 999 bound variables
@@ -65,24 +62,6 @@ class RungCost:
     usable: int  # of them with status ok
     seconds: float
     core_hours: float
-
-
-def worker_id() -> str:
-    """``host|pid|start time|random``: enough for another process of the same host to see whether this one lives."""
-    return f"{socket.gethostname()}|{os.getpid()}|{psutil.Process().create_time():.2f}|{uuid.uuid4().hex[:8]}"
-
-
-def worker_is_alive(worker: str) -> bool | None:
-    """Whether the process behind a `worker_id` still runs; None if it belongs to another host."""
-    host, pid, started, _ = worker.rsplit("|", 3)
-    if host != socket.gethostname():
-        return None
-    try:
-        process = psutil.Process(int(pid))
-        # a pid may be given to a new process, which then started later; a zombie does no work
-        return abs(process.create_time() - float(started)) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 class Store:
@@ -218,6 +197,23 @@ class Store:
                         f"The label of {evaluation.candidate_id} by {evaluation.oracle} was not claimed here, "
                         "or another one took the claim over; it is not written a second time."
                     )
+
+    def extend(self, evaluations: Sequence[Evaluation]) -> None:
+        """Add to finished evaluations what was measured later; what is there stays. All or none.
+
+        Raises:
+            StoreError: one of them is not finished, or holds a property already.
+        """
+        keys = self.keys([evaluation.candidate_id for evaluation in evaluations])
+        with self._write() as connection:
+            for more in evaluations:
+                where = _where(keys[more.candidate_id], OracleKey(more.oracle, more.settings))
+                query = sa.select(db.EVALUATIONS.c.value).where(where).with_for_update()
+                text = connection.execute(query).scalar()
+                if text is None:
+                    raise StoreError(f"There is no label of {more.candidate_id} by {more.oracle} to add to.")
+                whole = Evaluation.from_dict(self._json(text)).joined(more)
+                connection.execute(db.EVALUATIONS.update().where(where).values(value=json.dumps(whole.to_dict())))
 
     def release(self, ids: Sequence[str], key: OracleKey) -> None:
         """Give claims back unfinished (what this store object does not hold is left alone)."""

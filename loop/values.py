@@ -14,6 +14,8 @@ from typing import Any, Self
 import numpy as np
 from pymatgen.core import Structure
 
+from loop.errors import StoreError
+
 OK = "ok"
 NOT_CONVERGED = "not-converged"
 TIMEOUT = "timeout"
@@ -144,6 +146,23 @@ class Evaluation:
     def with_properties(self, **properties: Quantity) -> Self:
         """A copy with more properties."""
         return replace(self, properties={**self.properties, **properties})
+
+    def joined(self, more: Evaluation) -> Self:
+        """With the properties of another evaluation of the same crystal by the same oracle.
+
+        Raises:
+            StoreError: a property is there already.
+        """
+        twice = sorted(self.properties.keys() & more.properties.keys())
+        if twice:
+            raise StoreError(f"The label of {self.candidate_id} by {self.oracle} holds {', '.join(twice)} already.")
+        return replace(
+            self,
+            properties={**self.properties, **more.properties},
+            energy_type=self.energy_type or more.energy_type,
+            structure=self.structure if self.structure is not None else more.structure,
+            message="; ".join(filter(None, (self.message, more.message))),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form."""

@@ -75,6 +75,56 @@ def test_what_teaches_nothing_says_why(tmp_path, crystals, columns, said):
         read_known_labels(table(tmp_path / "known.csv", crystals[:2], **columns), (STIFFNESS, GAP))
 
 
+CASE = Path(__file__).parent / "cases" / "70_gp_duplicates"
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (
+            "zero.csv",
+            r"bulk_modulus must be above 0 and at most 2000, got 0 in column .*, got '0' for a",
+        ),
+        ("nan.csv", r"expected a finite number"),
+        ("comma.csv", r"expected a finite number or nothing in column .*, got '150,5' for a"),
+        ("unit.csv", r"expected the unit GPa in column 'bulk_modulus \(eV/A\^3\)'"),
+    ],
+)
+def test_values_that_no_crystal_has_are_refused(file, said):
+    """Case 70."""
+    with pytest.raises(InputError, match=said):
+        read_known_labels(CASE / file, (STIFFNESS,))
+
+
+@pytest.mark.parametrize("value", ["-5", "1e12", "1e400", "-inf", "2001"])
+def test_each_value_is_held_to_the_bounds_of_imported_ones(value, tmp_path):
+    text = (CASE / "one.csv").read_text()
+    (tmp_path / "one.csv").write_text(text.replace("d0,150.0", f"d0,{value}"))
+    with pytest.raises(InputError, match="for d0") as refused:
+        read_known_labels(tmp_path / "one.csv", (STIFFNESS,))
+    assert repr(value) in str(refused.value)
+    (tmp_path / "one.csv").write_text(text.replace("(GPa)", "(eV)").replace("bulk_modulus", "dft_band_gap"))
+    with pytest.raises(InputError, match="dft_band_gap must be at least 0 and at most 30, got 150"):
+        read_known_labels(tmp_path / "one.csv", (GAP,))
+
+
+@pytest.mark.parametrize(
+    ("file", "rows", "contradicting"), [("same.csv", 40, 0), ("conflict.csv", 80, 1), ("one.csv", 1, 0)]
+)
+def test_repeated_and_contradicting_rows_are_taken_and_told(file, rows, contradicting):
+    """Case 70."""
+    known = read_known_labels(CASE / file, (STIFFNESS,))
+    assert len(known.candidates) == rows
+    assert len(known.contradicting) == contradicting
+    told = forecast(read_config("smoke", {"surrogate.known": str(CASE / file)}))["known_labels"]
+    assert ("with different values, whose mean is learned" in told) == bool(contradicting)
+    surrogate = CampaignSurrogate(FeatureExtractor(), GPConfig((STIFFNESS,)), known=known)
+    surrogate.fit([], [])
+    mean, std = surrogate.predict(known.candidates).column("bulk_modulus")
+    assert np.isfinite(mean).all()
+    assert (std > 0).all()
+
+
 def evaluation(candidate):
     value = Quantity(bulk_modulus(candidate.structure), "GPa")
     return Evaluation(candidate.id, "world@1", "s", OK, {"bulk_modulus": value})

@@ -17,7 +17,7 @@ from flows import plain
 from flows.ledger import worked_on
 from loop import database, disk, files
 from loop.errors import InputError
-from loop.store import worker_id
+from loop.workers import worker_id
 from tests.test_flows_campaign import fakes, leave_figures_out, run, write_config  # noqa: F401
 
 VERBS = (["status"], ["export", "--output", "out.csv"], ["report"])

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from loop.errors import StoreError
-from loop.store import OracleKey, Store, worker_id, worker_is_alive
+from loop.store import OracleKey, Store
 from loop.values import Candidate, Cost, Evaluation, Quantity, failed
+from loop.workers import worker_id, worker_is_alive
 from tests.crystals import nacl, rutile
 from tests.fakes import FakeGenerator
 

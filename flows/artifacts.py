@@ -12,6 +12,7 @@ from uuid import UUID
 
 from flows.console import described, short
 from flows.narrative import told
+from flows.report_server import address_of
 
 if TYPE_CHECKING:
     from loop.campaign import Campaign
@@ -98,8 +99,9 @@ class Watcher:
         parts += ["## Rounds", markdown(rounds), "## Counts", markdown(counts)]
         description = f"Report of campaign {self._name}"
         create_markdown_artifact("\n\n".join(parts), key=f"{slug(self._name)}-report", description=description)
-        report = where / "report.html"
-        create_link_artifact(report.as_uri(), link_text="report.html", key=f"{slug(self._name)}-report-html")
+        address = address_of(where / "report.html")
+        if address is not None:  # a browser opens no file from a page, so without a server there is no link to give
+            create_link_artifact(address, link_text="report.html", key=f"{slug(self._name)}-report-html")
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:

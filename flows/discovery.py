@@ -6,13 +6,14 @@ campaign that was cut off goes on by a new run of the same results folder.
 # no `from __future__ import annotations` here: Prefect 3.8 cannot resolve the flow's parameters with it when served
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import Task, flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import wait
 from prefect.states import Failed
 from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
 
 from flows import artifacts
 from loop.campaign import Campaign
@@ -24,8 +25,9 @@ LABEL_THREADS = 8  # pieces in flight; the processes behind the oracle decide ho
 
 
 def run_name() -> str:
-    """Name of a flow run: its configuration's."""
-    return Path(str(runtime.flow_run.parameters["config"])).stem
+    """Name of a flow run: its configuration's, and when it was to start."""
+    begun = runtime.flow_run.scheduled_start_time
+    return f"{Path(str(runtime.flow_run.parameters['config'])).stem} {begun:%Y-%m-%d %H:%M:%S}"
 
 
 def run_stage(campaign: Campaign, round: int, stage: str) -> dict[str, Any]:
@@ -56,18 +58,34 @@ def label_piece(campaign: Campaign, round: int, piece: int, candidates: list[Can
     validate_parameters=True,
 )
 def discovery_loop(
-    config: str = "quickstart", results: str | None = None, overrides: dict[str, Any] | None = None
+    config: str = "quickstart",
+    results: str | None = None,
+    rounds: Annotated[int, Field(ge=1)] | None = None,
+    budget: Annotated[int, Field(ge=1)] | None = None,
+    seed: Annotated[int, Field(ge=0)] | None = None,
+    elements: list[str] | None = None,
+    required: list[str] | None = None,
+    overrides: dict[str, Any] | None = None,
 ) -> Any:
     """Discover crystals in a closed loop.
 
     Args:
         config: Path of a campaign's YAML file, or the name of a preset (quickstart, smoke, single-gpu, hpc).
         results: Folder of the results. A campaign that it holds is continued. Default: results/NAME.
-        overrides: Settings to change, by dotted key, for example {"campaign.rounds": 5, "campaign.seed": 1}.
+        rounds: Rounds after round 0, which measures the untuned generator. Default: as configured.
+        budget: Oracle calls per round. Default: as configured.
+        seed: Of everything random. Default: as configured.
+        elements: Elements that may occur, for learning and for proposals, for example Li, O, F. Default: as configured.
+        required: Elements that each crystal has to contain. Default: as configured.
+        overrides: Further settings to change, by dotted key, for example {"campaign.threshold": 0.05}.
     """
     logger = get_run_logger()
+    asked: dict[str, Any] = {"campaign.rounds": rounds, "campaign.budget": budget, "campaign.seed": seed}
+    for part in ("finetune", "proposals"):
+        asked |= {f"generator.{part}.sampling.elements": elements, f"generator.{part}.sampling.require": required}
+    given = {key: value for key, value in asked.items() if value is not None}
     try:
-        return run_watched(config, results, overrides or {}, logger)
+        return run_watched(config, results, given | (overrides or {}), logger)
     except DiscoveryLoopError as error:  # one message instead of a traceback
         logger.error(str(error))
         return Failed(message=str(error))

@@ -1,6 +1,8 @@
 """A Prefect server, a work pool, the deployments and a worker on this machine: `up` starts them, `down` ends them.
 
-All of it lives in a Prefect home of its own under `flows.paths.state_dir` and listens on the loopback address only.
+All of it lives in a Prefect home of its own under `flows.paths.state_dir` and listens on the loopback address only. No
+flow run is left "Running" that nobody works on: `down` cancels what it interrupts, `up` marks what a dead worker left
+behind as crashed, and an automation does so for a flow process that stops sending heartbeats.
 """
 
 from __future__ import annotations
@@ -22,11 +24,16 @@ from typing import Any
 import psutil
 
 from flows.paths import state_dir
+from flows.report_server import REPORTS_VARIABLE
 from loop.errors import DiscoveryLoopError
 
 HOST = "127.0.0.1"
 PORT = 4200
-POOL = "local"
+POOL, WORKER = "local", "discovery-loop"
+HEARTBEAT = 30  # s, the shortest that Prefect takes
+SILENCE = (
+    3 * HEARTBEAT
+)  # s without a heartbeat after which a run has crashed; less marks healthy runs on a busy machine
 START_SECONDS = 120.0  # a first start makes a database; measured 7 s on an idle machine
 STOP_SECONDS = 15.0
 
@@ -60,7 +67,14 @@ class Local:
     def environment(self) -> dict[str, str]:
         """Environment of everything that is started here."""
         ours = {"PREFECT_HOME": str(self.home), "PREFECT_API_URL": self.api, "PREFECT_SERVER_API_HOST": HOST}
-        return {**os.environ, **ours, "PREFECT_SERVER_API_PORT": str(self.port), "PREFECT_CLI_COLORS": "false"}
+        ours |= {"PREFECT_SERVER_API_PORT": str(self.port), "PREFECT_CLI_COLORS": "false"}
+        ours |= {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT), REPORTS_VARIABLE: f"{self.reports} {results()}"}
+        return {**os.environ, **ours}
+
+    @property
+    def reports(self) -> str:
+        """Address below which reports of the results folder are served."""
+        return f"http://{HOST}:{self.port + 1}"
 
 
 def local(port: int = PORT) -> Local:
@@ -68,6 +82,11 @@ def local(port: int = PORT) -> Local:
     home = state_dir() / "prefect"
     home.mkdir(parents=True, exist_ok=True)
     return Local(home, port)
+
+
+def results() -> Path:
+    """Folder of the results of a worker that is started now: below the present folder, as for `run`."""
+    return Path.cwd() / "results"
 
 
 def definition() -> Path:
@@ -91,41 +110,127 @@ def up(port: int = PORT, say: Callable[[str], None] = lambda _: None) -> Local:
     """
     running = recorded()
     if running and healthy(running.api):
+        mend(running, say)
         return running
     down()
     here = local(port)
-    if taken(port):
-        raise ServerError(f"port {port} of {HOST} is taken by another program: end it, or choose one with --port")
+    for wanted in (port, port + 1):  # the server, and the reports
+        if taken(wanted):
+            raise ServerError(f"port {wanted} of {HOST} is taken by another program: end it, or choose one with --port")
     try:
         say("starting the Prefect server ...")
-        server = start(here, "server", ["server", "start", "--host", HOST, "--port", str(port)])
+        server = start(here, "server", "prefect", "server", "start", "--host", HOST, "--port", str(port))
         wait_for(lambda: healthy(here.api), server, here.home / "server.log", "the Prefect server")
         say("creating the work pool and the deployments ...")
         make_pool(here)
         prefect(here, "--no-prompt", "deploy", "--all", "--prefect-file", str(definition()))
-        say("starting a worker ...")
-        worker = start(here, "worker", ["worker", "start", "--pool", POOL, "--name", "discovery-loop", "--limit", "1"])
-        wait_for(lambda: worker_online(here), worker, here.home / "worker.log", "the worker")
+        settle(here, "CRASHED", "the machine or the worker was gone; a new run of the same results folder continues it")
+        watch_heartbeats(here)
+        start_reports(here)
+        start_worker(here, say)
     except BaseException:
         down()
         raise
     return here
 
 
+def mend(here: Local, say: Callable[[str], None]) -> None:
+    """Start again what has died of a set-up whose server answers.
+
+    Raises:
+        ServerError: a part does not come up.
+    """
+    entries = read_state(here.state).get("processes", {})
+    if not alive(entries.get("worker")):
+        say("the worker has died")
+        if "reports" in entries:  # of the folder that the dead worker was started in
+            end(entries["reports"])
+        start_reports(here)
+        settle(here, "CRASHED", "the worker died; a new run of the same results folder continues it")
+        start_worker(here, say)
+
+
+def start_worker(here: Local, say: Callable[[str], None]) -> None:
+    """Start a worker and wait until it reports."""
+    say("starting a worker ...")
+    worker = start(here, "worker", "prefect", "worker", "start", "--pool", POOL, "--name", WORKER, "--limit", "1")
+    wait_for(lambda: worker_online(here), worker, here.home / "worker.log", "the worker")
+
+
+def start_reports(here: Local) -> None:
+    """Serve the reports below ``results`` of the present folder."""
+    start(here, "reports", "flows.report_server", str(results()), str(here.port + 1))
+
+
 def down() -> bool:
     """End the worker with its flow runs, then the server. Returns whether anything was running."""
-    path = local().state
-    entries = read_state(path).get("processes", {})
-    ended = [end(entries[name]) for name in ("worker", "server") if name in entries]
-    path.unlink(missing_ok=True)
+    here = recorded() or local()
+    entries = read_state(here.state).get("processes", {})
+    ended = [end(entries["worker"])] if "worker" in entries else []
+    if any(name in entries for name in ("worker", "server")) and healthy(here.api):
+        settle(here, "CANCELLED", "ended by `discovery-loop down`; a new run of the same results folder continues it")
+    ended += [end(entries[name]) for name in ("reports", "server") if name in entries]
+    here.state.unlink(missing_ok=True)
     return any(ended)
 
 
-def start(here: Local, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
-    """Start ``prefect ARGUMENTS`` in the background and record it."""
+def settle(here: Local, state: str, message: str) -> list[str]:
+    """Give runs that nobody works on their end: those that still count as active; returns their names."""
+    active = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+    found = call(here, "flow_runs/filter", {"flow_runs": active})
+    tasks = call(here, "task_runs/filter", {"task_runs": active})
+    ended = {"state": {"type": state, "name": state.capitalize(), "message": message}, "force": True}
+    for kind, runs in (("task_runs", tasks), ("flow_runs", found)):
+        for run in runs:
+            call(here, f"{kind}/{run['id']}/set_state", ended)
+    return [str(run["name"]) for run in found]
+
+
+def watch_heartbeats(here: Local) -> None:
+    """Register the automation that marks a run as crashed when its process has been silent for `SILENCE`."""
+    name = "discovery-loop: crashed without a heartbeat"
+    ends = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "Paused")]
+    beat = "prefect.flow-run.heartbeat"
+    body = {
+        "name": name,
+        "description": "A killed process or a lost machine cannot report its end.",
+        "trigger": {
+            "type": "event",
+            "match": {"prefect.resource.id": ["prefect.flow-run.*"]},
+            "after": [beat],
+            "expect": [beat, *ends],
+            "for_each": ["prefect.resource.id"],
+            "posture": "Proactive",
+            "threshold": 1,
+            "within": SILENCE,
+        },
+        "actions": [{"type": "change-flow-run-state", "state": "CRASHED", "message": f"silent for {SILENCE} s"}],
+    }
+    if not any(known["name"] == name for known in call(here, "automations/filter", {})):
+        call(here, "automations/", body)
+
+
+def call(here: Local, path: str, body: dict[str, Any]) -> Any:
+    """POST to the API; returns what it answers.
+
+    Raises:
+        ServerError: it refuses, or does not answer.
+    """
+    request = urllib.request.Request(
+        f"{here.api}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+    except (OSError, ValueError) as error:
+        raise ServerError(f"the Prefect server does not answer at /{path}: {error}") from error
+
+
+def start(here: Local, name: str, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start ``python -m MODULE ARGUMENTS`` in the background and record it."""
     with (here.home / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(  # a session of its own: Ctrl-C in this terminal must not reach it
-            [sys.executable, "-m", "prefect", *arguments],
+            [sys.executable, "-m", module, *arguments],
             env=here.environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -138,6 +243,17 @@ def start(here: Local, name: str, arguments: list[str]) -> subprocess.Popen[byte
     state.setdefault("processes", {})[name] = entry
     here.state.write_text(json.dumps(state), encoding="utf-8")
     return process
+
+
+def alive(entry: dict[str, float] | None) -> bool:
+    """Whether a recorded process still runs."""
+    try:
+        process = psutil.Process(int(entry["pid"])) if entry else None
+        if process is None or process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        return abs(process.create_time() - entry["started"]) <= 1.0 if entry else False
+    except psutil.NoSuchProcess:
+        return False
 
 
 def end(entry: dict[str, float]) -> bool:
@@ -202,16 +318,11 @@ def healthy(api: str) -> bool:
 
 def worker_online(here: Local) -> bool:
     """Whether the pool has a worker that reports."""
-    request = urllib.request.Request(
-        f"{here.api}/work_pools/{POOL}/workers/filter",
-        data=b"{}",
-        headers={"Content-Type": "application/json"},
-    )
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return any(worker.get("status") == "ONLINE" for worker in json.load(answer))
-    except (OSError, ValueError):
+        workers = call(here, f"work_pools/{POOL}/workers/filter", {})
+    except ServerError:
         return False
+    return any(worker.get("status") == "ONLINE" for worker in workers)
 
 
 def wait_for(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, what: str) -> None:

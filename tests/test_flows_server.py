@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
+import urllib.request
+from functools import partial
+from http.server import ThreadingHTTPServer
 
 import psutil
 import pytest
@@ -15,6 +21,7 @@ from typer.testing import CliRunner
 
 from flows import server
 from flows.cli import app
+from flows.report_server import Handler, address_of
 
 # leaves at the second signal only, as Prefect's worker does, and has a child that leaves at the first
 STUBBORN = """
@@ -105,6 +112,30 @@ def test_deployments_name_the_flow_and_valid_presets():
     assert named["quickstart"] == "quickstart"
 
 
+def test_reports_are_served_and_nothing_else(tmp_path, monkeypatch):
+    folder = tmp_path / "results" / "mine"
+    folder.mkdir(parents=True)
+    for name in ("report.html", "campaign.db", "ranked.csv"):
+        (folder / name).write_text(f"this is {name}")
+    (tmp_path / "secret.html").write_text("outside")
+    (tmp_path / "results" / "link.html").symlink_to(tmp_path / "secret.html")
+    with ThreadingHTTPServer((server.HOST, 0), partial(Handler, directory=str(tmp_path / "results"))) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        base = f"http://{server.HOST}:{httpd.server_port}"
+        monkeypatch.setenv("DISCOVERY_LOOP_REPORTS", f"{base} {tmp_path / 'results'}")
+        address = address_of(folder / "report.html")
+        assert address == f"{base}/mine/report.html"
+        assert urllib.request.urlopen(address).read() == b"this is report.html"
+        assert urllib.request.urlopen(f"{base}/mine/ranked.csv").status == 200
+        for refused in ("mine/campaign.db", "mine/", "", "../secret.html", "%2e%2e/secret.html", "link.html"):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"{base}/{refused}")
+        httpd.shutdown()
+    assert address_of(tmp_path / "elsewhere" / "report.html") is None
+    monkeypatch.delenv("DISCOVERY_LOOP_REPORTS")
+    assert address_of(folder / "report.html") is None
+
+
 @pytest.mark.server
 def test_up_runs_a_deployment_and_down_leaves_nothing(home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -128,3 +159,47 @@ def test_up_runs_a_deployment_and_down_leaves_nothing(home, tmp_path, monkeypatc
     assert "Prefect is down" in down.stdout
     assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
     assert not server.taken(port)
+
+
+@pytest.mark.server
+def test_a_killed_worker_leaves_no_run_running(home, tmp_path, monkeypatch):
+    """kill -9 of the worker and its flow: `up` marks the run as crashed and starts a worker; `down` cancels the next."""
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as probe:
+        probe.bind((server.HOST, 0))
+        port = probe.getsockname()[1]
+    here = server.local(port)
+
+    def runs():
+        return {run["name"]: run["state_type"] for run in server.call(here, "flow_runs/filter", {})}
+
+    def start_one():
+        server.prefect(here, "deployment", "run", "discovery-loop/smoke")
+        deadline = time.monotonic() + 120
+        while "RUNNING" not in runs().values() and time.monotonic() < deadline:
+            time.sleep(1)
+        assert list(runs().values()).count("RUNNING") == 1
+
+    try:
+        assert CliRunner().invoke(app, ["up", "--port", str(port)]).exit_code == 0
+        assert len(server.call(here, "automations/filter", {})) == 1
+        start_one()
+        worker = psutil.Process(server.read_state(here.state)["processes"]["worker"]["pid"])
+        for process in [*worker.children(recursive=True), worker]:
+            process.send_signal(signal.SIGKILL)
+        psutil.wait_procs([worker], timeout=10)
+        again = CliRunner().invoke(app, ["up"])
+        assert again.exit_code == 0, again.stderr
+        assert "the worker has died" in again.stderr
+        assert sorted(runs().values()) == ["CRASHED"]
+        assert len(server.call(here, "automations/filter", {})) == 1
+        start_one()
+    finally:
+        CliRunner().invoke(app, ["down"])
+    server_again = CliRunner().invoke(app, ["up", "--port", str(port)])
+    try:
+        assert server_again.exit_code == 0, server_again.stderr
+        assert "RUNNING" not in runs().values()
+        assert sorted(runs().values())[0] in ("CANCELLED", "CRASHED")
+    finally:
+        CliRunner().invoke(app, ["down"])

@@ -82,7 +82,7 @@ def test_a_second_run_labels_nothing_again(tmp_path, fakes):
     first = discovery_loop(config, str(tmp_path / "r"))
     assert discovery_loop(config, str(tmp_path / "r")) == first
     assert len(fakes.evaluated) == 8
-    longer = discovery_loop(config, str(tmp_path / "r"), {"campaign.rounds": 2})
+    longer = discovery_loop(config, str(tmp_path / "r"), rounds=2)
     assert longer["rounds_done"] == 2
     assert len(fakes.evaluated) == 12
 
@@ -105,7 +105,7 @@ def test_a_failed_artifact_does_not_end_the_campaign(tmp_path, fakes, monkeypatc
 def test_a_bad_configuration_fails_the_run_with_its_message(tmp_path):
     from flows.discovery import discovery_loop
 
-    state = discovery_loop("smoke", str(tmp_path / "r"), {"campaign.round": 2}, return_state=True)
+    state = discovery_loop("smoke", str(tmp_path / "r"), overrides={"campaign.round": 2}, return_state=True)
     assert state.is_failed()
     assert "did you mean 'rounds'" in state.message
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-ID_COLUMNS = ("material_id", "id")
+ID_COLUMNS = ("material_id", "id", "candidate_id")
 
 _WHOLE = re.compile(r"[+-]?(?:0|[1-9]\d*)")
 _DECIMAL = re.compile(r"[+-]?(?:0|[1-9]\d*)?(?:\.\d*)?(?:[eE][+-]?\d+)?")

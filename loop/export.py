@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loop.ase_database import to_bytes
-from loop.cif_writer import to_symmetrised_cif
+from loop.cif_writer import to_cif, to_symmetrised_cif
 from loop.errors import ConfigError, InputError
 from loop.extxyz import to_extxyz
 from loop.files import write_bytes, write_folder, write_marked_folder, write_text
@@ -174,7 +174,9 @@ def file_stem(rank: int, label: Label) -> str:
 
 
 def _to_csv_file(history: History, output: Path) -> None:
-    write_text(output, to_csv(ranked_rows(history)))
+    """The ranked list with the crystals, so that every verb reads it."""
+    pairs = zip(ranked_rows(history), _ranked(history), strict=True)
+    write_text(output, to_csv([row | {"cif": to_cif(final_structure(label))} for row, label in pairs]))
 
 
 def _to_json(history: History, output: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from collections import Counter
 from collections.abc import Sequence
 from math import gcd
 from typing import Any
 
 from pymatgen.core import Structure
 
-API_VERSION = "1.1.0"
+API_VERSION = "1.2.0"
 PREFIX = "_discovery_loop_"
 
 
@@ -23,15 +25,19 @@ def to_json_lines(entries: Sequence[tuple[str, Structure, dict[str, Any]]]) -> s
 
 
 def resource(identifier: str, structure: Structure, values: dict[str, Any], modified: str) -> dict[str, Any]:
-    """A structure as the specification's `structures` entry (specs.optimade.org/v1.1.0); values get a prefix."""
-    counts = {str(element): round(amount) for element, amount in structure.composition.items()}
+    """An ordered structure as the specification's `structures` entry (specs.optimade.org/v1.2.0).
+
+    Further values get the prefix of this program, and the lower case that the specification asks of names.
+    """
+    symbols = [site.specie.symbol for site in structure]  # without oxidation states
+    counts = Counter(symbols)
     divisor = gcd(*counts.values())
     elements = sorted(counts)
     attributes = {
         "elements": elements,
         "nelements": len(elements),
         "elements_ratios": [counts[element] / len(structure) for element in elements],
-        "chemical_formula_descriptive": structure.composition.reduced_formula,
+        "chemical_formula_descriptive": structure.composition.element_composition.reduced_formula,
         "chemical_formula_reduced": "".join(f"{e}{_count(counts[e] // divisor)}" for e in elements),
         "chemical_formula_anonymous": _anonymous(sorted((n // divisor for n in counts.values()), reverse=True)),
         "dimension_types": [1, 1, 1],
@@ -39,12 +45,12 @@ def resource(identifier: str, structure: Structure, values: dict[str, Any], modi
         "lattice_vectors": structure.lattice.matrix.tolist(),
         "cartesian_site_positions": structure.cart_coords.tolist(),
         "nsites": len(structure),
-        "species_at_sites": [site.species_string for site in structure],
+        "species_at_sites": symbols,
         "species": [{"name": e, "chemical_symbols": [e], "concentration": [1.0]} for e in elements],
         "structure_features": [],
         "last_modified": modified,
     }
-    own = {f"{PREFIX}{name}": value for name, value in values.items()}
+    own = {f"{PREFIX}{re.sub('[^a-z0-9_]', '_', name.lower())}": value for name, value in values.items()}
     return {"type": "structures", "id": identifier, "attributes": attributes | own}
 
 

@@ -15,14 +15,16 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp import Poscar
 
 from loop.campaign import Campaign
+from loop.crystals import read_crystals
 from loop.errors import ConfigError, InputError
 from loop.export import FORMATS, export, final_structure, ranked_rows
 from loop.moyo import find_symmetry
+from loop.optimade import resource
 from loop.poscar import to_poscar
 from loop.ranking import ranked
 from loop.settings import CampaignSettings
 from loop.store import Store
-from tests.fakes import fake_parts
+from tests.fakes import fake_parts, rocksalt
 
 SETTINGS = CampaignSettings(name="exported", rounds=1, pool=24, budget=6, chunk=6, seed=1)
 REQUIRED = ["rank", "candidate_id", "formula", "space_group", "n_atoms", "e_above_hull", "e_above_hull_sigma"]
@@ -127,7 +129,7 @@ def test_the_ase_database_can_be_searched(history, tmp_path):
 def test_optimade_resources_have_what_the_specification_requires(history, tmp_path):
     export(history, "optimade", tmp_path / "out.jsonl")
     header, *entries = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert header["x-optimade"]["meta"]["api_version"] == "1.1.0"
+    assert header["x-optimade"]["meta"]["api_version"] == "1.2.0"
     assert len(entries) == 12
     attributes = entries[0]["attributes"]
     label = ranked(history.labels(), SETTINGS)[0]
@@ -141,6 +143,30 @@ def test_optimade_resources_have_what_the_specification_requires(history, tmp_pa
     assert attributes["chemical_formula_reduced"] == "".join(attributes["elements"])
     assert np.allclose(attributes["lattice_vectors"], structure.lattice.matrix)
     assert attributes["_discovery_loop_rank"] == 1
+
+
+def test_optimade_resources_satisfy_the_models_of_the_optimade_tools(history, tmp_path):
+    models = pytest.importorskip("optimade.models")
+    export(history, "optimade", tmp_path / "out.jsonl")
+    for line in (tmp_path / "out.jsonl").read_text().splitlines()[1:]:
+        models.StructureResource(**json.loads(line))
+
+
+def test_optimade_names_and_symbols_are_those_of_the_specification():
+    salt = rocksalt()
+    salt.add_oxidation_state_by_element({"Na": 1, "Cl": -1})
+    found = resource("x", salt, {"Gap (eV)": 1.0}, "2026-01-01T00:00:00Z")["attributes"]
+    assert set(found["species_at_sites"]) == {"Na", "Cl"} == {species["name"] for species in found["species"]}
+    assert found["chemical_formula_descriptive"] == found["chemical_formula_reduced"].replace("ClNa", "NaCl") == "NaCl"
+    assert found["_discovery_loop_gap__ev_"] == 1.0
+
+
+def test_a_table_that_was_exported_is_read_with_its_crystals(history, tmp_path):
+    export(history, "csv", tmp_path / "out.csv")
+    table = read_crystals(tmp_path / "out.csv")
+    labels = ranked(history.labels(), SETTINGS)
+    assert table.ids == [label.candidate.id for label in labels]
+    assert [s.composition for s in table.structures] == [final_structure(label).composition for label in labels]
 
 
 def test_the_archive_holds_everything(campaign, tmp_path):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
-from pymatgen.core import Structure
 
 from flows import configfile
 from flows.checks import problems, refuse
@@ -30,8 +27,10 @@ from loop.novelty import NoveltyIndex
 from loop.reward import Judges, PropertyReward
 from loop.rungs import Rung
 from loop.screening import HullScreen
+from oracles.cheap import CheapPotential
 from oracles.mlip import PotentialOracle, build_oracle, potential_of
 from oracles.references import load_references
+from oracles.remote_potential import RemotePotential
 from surrogates.acquisition import PoolAcquisition
 from surrogates.features import FeatureExtractor, default_blocks
 
@@ -91,7 +90,7 @@ def parts(config: CampaignConfig, directory: Path) -> Iterator[Parts]:
 
 
 class Builder:
-    """Makes each part of a campaign once; parts share one potential and one hull."""
+    """Makes each part of a campaign once; parts share their potentials and hulls."""
 
     def __init__(self, config: CampaignConfig, directory: Path | None = None) -> None:
         self.config, self.directory = config, directory
@@ -102,6 +101,13 @@ class Builder:
         mlip = self.config.oracle.mlip
         return PotentialOracle(potential_of(mlip, self.workers), load_references(mlip.references), mlip)
 
+    @cached_property
+    def cheap(self) -> CheapPotential:
+        """What judges unrelaxed crystals: a potential of its own, or the one that labels."""
+        if self.config.oracle.screen is not None:
+            return CheapPotential.of(self.config.oracle.screen)
+        return CheapPotential(self.measuring.potential, self.measuring.references)
+
     @property
     def workers(self) -> int:
         """Processes that label side by side."""
@@ -110,8 +116,9 @@ class Builder:
     @cached_property
     def oracle(self) -> Oracle:
         """The oracle, in processes of its own where there is more than one core and no GPU to share."""
-        on_cpu = self.measuring.potential.about.device == "cpu"
-        if self.workers == 1 or not on_cpu:
+        potential = self.measuring.potential
+        by_itself = isinstance(potential, RemotePotential)  # which has worker processes of its own
+        if self.workers == 1 or potential.about.device != "cpu" or by_itself:
             return self.measuring
         return ParallelOracle(partial(build_oracle, self.config.oracle.mlip), self.workers, self.measuring)
 
@@ -133,8 +140,7 @@ class Builder:
     @cached_property
     def screen(self) -> HullScreen:
         """Unrelaxed energies above the hull."""
-        potential = self.measuring.potential
-        return HullScreen(potential.energies, potential.energy_type, self.measuring.hull)
+        return self.cheap.screen
 
     @cached_property
     def generator(self) -> CrystalFormerGenerator:
@@ -161,11 +167,9 @@ class Builder:
     @cached_property
     def surrogate(self) -> CampaignSurrogate:
         """Gaussian processes on features of the unrelaxed crystal, the potential's descriptors among them."""
-        measuring = self.measuring
-        key = f"{measuring.potential.energy_type}|{measuring.references.checksum}"
-        describe = measuring.potential.energies_and_descriptors
-        width = measuring.potential.width
-        blocks = default_blocks(describe if width else None, self._unrelaxed_hull, key=key, size=width)
+        cheap = self.cheap
+        describe, width = cheap.potential.energies_and_descriptors, cheap.potential.width
+        blocks = default_blocks(describe if width else None, cheap.above_hull, key=cheap.key, size=width)
         cache = None if self.directory is None else self.directory / "features"
         section = self.config.surrogate
         known = read_known_labels(section.known, section.gp.properties) if section.known else None
@@ -193,13 +197,14 @@ class Builder:
 
     def _check_elements(self, name: str, asked_for: Sampling) -> None:
         """Elements that a user named; those that the generator draws by itself fail one by one, and are counted."""
-        potential = self.measuring.potential
-        unknown = sorted({*names(asked_for.required), *symbols(asked_for.elements)} - potential.elements)
-        if unknown:
-            raise ConfigError(
-                f"generator.{name}.sampling asks for {', '.join(unknown)}, which the potential "
-                f"{potential.energy_type.method} does not know; leave it out, or choose another oracle.mlip.potential"
-            )
+        for key, potential in (("mlip", self.measuring.potential), ("screen", self.cheap.potential)):
+            unknown = sorted({*names(asked_for.required), *symbols(asked_for.elements)} - potential.elements)
+            if unknown:
+                raise ConfigError(
+                    f"generator.{name}.sampling asks for {', '.join(unknown)}, which the potential "
+                    f"{potential.energy_type.method} does not know; leave it out, or choose another "
+                    f"oracle.{key}.potential"
+                )
 
     def close(self) -> None:
         """End the oracle's processes."""
@@ -209,8 +214,3 @@ class Builder:
 
     def _typical(self) -> list:
         return self.generator.propose(TYPICAL, seed=self.config.campaign.seed, round=0)
-
-    def _unrelaxed_hull(self, structures: Sequence[Structure], energies: np.ndarray) -> np.ndarray:
-        compositions = [structure.composition for structure in structures]
-        found = self.measuring.hull.batch(compositions, energies, self.measuring.potential.energy_type)
-        return np.array([result.e_above_hull for result in found])

@@ -21,6 +21,7 @@ from loop.novelty import Tolerances
 from loop.reward import RewardConfig
 from loop.settings import CHANGEABLE, CampaignSettings
 from loop.validity import ValidityRules
+from oracles.cheap import ScreenConfig
 from oracles.dft import DftConfig
 from oracles.handoff import HandoffConfig
 from oracles.mlip import MlipConfig
@@ -68,7 +69,7 @@ class HandoffRung(HandoffConfig):
 
 ROOMS: tuple[type[Any], ...]
 ROOMS = (CampaignSettings, FinetuneConfig, PolicyConfig, ValidityRules, Tolerances, RewardConfig, MlipConfig, GPConfig)
-ROOMS += (AcquisitionConfig, DftRung, HandoffRung)
+ROOMS += (AcquisitionConfig, ScreenConfig, DftRung, HandoffRung)
 for room_settings in ROOMS:
     forbid_extra(room_settings)
 
@@ -106,6 +107,9 @@ class SurrogateSection(Section):
 class OracleSection(Section):
     """What labels."""
 
+    screen: ScreenConfig | None = Field(
+        None, description="cheap potential that rewards, screens and describes crystals; none: the one that labels"
+    )
     mlip: MlipConfig = Field(default_factory=lambda: MlipConfig(), description="potential, relaxation, bulk modulus")
     dft: DftRung | None = Field(None, description="DFT for the best of each round; none: no DFT")
     handoff: HandoffRung | None = Field(None, description="inputs for people for the best of each round")

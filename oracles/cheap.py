@@ -1,0 +1,89 @@
+"""The cheap potential of a campaign: it rewards, screens and describes unrelaxed crystals, on a hull of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from pymatgen.core import Structure
+
+from loop.errors import EnergyTypeError
+from loop.hull import Hull
+from loop.screening import HullScreen
+from oracles.potentials import Potential, load_potential
+from oracles.references import References, load_references
+
+
+@dataclass(frozen=True)
+class ScreenConfig:
+    """Which potential judges unrelaxed crystals, thousands per round."""
+
+    potential: str = "chgnet"
+    device: str | None = None
+    dtype: str | None = None
+    trust: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    environment: str | None = None  # overlay or interpreter that has the potential's packages; see `load_potential`
+    references: str | None = None  # table of reference phases; by default the one that ships for the potential
+
+
+@dataclass(frozen=True, eq=False)
+class CheapPotential:
+    """A potential with its reference phases.
+
+    Raises:
+        EnergyTypeError: they do not belong together.
+    """
+
+    potential: Potential
+    references: References
+
+    def __post_init__(self) -> None:
+        """Check that energies can be compared."""
+        if self.potential.energy_type != self.references.energy_type:
+            raise EnergyTypeError(
+                f"oracle.screen: {self.potential.name} gives energies of type {self.potential.energy_type}, the "
+                f"reference phases hold {self.references.energy_type}: choose references made with this potential "
+                "(discovery-loop hull build)."
+            )
+
+    @classmethod
+    def of(cls, config: ScreenConfig) -> CheapPotential:
+        """Load what the settings name.
+
+        Raises:
+            DiscoveryLoopError: see `load_potential` and `load_references`.
+        """
+        potential = load_potential(
+            config.potential,
+            device=config.device,
+            dtype=config.dtype,
+            trust=config.trust,
+            options=config.options,
+            environment=config.environment,
+        )
+        return cls(potential, load_references(config.references))
+
+    @cached_property
+    def hull(self) -> Hull:
+        """The hull of the reference phases."""
+        return self.references.hull()
+
+    @property
+    def key(self) -> str:
+        """What features computed with it depend on."""
+        return f"{self.potential.energy_type}|{self.references.checksum}"
+
+    @property
+    def screen(self) -> HullScreen:
+        """Energies above the hull of unrelaxed crystals."""
+        return HullScreen(self.potential.energies, self.potential.energy_type, self.hull)
+
+    def above_hull(self, structures: Sequence[Structure], energies: np.ndarray) -> np.ndarray:
+        """Energies above the hull (n,) of crystals whose energies (n,), eV/atom, it has computed already."""
+        compositions = [structure.composition for structure in structures]
+        found = self.hull.batch(compositions, energies, self.potential.energy_type)
+        return np.array([result.e_above_hull for result in found])

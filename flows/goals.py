@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from loop.errors import ConfigError
 from loop.goal import Goal
 from loop.reward import STABILITY, RewardConfig, Term
@@ -30,6 +32,9 @@ DFT: tuple[str, ...] = ("energy", "volume", "magnetic_moment", "band_gap", "band
 DFT += ("dielectric_total", "max_force", "max_stress")
 
 
+GOAL_KEYS = ("objective", "goal", "target", "window", "also")
+
+
 def one_goal(data: Mapping[str, Any]) -> dict[str, Any]:
     """Raw settings in which what is left open about the goal is filled in from where it was said.
 
@@ -51,8 +56,9 @@ def one_goal(data: Mapping[str, Any]) -> dict[str, Any]:
         campaign = _from_selection(campaign, objectives)
     filled["campaign"] = campaign
     try:
-        settings = CampaignSettings.from_dict(campaign)
-    except (ConfigError, TypeError, ValueError):
+        said_of_it = {name: campaign[name] for name in GOAL_KEYS if name in campaign}
+        settings = TypeAdapter(CampaignSettings).validate_python(said_of_it)
+    except ValidationError:
         return filled  # the check of the section itself says what is wrong
     if not said:
         filled["selection"] = selection | _wanted(settings.goals, selection)

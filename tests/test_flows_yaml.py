@@ -172,14 +172,14 @@ def test_messages_name_the_key_and_what_to_write(tmp_path, section, said):
 def test_both_spellings_are_understood(tmp_path):
     (tmp_path / "c.yaml").write_text(
         "campaign: {maximize: false}\n"
-        "reward: {terms: [{property: bulk_modulus, goal: maximize, low: 0, high: 300}]}\n"
+        "reward: {terms: [{property: bulk_modulus, goal: minimize, low: 0, high: 300}]}\n"
         "selection: {objectives: [{name: bulk_modulus, goal: minimize}]}\n"
     )
     config = read_config(
         tmp_path / "c.yaml", {"generator.finetune.algorithm": "ppo", "generator.finetune.standardize": False}
     )
-    assert config.campaign.maximise is False
-    assert config.reward.terms[0].goal == "maximise"
+    assert config.campaign.goal == "minimise"
+    assert config.reward.terms[0].goal == "minimise"
     assert config.selection.objectives[0].goal == "minimise"
     assert config.generator.finetune.algorithm.normalize_advantage is False
 

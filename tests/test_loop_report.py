@@ -77,6 +77,7 @@ def test_every_figure_is_there(reported):
 
 
 def test_names_and_protocol_are_text_and_not_markup(reported):
+    """Case 92 of tests/cases."""
     texts = " ".join(reported[2].texts)
     assert "<b>reported</b>" in texts
     assert "fake & analytic" in texts

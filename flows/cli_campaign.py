@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.console import emit, note, out
-from loop.errors import ConfigError
+from loop.errors import ConfigError, InputError
 from loop.settings import check_name
 
 Config = Annotated[str, typer.Argument(help="YAML file of the campaign, or the name of a preset.")]
@@ -34,6 +34,12 @@ class Format(StrEnum):
     ase_db = "ase-db"
     optimade = "optimade"
     zip = "zip"
+
+
+ENDINGS = {".json": Format.json, ".extxyz": Format.extxyz, ".xyz": Format.extxyz, ".db": Format.ase_db}
+ENDINGS |= {".jsonl": Format.optimade, ".zip": Format.zip, ".poscar": Format.poscar}
+OWN_FILES = {"campaign.db", "config.yaml", "record.json", "ranked.csv", "ranked.json", "report.html", "cifs"}
+OWN_FILES |= {"generator", "surrogate", "pools", "oracle", "handoff"}
 
 
 def init(
@@ -88,12 +94,13 @@ def schema(
     import json
 
     from flows.config import CampaignConfig
+    from loop.files import write_text
 
     text = json.dumps(CampaignConfig.model_json_schema(), indent=2)
     if output is None:
         out.print(text, markup=False)
     else:
-        output.write_text(text + "\n", encoding="utf-8")
+        write_text(output, text + "\n")
         note(f"wrote {output}")
 
 
@@ -195,15 +202,30 @@ def report(
 def export(
     directory: Folder,
     output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to write.")],
-    format: Annotated[Format, typer.Option("--format", "-f", help="What to write.")] = Format.csv,
+    format: Annotated[
+        Format | None, typer.Option("--format", "-f", help="What to write. Default: by the ending of OUTPUT, else csv.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Write the ranked candidates of a campaign in a format of the field."""
     from flows.plain import export_campaign, open_history
 
+    _refuse_own_files(directory, output)
+    chosen = format or ENDINGS.get(output.suffix.lower(), Format.csv)
     with open_history(directory) as history:
-        summary = export_campaign(history, directory, format.value, output)
+        summary = export_campaign(history, directory, chosen.value, output)
     emit(summary, json, f"wrote {summary['rows']} candidates to {output}")
+
+
+def _refuse_own_files(directory: Path, output: Path) -> None:
+    """What a campaign keeps in its folder is not replaced by an export.
+
+    Raises:
+        InputError: the output is such a file or folder, or the campaign's folder itself.
+    """
+    place, own = output.resolve(), directory.resolve()
+    if place.is_relative_to(own) and (place == own or place.relative_to(own).parts[0] in OWN_FILES):
+        raise InputError(f"{output} belongs to the campaign in {directory}: choose another place")
 
 
 def register(app: typer.Typer) -> None:

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand
 
 from flows.console import emit, note, progress
+from loop.errors import InputError
 
 PLURAL = ("--spacegroup", "--elements", "--exclude", "--require", "--sites")
 
@@ -82,8 +83,9 @@ def generate(
 ) -> None:
     """Draw crystals from the generator. Conditions are exact: every crystal keeps them.
 
-    Tables get the log-probabilities under the conditions (nats), the atoms of the primitive cell as n_atoms, and the
-    tokens as drawn. CIFs in a folder state their symmetry.
+    Tables get logp_drawn, the log-probability of the draw under what was asked (nats; `likelihood` gives logp, that of
+    the crystal), the atoms of the primitive cell as n_atoms, and the tokens as drawn. CIFs in a folder state their
+    symmetry.
     """
     from flows import generation
     from flows.outputs import check_crystals
@@ -258,6 +260,8 @@ def import_checkpoint(
 
     if output.exists():  # else it is made when the pickle has been read
         check_folder(output)
+        if any(output.iterdir()):
+            raise InputError(f"{output} is not empty: choose a new folder for the checkpoint")
     checksum = convert_checkpoint(pkl, output)
     emit({"checkpoint": str(output), "sha256": checksum}, json)
 

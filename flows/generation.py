@@ -89,14 +89,19 @@ def generate(
 
 
 def candidate_columns(made: Generated) -> dict[str, list[Any]]:
-    """Columns that go with generated crystals. `n_atoms` counts the primitive cell, as the conditions do."""
+    """Columns that go with generated crystals. `n_atoms` counts the primitive cell, as the conditions do.
+
+    `logp_drawn` is the log-probability of the draw (nats), given the space group and all that was asked: conditions,
+    temperature, top-p. It is no likelihood of the crystal, which is `logp` (see `likelihoods`); where nothing was asked
+    both are equal. `logp_drawn_g` is that of the space group.
+    """
     from generator.text import describe
 
     return {
         "id": [candidate.id for candidate in made.candidates],
         "formula": [candidate.formula for candidate in made.candidates],
-        **{f"logp_{name}": values for name, values in made.logp.items()},
-        "logp": [candidate.origin.logp for candidate in made.candidates],
+        **{f"logp_drawn_{name}": values for name, values in made.logp.items()},
+        "logp_drawn": [candidate.origin.logp for candidate in made.candidates],
         **describe(made.batch),
     }
 
@@ -124,9 +129,10 @@ def likelihoods(
 ) -> pd.DataFrame:
     """The table's columns, then space_group, logp_w, logp_a, logp_xyz, logp_l and their sum logp (nats), and a status.
 
-    A row with `tokens`, as `generate` writes them, is scored as it was drawn: where nothing was asked of the
-    generator, that is the very number that it reported. Any other row, or all of them without `as_written`, gets the
-    likelihood of its canonical description (7 of 10 samples of the shipped checkpoint are drawn canonically).
+    A row with `tokens`, as `generate` writes them, is scored as it was drawn if they are the tokens of the crystal that
+    stands in the row: where nothing was asked of the generator, that is its `logp_drawn`. Any other row, or all of them
+    without `as_written`, gets the likelihood of its canonical description (7 of 10 samples of the shipped checkpoint
+    are drawn canonically); the message tells of tokens that describe another crystal.
 
     Raises:
         ConfigError: `compat` of a model that is none of the published ones.
@@ -137,7 +143,6 @@ def likelihoods(
     from generator.compat import tokenize_published
     from generator.likelihood import log_prob
     from generator.sequence import Crystals
-    from generator.text import from_json
     from generator.tokens import CrystalBatch, TokenError, tokenize
     from loop.values import failed
 
@@ -148,17 +153,16 @@ def likelihoods(
     names = ("w", "a", "xyz", "l")
     nothing = dict.fromkeys(("space_group", *(f"logp_{name}" for name in names), "logp"), float("nan"))
     tokens, rows, found = [], [], {}
-    written = _written(table) if as_written and not compat else {}
+    written, stale = _written(table, model.config.slots, ask=as_written and not compat)
     for row, structure in enumerate(table.structures):
         if structure is not None:
             try:
-                if row in written:
-                    tokens.append(from_json(written[row], model.config.slots))
-                else:
-                    tokens.append(read(structure, max_sites=model.config.slots - 1))
+                here = written.get(row)
+                tokens.append(read(structure, max_sites=model.config.slots - 1) if here is None else here)
                 rows.append(row)
             except TokenError as error:
-                found[row] = nothing | {"status": failed(error.kind), "message": str(error)}
+                message = "; ".join(filter(None, (str(error), stale.get(row))))
+                found[row] = nothing | {"status": failed(error.kind), "message": message}
         if progress is not None:
             progress("tokenise", row + 1, len(table), {})
     with torch.no_grad():
@@ -170,17 +174,36 @@ def likelihoods(
             for row, group, values in zip(rows[start : start + BATCH], batch.G.tolist(), block, strict=True):
                 parts = {f"logp_{name}": value for name, value in zip(names, values.tolist(), strict=True)}
                 parts |= {"logp": values.sum(), "description": "as-written" if row in written else "canonical"}
-                found[row] = {"space_group": group} | parts | {"status": "ok", "message": ""}
+                found[row] = {"space_group": group} | parts | {"status": "ok", "message": stale.get(row, "")}
             if progress is not None:
                 progress("likelihood", min(start + BATCH, len(rows)), len(rows), {})
     return rows_with(table, found)
 
 
-def _written(table: CrystalTable) -> dict[int, str]:
-    """Tokens that came with crystals, by row."""
-    if TOKENS not in table.frame:
-        return {}
-    return {row: text for row, text in enumerate(table.frame[TOKENS].tolist()) if isinstance(text, str) and text}
+STALE = "its tokens do not describe the crystal as it stands in this row: scored by its canonical description"
+
+
+def _written(table: CrystalTable, slots: int, *, ask: bool) -> tuple[dict[int, CrystalBatch], dict[int, str]]:
+    """Tokens that came with crystals and are theirs, by row; and what is wrong with the others."""
+    from generator.text import describes, from_json
+    from generator.tokens import TokenError
+
+    if TOKENS not in table.frame or not ask:
+        return {}, {}
+    written, stale = {}, {}
+    for row, (text, structure) in enumerate(zip(table.frame[TOKENS].tolist(), table.structures, strict=True)):
+        if structure is None or not isinstance(text, str) or not text:
+            continue
+        try:
+            tokens = from_json(text, slots)
+        except TokenError as error:
+            stale[row] = f"{error}; scored by its canonical description"
+            continue
+        if describes(tokens, structure):
+            written[row] = tokens
+        else:
+            stale[row] = STALE
+    return written, stale
 
 
 def status_counts(frame: pd.DataFrame) -> dict[str, int]:

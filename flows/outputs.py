@@ -45,8 +45,10 @@ def check_folder(path: Path) -> Path:
     """A folder that can be written; it is made.
 
     Raises:
-        InputError: it cannot.
+        InputError: it cannot, or it holds a campaign, whose record and report would be lost.
     """
+    if any((path / name).exists() for name in ("config.yaml", "campaign.db")):
+        raise InputError(f"{path} holds a campaign: choose another folder")
     return make_folder(path)
 
 

@@ -38,10 +38,30 @@ def read_input(path: Path, report: Reporter | None = None) -> CrystalTable:
 
     told = None if report is None else lambda done, total: report("read", done, total, {})
     table = read_crystals(path, told)
+    _check_formulas(table)
     if table.left_out:
         names = ", ".join(table.left_out[:5]) + (", ..." if len(table.left_out) > 5 else "")
         note(f"left out of {path}, no files of crystals: {names}")
     return table
+
+
+def _check_formulas(table: CrystalTable) -> None:
+    """Note rows whose column of formulas speaks of another crystal than the one that stands there."""
+    for column in ("formula", "pretty_formula"):
+        for row, (text, structure) in enumerate(zip(table.frame.get(column, ()), table.structures, strict=False)):
+            expected = None if structure is None or not isinstance(text, str) else _reduced(text)
+            if expected and structure is not None and expected != structure.composition.reduced_formula:
+                told = f"the column {column} says {text}, the crystal is {structure.composition.reduced_formula}"
+                table.notes[row] = "; ".join(filter(None, (table.notes.get(row), told)))
+
+
+def _reduced(text: str) -> str | None:
+    from pymatgen.core import Composition
+
+    try:
+        return str(Composition(text).reduced_formula)
+    except ValueError:
+        return None  # a name, or a formula that is none
 
 
 def write_output(

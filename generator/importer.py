@@ -11,6 +11,7 @@ import numpy as np
 
 from generator.array_pickle import PickledArray, read_pickle
 from loop.errors import CheckpointError
+from loop.opening import is_pointer
 
 if TYPE_CHECKING:
     from generator.model import ModelConfig
@@ -54,6 +55,8 @@ def import_checkpoint(
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"expected a CrystalFormer checkpoint at {path}: {error.strerror or error}") from error
+    if is_pointer(data):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
     parameters = _parameters(read_pickle(data, str(path)), path)
     sizes = _sizes(parameters, path, heads) | {"coordinate_components": coordinate_components, "slots": slots}
     return ImportedCheckpoint(sizes, _rename(parameters, sizes, path), hashlib.sha256(data).hexdigest())

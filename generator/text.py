@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from generator.tokens import ATOM_TYPES, CrystalBatch, TokenError
+from generator.tokens import ATOM_TYPES, Arrays, CrystalBatch, TokenError, expand, tokenize, tokenize_arrays
 from generator.wyckoff import LETTERS, N_GROUPS, tables
 
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
 UNREADABLE = "unreadable-tokens"
+SAME = 1e-3  # A: how far files may round the places of atoms and the vectors of a cell
 
 
 def to_json(batch: CrystalBatch, i: int = 0) -> str:
@@ -50,6 +54,57 @@ def from_json(text: str, slots: int) -> CrystalBatch:
     W, A, XYZ = np.zeros((1, slots), np.int8), np.zeros((1, slots), np.int8), np.zeros((1, slots, 3))
     W[0, :n], A[0, :n], XYZ[0, :n] = letters, elements, points
     return CrystalBatch(np.array([g], np.int16), W, A, XYZ, cell)
+
+
+def describes(batch: CrystalBatch, structure: Structure, i: int = 0) -> bool:
+    """Whether the tokens of crystal i are those of a structure, within `SAME`, in whatever cell it is written.
+
+    In groups that have no mirror image of a crystal, a matching in another cell could not tell the two apart: there the
+    canonical descriptions are compared, and in doubt the answer is no.
+    """
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+    from pymatgen.core import Structure as Crystal
+
+    arrays = expand(batch, i)
+    if arrays is None:
+        return False
+    basis, numbers, points = arrays
+    if _same_sites(basis, numbers, points, structure):
+        return True
+    if (np.linalg.det(tables().general_ops(int(batch.G[i]))[:, :, :3]) > 0).all():
+        return _same_description(arrays, structure)
+    other = Crystal(basis, numbers, points)
+    if other.composition.reduced_formula != structure.composition.reduced_formula:
+        return False
+    step = SAME / (other.volume / len(other)) ** (1 / 3)
+    return bool(StructureMatcher(ltol=SAME / 10, stol=step, angle_tol=0.01, scale=False).fit(other, structure))
+
+
+def _same_description(arrays: Arrays, structure: Structure) -> bool:
+    """Whether a cell and a structure have the same canonical tokens."""
+    try:
+        ours, theirs = tokenize_arrays(arrays), tokenize(structure)
+    except TokenError:
+        return False
+    if not all((getattr(ours, name) == getattr(theirs, name)).all() for name in ("G", "W", "A")):
+        return False
+    scale = np.array([*[float(ours.natoms[0]) ** (1 / 3)] * 3, 1, 1, 1])
+    cells = (ours.L[0] - theirs.L[0]) * scale
+    longest = (ours.L[0] * scale)[:3].max()
+    apart = ours.XYZ - theirs.XYZ
+    moved = np.abs(apart - np.round(apart)).max() * longest
+    return bool(max(moved, np.abs(cells[:3]).max(), np.abs(cells[3:]).max() * longest) < SAME)
+
+
+def _same_sites(basis: np.ndarray, numbers: np.ndarray, points: np.ndarray, structure: Structure) -> bool:
+    """Whether a structure has these sites in this order, in this cell but for its orientation."""
+    other = structure.lattice.matrix
+    if len(numbers) != len(structure) or (numbers != np.array(structure.atomic_numbers)).any():
+        return False
+    if np.linalg.det(other) < 0 or np.abs(basis @ basis.T - other @ other.T).max() > SAME * np.abs(basis).max():
+        return False
+    apart = points - structure.frac_coords
+    return bool(np.linalg.norm((apart - np.round(apart)) @ basis, axis=1).max() < SAME)
 
 
 def describe(batch: CrystalBatch) -> dict[str, list[Any]]:

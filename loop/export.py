@@ -91,7 +91,7 @@ def _row(rank: int, label: Label, history: History) -> dict[str, Any]:
         "oracle": evaluation.oracle,
         "message": evaluation.message,
         "policy": label.candidate.origin.policy,
-        "logp": label.candidate.origin.logp,
+        "logp_drawn": label.candidate.origin.logp,  # nats, given the conditions of the proposals
     }
     for name, found in label.rungs.items():  # their properties are among the others, as NAME_band_gap
         row |= {f"{name}_status": found.status, f"{name}_seconds": found.cost.seconds, f"{name}_message": found.message}

@@ -26,7 +26,7 @@ def read_bytes(path: Path) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    if data.startswith(_LFS):
+    if is_pointer(data):
         raise InputError(
             f"cannot read {path}: it is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"
         )
@@ -42,6 +42,11 @@ def read_bytes(path: Path) -> bytes:
         return opener(data)
     except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"cannot read {path}: the packed file is cut off or damaged ({error})") from error
+
+
+def is_pointer(data: bytes) -> bool:
+    """Whether a file is what Git LFS leaves in place of the file."""
+    return data.startswith(_LFS)
 
 
 def decode(data: bytes) -> str:

@@ -7,7 +7,6 @@ VASP's data sets are under licence: POTCAR.spec names those to be put in. Quantu
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from loop.errors import EngineError
+from loop.crystal_writers import file_names
+from loop.errors import EngineError, InputError
 from loop.files import make_folder
 from loop.poscar import right_handed
 from oracles.dft_mesh import mesh_size
@@ -75,13 +75,15 @@ def write_inputs(crystals: Sequence[tuple[str, Structure]], folder: Path, code: 
 
     Raises:
         EngineError: what makes the inputs is not installed.
+        InputError: a folder of that name is there already, perhaps with inputs that were edited.
     """
-    folders = []
-    for number, (name, structure) in enumerate(crystals):
-        stem = re.sub(r"[^\w.+-]", "_", name)
-        place = folder / f"{number:04d}_{stem}"
+    stems = file_names([name for name, _ in crystals])
+    folders = [folder / f"{number:04d}_{stem}" for number, stem in enumerate(stems)]
+    there = [place.name for place in folders if place.exists()]
+    if there:
+        raise InputError(f"{folder} holds inputs already ({', '.join(there[:3])}): choose a new folder")
+    for place, (_, structure) in zip(folders, crystals, strict=True):
         (write_vasp if code == "vasp" else write_espresso)(structure, place)
-        folders.append(place)
     return folders
 
 

@@ -73,7 +73,7 @@ def describes(batch: CrystalBatch, structure: Structure, i: int = 0) -> bool:
         return True
     if (np.linalg.det(tables().general_ops(int(batch.G[i]))[:, :, :3]) > 0).all():
         return _same_description(arrays, structure)
-    other = Crystal(basis, numbers, points)
+    other = Crystal(basis, numbers.tolist(), points)
     if other.composition.reduced_formula != structure.composition.reduced_formula:
         return False
     step = SAME / (other.volume / len(other)) ** (1 / 3)

@@ -116,7 +116,9 @@ def test_generate_without_checkpoint_or_with_bad_numbers(tmp_path):
     missing = run("generate", "--n", 2, "--checkpoint", tmp_path / "none", "--output", tmp_path / "a.csv")
     assert missing.exit_code == 1
     assert "no checkpoint in" in missing.stderr
-    assert run("generate", "--n", 2, "--spacegroup", 231, "--output", tmp_path / "a.csv").exit_code == 2
+    beyond = run("generate", "--n", 2, "--spacegroup", 231, "--output", tmp_path / "a.csv")
+    assert beyond.exit_code == 1
+    assert "231" in beyond.stderr
     assert run("generate", "--n", 0, "--output", tmp_path / "a.csv").exit_code == 2
 
 
@@ -202,16 +204,18 @@ def test_generated_files_score_as_they_were_drawn(tmp_path):
     assert run("generate", "--n", 24, "--seed", 5, *double, "--output", file).exit_code == 0
     assert run("likelihood", "--input", file, *double, "--output", scored).exit_code == 0
     drawn, again = pd.read_csv(file), pd.read_csv(scored)
-    for name in ("logp_w", "logp_a", "logp_xyz", "logp_l", "logp"):
-        np.testing.assert_allclose(again[name], drawn[name], atol=1e-5)
+    for term in ("_w", "_a", "_xyz", "_l", ""):
+        np.testing.assert_allclose(again[f"logp{term}"], drawn[f"logp_drawn{term}"], atol=1e-5)
+    assert not [name for name in drawn if name.startswith("logp") and not name.startswith("logp_drawn")]
     assert set(again.description) == {"as-written"}
-    np.testing.assert_allclose(drawn[[f"logp_{name}" for name in ("w", "a", "xyz", "l")]].sum(axis=1), drawn.logp)
-    assert (drawn.logp_g < 0).all()
+    terms = [f"logp_drawn_{name}" for name in ("w", "a", "xyz", "l")]
+    np.testing.assert_allclose(drawn[terms].sum(axis=1), drawn.logp_drawn)
+    assert (drawn.logp_drawn_g < 0).all()
     done = run("likelihood", "--canonical", "--input", file, *double, "--output", scored, "--json")
     assert done.exit_code == 0
     canonical = pd.read_csv(scored)
     assert set(canonical.description) == {"canonical"}
-    assert (canonical.logp - drawn.logp).abs().max() > 0.1
+    assert (canonical.logp - drawn.logp_drawn).abs().max() > 0.1
 
 
 def test_atoms_are_those_of_the_primitive_cell(checkpoint, tmp_path):
@@ -221,8 +225,10 @@ def test_atoms_are_those_of_the_primitive_cell(checkpoint, tmp_path):
     frame = pd.read_csv(tmp_path / "a.csv")
     assert frame.n_atoms.max() <= 12 < frame.n_atoms_conventional.max()
     assert (frame.n_atoms * 4 == frame.n_atoms_conventional).all()
-    for structure, n in zip(read_crystals(tmp_path / "a.csv").structures, frame.n_atoms_conventional, strict=True):
-        assert len(structure) == n
+    structures = read_crystals(tmp_path / "a.csv").structures  # None where atoms overlap: no distance was asked for
+    assert any(structure is not None for structure in structures)
+    for structure, n in zip(structures, frame.n_atoms_conventional, strict=True):
+        assert structure is None or len(structure) == n
 
 
 def test_a_folder_of_cifs_states_the_symmetry(checkpoint, tmp_path):

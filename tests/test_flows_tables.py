@@ -87,7 +87,8 @@ def test_the_verbs_chain_without_a_merge(made, tmp_path):
         assert done.exit_code == 0, done.stderr
         rows = cells(tmp_path / f"{number}.csv")
         assert [row["id"] for row in rows] == ids
-        assert [row["status"] for row in rows] == ["ok", "ok"], words
+        assert {row["status"] for row in rows} <= {"ok", "unstable"}, words  # an alloy of an untrained network may be
+        assert rows[0]["status"] == "ok"
         crystals_after = read_crystals(tmp_path / f"{number}.csv").structures
         assert all(structure is not None for structure in crystals_after)
         if number == 1:

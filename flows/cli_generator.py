@@ -227,7 +227,7 @@ def evaluate_generator(
     """Validity, uniqueness, novelty, stability, likelihood and distributions of generated crystals."""
     from flows.build import Builder
     from flows.config import CampaignConfig
-    from flows.evaluation import EvaluationConfig, Judges, evaluate
+    from flows.evaluation import EvaluationConfig, Judges, evaluate, told
     from flows.generation import load_model
     from flows.outputs import check_folder
     from loop.crystals import read_crystals
@@ -245,8 +245,7 @@ def evaluate_generator(
         )
         record = evaluate(samples, known, output, judges, config, report)
     results = record["results"]
-    flat = {name: value["share"] for name, value in results.items() if isinstance(value, dict) and "share" in value}
-    emit(results if json else {**flat, "record": f"{output}/record.json"}, json)
+    emit(results if json else {**told(results), "record": f"{output}/record.json"}, json)
 
 
 def import_checkpoint(

@@ -8,7 +8,7 @@ coverage and precision. Validity, uniqueness, novelty and stability are always g
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,6 +221,29 @@ def _relaxed(
         "median_energy_gained": float(gained.median()),
         "seconds_each": float(np.mean([outcome.seconds for outcome in outcomes])) if outcomes else 0.0,
     }
+
+
+def told(results: Mapping[str, Any]) -> dict[str, str]:
+    """Results in short for people: shares with 95 % intervals and counts, as drawn, then after relaxation."""
+    lines = {"samples": f"{results['samples']}, {results['readable']} of them readable"}
+    lines["shares"] = "with 95 % intervals (Wilson)"
+    lines |= {name: _share_told(found, results["samples"]) for name, found in _shares_in(results)}
+    if relaxed := results.get("relaxed"):
+        statuses = ", ".join(f"{count} {status}" for status, count in relaxed["statuses"].items())
+        lines["relaxed"] = f"{relaxed['crystals']} ({statuses})"
+        lines |= {f"relaxed: {name}": _share_told(found, relaxed["crystals"]) for name, found in _shares_in(relaxed)}
+        lines["relaxed: energy gained"] = f"{relaxed['median_energy_gained']:.3g} eV/atom (median)"
+    if held_out := results.get("held_out_nll"):
+        lines["held-out likelihood"] = f"{held_out['nll']:.4g} nats per crystal, {held_out['crystals']} crystals"
+    return lines
+
+
+def _shares_in(results: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, found) for name, found in results.items() if isinstance(found, dict) and "share" in found]
+
+
+def _share_told(found: Mapping[str, Any], n: int) -> str:
+    return f"{found['share']:.3f} ({found['low']:.3f} to {found['high']:.3f}), {found['count']} of {n}"
 
 
 def _shares(rows: pd.DataFrame, n: int) -> dict[str, Any]:

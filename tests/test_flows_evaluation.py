@@ -10,9 +10,10 @@ from pymatgen.core import Lattice, Structure
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.evaluation import EvaluationConfig, evaluate
+from flows.evaluation import EvaluationConfig, evaluate, told
 from flows.evaluation_distances import coverage, total_variation, wasserstein
-from loop.crystals import read_crystals, write_crystals
+from flows.evaluation_figures import HULL_EDGES, SYSTEMS, figure_of
+from loop.crystals import CrystalTable, read_crystals, write_crystals
 from tests import crystals as known
 
 CASES = Path(__file__).parent / "cases"
@@ -36,12 +37,9 @@ def test_rules_and_verdicts(tmp_path):
     moved = known.perovskite().copy()
     moved.translate_sites(range(len(moved)), [0.3, 0.1, 0.2])
     samples = [known.perovskite(), moved, known.nacl(), known.nacl(), crowded, charged, squeezed(0.2)]
-    write_crystals(tmp_path / "s.csv", [str(i) for i in range(len(samples))], samples)
-    with (tmp_path / "s.csv").open("a") as file:
-        file.write("broken,not a cif\n")
-    record = evaluate(
-        read_crystals(tmp_path / "s.csv"), table(tmp_path, [known.nacl()], "r.csv"), tmp_path / "out", config=NONE
-    )
+    # not by way of a file: what reads files refuses the crowded one
+    made = CrystalTable([*map(str, range(7)), "broken"], [*samples, None], pd.DataFrame(index=range(8)), [])
+    record = evaluate(made, table(tmp_path, [known.nacl()], "r.csv"), tmp_path / "out", config=NONE)
     rows = pd.read_csv(tmp_path / "out" / "crystals.csv", keep_default_na=False)
     assert rows["broken_rule"].tolist() == ["", "", "", "", "atoms-too-close", "", "bonds-too-short"]
     assert rows["composition_valid"].tolist() == [True] * 5 + [False, True]
@@ -150,3 +148,31 @@ def test_held_out_likelihood_through_the_command_line(tmp_path):
     assert scored.exit_code == 0, scored.stderr
     assert terms["nll"] == pytest.approx(-pd.read_csv(tmp_path / "l.csv")["logp"].mean(), abs=1e-4)
     assert "distances" not in results
+
+
+def test_what_is_told_holds_intervals_and_what_was_relaxed():
+    share = {"share": 0.5, "low": 0.1, "high": 0.9, "count": 2}
+    relaxed = {"crystals": 3, "statuses": {"ok": 2, "not-converged": 1}, "msun": share, "median_energy_gained": 0.25}
+    lines = told({"samples": 4, "readable": 4, "valid": share, "e_above_hull": {"p50": 0.1}, "relaxed": relaxed})
+    assert lines["valid"] == "0.500 (0.100 to 0.900), 2 of 4"
+    assert lines["relaxed"] == "3 (2 ok, 1 not-converged)"
+    assert lines["relaxed: msun"] == "0.500 (0.100 to 0.900), 2 of 3"
+    assert lines["relaxed: energy gained"] == "0.25 eV/atom (median)"
+
+
+@pytest.mark.parametrize("reference", [[], [known.rutile(), known.wurtzite()]])
+def test_the_figure_has_labels_and_bars_on_their_ticks(reference):
+    rows = pd.DataFrame({"e_above_hull": [0.05, 0.35, 9.0]})
+    axes = figure_of([known.nacl(), known.spinel(), known.perovskite()], reference, rows).axes
+    assert len(axes) == 6
+    assert all(axis.get_xlabel() and axis.get_ylabel() for axis in axes)
+    assert "eV/atom" in axes[4].get_xlabel()
+    for axis in axes[1:4]:
+        centres = np.array([bar.get_x() + bar.get_width() / 2 for bar in axis.patches]).reshape(1 + bool(reference), -1)
+        np.testing.assert_allclose(centres.mean(axis=0), axis.get_xticks(), atol=1e-12)
+    assert [bar.get_height() for bar in axes[2].patches][: len(SYSTEMS)] == [0, 0, 0, 0, 0, 0, 1]  # all are cubic
+    found = axes[4].patches[0].get_data()
+    assert (found.values[[5, 8, -1]] == 1).all()  # 9 eV/atom is in the last bin
+    np.testing.assert_allclose(found.edges, HULL_EDGES)
+    assert "1 of them beyond the axis" in axes[4].get_title()
+    assert axes[5].texts[0].get_text() == "not measured"

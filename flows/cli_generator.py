@@ -230,12 +230,13 @@ def evaluate_generator(
     from flows.evaluation import EvaluationConfig, Judges, evaluate, told
     from flows.generation import load_model
     from flows.outputs import check_folder
+    from flows.tables import read_input
     from loop.crystals import read_crystals
 
     check_folder(output)
     config = EvaluationConfig(relax=relax, shipped=shipped, seed=seed)
     with progress() as report:
-        samples = read_crystals(input, lambda done, total: report("read", done, total, {}))
+        samples = read_input(input, report)
         known = None if reference is None else read_crystals(reference)
         model = None if held_out is None else load_model(checkpoint, "cpu", "float32")
         judges = Judges(

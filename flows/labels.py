@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from loop.cells import read_cells
 from loop.errors import EnergyTypeError, InputError
 from loop.history import CAMPAIGN, History
 from loop.rungs import RUNG, RungHistory, rung_event
@@ -116,14 +117,9 @@ def property_columns(names: list[str]) -> dict[str, tuple[str, str]]:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
     if not path.is_file():
         raise InputError(f"expected a CSV of results at {path}, there is no such file")
-    try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"expected a CSV of results at {path}, cannot read it: {error}") from error
+    frame = read_cells(path, only_commas=True)
     if not set(ID_COLUMNS) & set(frame):
         raise InputError(f"expected a column candidate_id in {path}, found {', '.join(map(str, frame.columns))}")
     if frame.empty:
@@ -234,12 +230,9 @@ class _Rows:
     def _structure(self, key: str, text: str) -> Structure | None:
         if not text:
             return None
-        from pymatgen.core import Element, Lattice, Structure
+        from loop.formats import crystal_of
 
-        from loop.cif import parse_cif
-
-        basis, numbers, coordinates = parse_cif(text)
-        made = Structure(Lattice(basis), [Element.from_Z(z) for z in numbers.tolist()], coordinates)
+        made, _ = crystal_of(text)
         wanted = self.history.candidates[key].formula
         if made.composition.reduced_formula != wanted:
             raise InputError(f"the cif holds {made.composition.reduced_formula}, the candidate is {wanted}")

@@ -16,6 +16,9 @@ from generator.tokens import MAX_SITES, CrystalBatch, TokenError, tokenize, toke
 from loop.cif import parse_cif
 from loop.crystals import CIF_COLUMN, read_crystals, read_frame
 from loop.errors import InputError
+from loop.formats import crystal_of
+from loop.opening import bare_name, clean
+from loop.structure_dicts import looks_like_dict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +122,7 @@ def prepare(
 
 def _read(path: Path) -> tuple[pd.DataFrame, list[str], list[Any]]:
     """Table, ids and CIF texts; for other sources structures, or kind and message of what is not read."""
-    if path.name.removesuffix(".gz").endswith(".csv"):
+    if bare_name(path).lower().endswith(".csv") and not path.is_dir():
         frame, ids = read_frame(path)
         return frame, ids, frame[CIF_COLUMN].tolist()
     table = read_crystals(path)
@@ -161,11 +164,10 @@ def tokenize_item(item: Any, config: PrepareConfig) -> Outcome:
     try:
         if isinstance(item, tuple):
             return item
-        if hasattr(item, "lattice"):
-            return tokenize(item, config.symprec, config.max_sites, canonical=config.canonical)
-        if not isinstance(item, str):
-            raise InputError("no CIF in this row")
-        return tokenize_arrays(parse_cif(item), config.symprec, config.max_sites, canonical=config.canonical)
+        if isinstance(item, str) and not looks_like_dict(item):  # the usual case, in the quickest way
+            return tokenize_arrays(parse_cif(clean(item)), config.symprec, config.max_sites, canonical=config.canonical)
+        structure = item if hasattr(item, "lattice") else crystal_of(item)[0]
+        return tokenize(structure, config.symprec, config.max_sites, canonical=config.canonical)
     except TokenError as error:
         return error.kind, str(error)
     except InputError as error:

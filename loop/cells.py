@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from loop.errors import InputError
+from loop.opening import decode, read_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,3 +48,35 @@ def numbers(column: pd.Series) -> np.ndarray:
     import pandas as pd
 
     return pd.to_numeric(column, errors="coerce").to_numpy(float)
+
+
+def read_cells(path: Path, *, only_commas: bool = False) -> pd.DataFrame:
+    """A CSV, packed or not, in any of the usual encodings, with every cell as the text that it is ("": nothing).
+
+    Args:
+        path: of the file.
+        only_commas: where numbers are to be read: with semicolons they mostly have decimal commas.
+
+    Raises:
+        InputError: it cannot be read, or is no CSV.
+    """
+    import pandas as pd
+
+    text = decode(read_bytes(path))
+    separator, text = (",", text) if only_commas else _separator(text)
+    try:
+        return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False, sep=separator)
+    except ValueError as error:
+        raise InputError(f"expected a CSV file at {path}, cannot read it: {error}") from error
+
+
+def _separator(text: str) -> tuple[str, str]:
+    """What separates the cells, and the text: a comma, or what the header has that has no comma.
+
+    Excel writes semicolons in half of the world, and may name them in a line of its own (``sep=;``).
+    """
+    header, _, rest = text.partition("\n")
+    stated = header.strip().lower()
+    if stated.startswith("sep=") and len(stated) == len("sep=;"):
+        return stated[-1], rest
+    return next((mark for mark in ";\t" if mark in header and "," not in header), ","), text

@@ -7,7 +7,6 @@ rest goes on. Cells of a CSV come back as they came: 00123, 12e5 and NaN stay wh
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loop.cells import ID_COLUMNS, typed
+from loop.cells import ID_COLUMNS, read_cells, typed
 from loop.errors import InputError
 from loop.formats import FORMATS, Entry, crystal_of, entries_of, folder_entries
-from loop.opening import bare_name, decode, read_bytes
+from loop.opening import bare_name
 from loop.plausibility import require_plausible_structure
 
 if TYPE_CHECKING:
@@ -141,34 +140,15 @@ def read_texts(path: Path) -> tuple[pd.DataFrame, list[str]]:
     Raises:
         InputError: there is no such file, it is no CSV, or it has no column `cif`.
     """
-    import pandas as pd
-
     if not path.is_file():
         raise InputError(f"expected a CSV file with a column {CIF_COLUMN!r} at {path}, there is no such file")
-    text = decode(read_bytes(path))
-    separator, text = _separator(text)
-    try:
-        frame = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False, sep=separator)
-    except ValueError as error:
-        raise InputError(f"expected a CSV file at {path}, cannot read it: {error}") from error
+    frame = read_cells(path)
     if CIF_COLUMN not in frame:
         raise InputError(f"expected a column {CIF_COLUMN!r} in {path}, found {', '.join(map(str, frame.columns))}")
     column = next((name for name in ID_COLUMNS if name in frame), None)
     if column is None:
         return frame, [str(row) for row in range(len(frame))]
     return frame, [cell or str(row) for row, cell in enumerate(frame[column])]
-
-
-def _separator(text: str) -> tuple[str, str]:
-    """What separates the cells, and the text: a comma, or what the header has that has no comma.
-
-    Excel writes semicolons in half of the world, and may name them in a line of its own (``sep=;``).
-    """
-    header, _, rest = text.partition("\n")
-    stated = header.strip().lower()
-    if stated.startswith("sep=") and len(stated) == len("sep=;"):
-        return stated[-1], rest
-    return next((mark for mark in ";\t" if mark in header and "," not in header), ","), text
 
 
 def read_frame(path: Path) -> tuple[pd.DataFrame, list[str]]:

@@ -46,7 +46,6 @@ class Entry:
 CIF, EXTXYZ, POSCAR, JSON, JSON_LINES, DATABASE = "CIF", "extxyz", "POSCAR", "JSON", "JSON lines", "ASE database"
 _ENDINGS = {".cif": CIF, ".mcif": CIF, ".extxyz": EXTXYZ, ".xyz": EXTXYZ, ".vasp": POSCAR, ".poscar": POSCAR}
 _ENDINGS |= {".contcar": POSCAR, ".json": JSON, ".jsonl": JSON_LINES, ".db": DATABASE}
-_BLOCK = re.compile(r"^data_", re.MULTILINE | re.IGNORECASE)
 _POSCAR_NAME = re.compile(r"(POSCAR|CONTCAR)([._-].*)?", re.IGNORECASE)
 # of ASE, by ending or name: all frames of a trajectory, the last of a calculation
 _ALL_FRAMES = {".traj": "traj", "XDATCAR": "vasp-xdatcar"}
@@ -170,14 +169,7 @@ def crystal_of(text: Any) -> Crystal:
         raise InputError("no CIF in this row")
     if looks_like_dict(text):
         return from_dict(text), ""
-    text = clean(text)
-    if len(_BLOCK.findall(text)) == 1:
-        return cif_crystal(text)
-    blocks = cif_blocks(text)
-    if len(blocks) > 1:
-        names = ", ".join(name for name, _ in blocks[:3])
-        raise InputError(f"expected one crystal in a row, found {len(blocks)} in its CIF ({names}): give each a row")
-    return cif_crystal(blocks[0][1])
+    return cif_crystal(clean(text))
 
 
 def cif_crystal(text: str) -> Crystal:

@@ -18,6 +18,7 @@ from loop.campaign import Campaign
 from loop.crystals import read_crystals
 from loop.errors import ConfigError, InputError
 from loop.export import FORMATS, export, final_structure, ranked_rows
+from loop.history import History
 from loop.moyo import find_symmetry
 from loop.optimade import resource
 from loop.poscar import to_poscar
@@ -42,6 +43,19 @@ def campaign(tmp_path_factory):
 @pytest.fixture
 def history(campaign):
     return campaign.history
+
+
+def test_a_folder_of_any_name_holds_a_campaign_and_its_exports(tmp_path):
+    """Case 51b: names that mean something in the address of a database."""
+    folder = tmp_path / "out a#b?c%20d é"
+    settings = replace(SETTINGS, pool=8, budget=2, chunk=2)
+    with Store(folder / "campaign.db") as store, Campaign(settings, fake_parts(), store, folder) as made:
+        made.run()
+    with Store(folder / "campaign.db", create=False) as store:
+        history = History.load(store, settings.name)
+        for format in FORMATS:
+            assert export(history, format, folder / f"exported {format} #1", directory=folder) > 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out a#b?c%20d é"]
 
 
 def test_stable_ones_come_first_then_the_objective(history):

@@ -76,7 +76,7 @@ def test_what_a_file_holds(source, expected):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("23_several_blocks/two.csv", "expected one crystal in a row, found 2"),
+        ("23_several_blocks/two.csv", "expected one crystal, found 2"),
         ("46_csv_column_names/rows.csv", "found ID, CIF"),
         ("47_csv_cut_off/cut.csv", "EOF inside string"),
         ("47_csv_cut_off/cut.csv.gz", "cut off or damaged"),

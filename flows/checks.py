@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from flows.configfile import listed
 from flows.ranges import out_of_range
 from loop.errors import ConfigError, DiscoveryLoopError
+from loop.properties import spec_of
 from loop.settings import check_name
 from loop.validity import NOBLE_GASES, RADIOACTIVE
 
@@ -55,7 +56,7 @@ def refuse(found: list[str]) -> None:
 def problems(config: CampaignConfig, *, elsewhere: bool = False) -> list[str]:
     """What is wrong with the settings by themselves, and with the files and devices that they name."""
     found = [*out_of_range(config), *_told("campaign.name", lambda: check_name(config.campaign.name))]
-    found += [*_budgets(config), *_rules(config), *_conditions(config)]
+    found += [*_budgets(config), *_rules(config), *_units(config), *_conditions(config)]
     return found if elsewhere else [*found, *_files(config), *_devices(config)]
 
 
@@ -118,6 +119,14 @@ def _rules(config: CampaignConfig) -> Iterator[str]:
         for name in getattr(config.campaign, rule):
             if re.sub("_(low|high)$", "", name) not in METRICS and not name.startswith(predicted):
                 yield f"campaign.{rule}.{name}: no report holds such a number; there are {', '.join(sorted(METRICS))}"
+
+
+def _units(config: CampaignConfig) -> Iterator[str]:
+    """A property is predicted in the unit in which it is measured: labels carry no other."""
+    for at, item in enumerate(config.surrogate.gp.properties):
+        unit = spec_of(item.name).unit
+        if unit and item.unit != unit:
+            yield f"surrogate.gp.properties.{at}: {item.name} is measured in {unit}, got the unit {item.unit!r}"
 
 
 def _conditions(config: CampaignConfig) -> Iterator[str]:

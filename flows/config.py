@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, TypeVar, get_args, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flows import configfile
+from flows.blocks import BudgetBlock, GoalBlock, SpaceBlock, expanded
 from flows.goals import check_agrees, check_measured, one_goal
 from flows.upgrade import upgraded
 from generator.policy import PolicyConfig
@@ -129,12 +130,16 @@ class CampaignConfig(Section):
     surrogate: SurrogateSection = Field(default_factory=lambda: SurrogateSection())
     selection: AcquisitionConfig = Field(default_factory=lambda: AcquisitionConfig(), description="what is labelled")
     oracle: OracleSection = Field(default_factory=lambda: OracleSection())
+    # written out into the sections above, which are what is kept
+    goal: GoalBlock | None = Field(None, exclude=True, description="what is looked for; sections follow")
+    space: SpaceBlock | None = Field(None, exclude=True, description="where it is looked for; sections follow")
+    budget: BudgetBlock | None = Field(None, exclude=True, description="what may be spent; sections follow")
 
     @model_validator(mode="before")
     @classmethod
     def _goal_said_once(cls, data: Any) -> Any:
-        """What selection and reward leave open follows the campaign's goal."""
-        return one_goal(data) if isinstance(data, Mapping) else data
+        """Blocks are written out; what selection and reward leave open follows the campaign's goal."""
+        return one_goal(expanded(data)) if isinstance(data, Mapping) else data
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:

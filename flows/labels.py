@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from loop.cells import read_cells
 from loop.errors import EnergyTypeError, InputError
 from loop.history import CAMPAIGN, History
+from loop.properties import spec_of
 from loop.rungs import RUNG, RungHistory, rung_event
 from loop.store import OracleKey, Store
 from loop.values import NOT_CONVERGED, OK, TIMEOUT, Cost, EnergyType, Evaluation, Quantity, structure_id
@@ -25,12 +26,6 @@ if TYPE_CHECKING:
 RUNG_NAME = "handoff"
 ID_COLUMNS = ("candidate_id", "structure_id")
 PLAIN = (*ID_COLUMNS, *TYPE_COLUMNS, "status", "message", "seconds", "cores", "cif", "formula")
-# lowest and highest value that is physically possible, and whether the lowest itself is excluded
-MODULUS, NO_BOUNDS = (0.0, 2000.0, True), (-math.inf, math.inf, False)  # GPa; diamond has a bulk modulus of 443
-BOUNDS = {"bulk_modulus": MODULUS, "shear_modulus": MODULUS, "youngs_modulus": MODULUS, "bulk_modulus_vrh": MODULUS}
-BOUNDS |= dict.fromkeys(("band_gap", "band_gap_direct"), (0.0, 30.0, False))  # eV; solid neon, the widest, has 21.7
-BOUNDS |= dict.fromkeys(("dielectric_electronic", "dielectric_total"), (1.0, 1e6, False))
-BOUNDS |= {"volume": (0.0, 1000.0, True)}  # A^3/atom
 SHOWN = 5  # skipped rows that the summary quotes
 
 
@@ -249,12 +244,9 @@ def physical(name: str, value: float) -> float:
     Raises:
         InputError: it is no finite number, or out of what is physically possible.
     """
-    low, high, above = next((BOUNDS[p] for p in BOUNDS if name == p or name.endswith(f"_{p}")), NO_BOUNDS)
-    if not math.isfinite(value):
-        raise InputError(f"{name}: expected a finite number, got {value}")
-    if not (low < value if above else low <= value) or value > high:
-        limits = f"{'above' if above else 'at least'} {low:g}" + ("" if math.isinf(high) else f" and at most {high:g}")
-        raise InputError(f"{name} must be {limits}, got {value:g}")
+    spec = spec_of(name)
+    if not spec.allows(value):
+        raise InputError(f"{name} must be {spec.bounds}, got {value:g}")
     return value
 
 

@@ -25,6 +25,7 @@ class PropertySpec:
         better: which end is usually sought; empty where that depends on the use.
         low: smallest possible value.
         high: largest possible value.
+        above: whether `low` itself is impossible: no crystal has a modulus or a volume of zero.
     """
 
     name: str
@@ -33,6 +34,7 @@ class PropertySpec:
     better: Better = ""
     low: float = -math.inf
     high: float = math.inf
+    above: bool = False
 
     @property
     def heading(self) -> str:
@@ -41,7 +43,15 @@ class PropertySpec:
 
     def allows(self, value: float) -> bool:
         """Whether a value is a number that this property can have."""
-        return math.isfinite(value) and self.low <= value <= self.high
+        rises = self.low < value if self.above else self.low <= value
+        return math.isfinite(value) and rises and value <= self.high
+
+    @property
+    def bounds(self) -> str:
+        """What is possible, in words and in the property's unit."""
+        low = f"{'above' if self.above else 'at least'} {self.low:g}" if math.isfinite(self.low) else ""
+        high = f"at most {self.high:g}" if math.isfinite(self.high) else ""
+        return " and ".join(filter(None, (low, high))) or "a finite number"
 
 
 _SPECS = (
@@ -52,14 +62,14 @@ _SPECS = (
     PropertySpec("band_gap_direct", "eV", "direct band gap", "", 0.0, 30.0),
     PropertySpec("dielectric_electronic", "1", "electronic dielectric constant", "higher", 1.0),
     PropertySpec("dielectric_total", "1", "static dielectric constant", "higher", 1.0),
-    PropertySpec("bulk_modulus", "GPa", "bulk modulus", "higher", 0.0, MOST_GPA),
-    PropertySpec("bulk_modulus_vrh", "GPa", "bulk modulus (Voigt-Reuss-Hill)", "higher", 0.0, MOST_GPA),
-    PropertySpec("shear_modulus", "GPa", "shear modulus", "higher", 0.0, MOST_GPA),
-    PropertySpec("youngs_modulus", "GPa", "Young's modulus", "higher", 0.0, MOST_GPA),
+    PropertySpec("bulk_modulus", "GPa", "bulk modulus", "higher", 0.0, MOST_GPA, above=True),
+    PropertySpec("bulk_modulus_vrh", "GPa", "bulk modulus (Voigt-Reuss-Hill)", "higher", 0.0, MOST_GPA, above=True),
+    PropertySpec("shear_modulus", "GPa", "shear modulus", "higher", 0.0, MOST_GPA, above=True),
+    PropertySpec("youngs_modulus", "GPa", "Young's modulus", "higher", 0.0, MOST_GPA, above=True),
     PropertySpec("poisson_ratio", "1", "Poisson ratio", "", -1.0, 0.5),
     PropertySpec("elastic_anisotropy", "1", "elastic anisotropy", "lower", 0.0),
     PropertySpec("elastic_stability", "GPa", "smallest eigenvalue of the elastic tensor", "higher"),
-    PropertySpec("volume", "A^3/atom", "volume", "", 0.0),
+    PropertySpec("volume", "A^3/atom", "volume", "", 0.0, 1000.0, above=True),
     PropertySpec("magnetic_moment", "mu_B/atom", "magnetic moment"),
     PropertySpec("lowest_frequency", "THz", "lowest phonon frequency", "higher"),
     PropertySpec("highest_frequency", "THz", "highest phonon frequency", "", 0.0),

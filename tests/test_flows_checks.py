@@ -31,7 +31,7 @@ def nothing_is_loaded(monkeypatch):
     def loads(*_, **__):
         raise AssertionError("something heavy was loaded")
 
-    monkeypatch.setattr(build, "load_potential", loads)
+    monkeypatch.setattr(build.Builder, "measuring", property(loads))
     monkeypatch.setattr("generator.checkpoint.load_checkpoint", loads)
 
 
@@ -77,6 +77,10 @@ def nothing_is_loaded(monkeypatch):
             "7 elements must occur, but validity.max_elements",
         ),
         ("oracle.mlip.relax.max_expansion=1", "oracle.mlip.relax.max_expansion: expected above 1"),
+        (
+            "surrogate.gp.properties=[{name: e_above_hull, unit: meV}, {name: bulk_modulus, unit: GPa}]",
+            "surrogate.gp.properties.0: e_above_hull is measured in eV/atom, got the unit 'meV'",
+        ),
         ("selection.feasible=1.5", "selection.feasible: expected at least 0 and at most 1"),
     ],
 )

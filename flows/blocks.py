@@ -1,9 +1,10 @@
-"""What a campaign is for, said once: the blocks ``goal``, ``space`` and ``budget``, from which the sections follow.
+"""What a campaign is for, said once: ``goal``, ``space``, ``oracle``, ``budget``, from which the sections follow.
 
     goal:
       stable: {e_above_hull: 0.05}     # eV/atom
       maximise: bulk_modulus           # or minimise; or target: {band_gap: 1.34, within: [1.1, 1.6]}; several: Pareto
     space: {required: [Li], allowed: [Li, O, F], max_atoms: 20}
+    oracle: {screen: chgnet, label: sevennet}
     budget: {rounds: 5, label: 24, dft: 2}   # of a round
 
 They are written out into the sections before these are checked: threshold, objectives, constraints, reward terms and
@@ -121,6 +122,7 @@ def expanded(data: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: a section contradicts a block; names both places, a line each.
     """
     writer = _Writer(dict(data))
+    _write_oracle(writer)
     for name, (kind, write) in BLOCKS.items():
         if data.get(name) is not None:
             try:
@@ -258,6 +260,15 @@ def _write_space(writer: _Writer, space: SpaceBlock) -> None:
             short = writer.there(f"{section}.{name}") if name in SHORT else None
             if short not in (None, (), []) and _plain(short) != _plain(value):
                 writer.contradictions.append(f"space.{name} says {value!r}, {section}.{name} says {short!r}: keep one")
+
+
+def _write_oracle(writer: _Writer) -> None:
+    """Potentials by their names alone: ``screen: chgnet`` and ``label: sevennet``."""
+    screen, label = writer.there("oracle.screen"), writer.there("oracle.label")
+    if isinstance(screen, str):
+        writer.data["oracle"] = {**writer.data["oracle"], "screen": {"potential": screen}}
+    if isinstance(label, str):
+        writer.put("oracle.mlip.potential", label, "oracle.label")
 
 
 def _write_budget(writer: _Writer, budget: BudgetBlock) -> None:

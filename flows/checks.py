@@ -166,22 +166,23 @@ def _files(config: CampaignConfig) -> Iterator[str]:
     checkpoint, reference = config.generator.checkpoint, config.novelty.reference
     if checkpoint is not None and not all((checkpoint / name).is_file() for name in (DESCRIPTION, WEIGHTS)):
         yield f"generator.checkpoint: no checkpoint in {checkpoint}: expected a folder with {DESCRIPTION} and {WEIGHTS}"
+    oracle = config.oracle
+    named: dict[str, str | Path | None]
     named = {"novelty.reference": reference if isinstance(reference, Path) else None}
-    named |= {"surrogate.known": config.surrogate.known}
-    named |= {"oracle.mlip.references": None if config.oracle.mlip.references is None
-              else Path(config.oracle.mlip.references)}  # fmt: skip
+    named |= {"surrogate.known": config.surrogate.known, "oracle.mlip.references": oracle.mlip.references}
+    named |= {"oracle.screen.references": None if oracle.screen is None else oracle.screen.references}
     for key, path in named.items():
-        if path is not None and not path.exists():
+        if path is not None and not Path(path).exists():
             yield f"{key}: there is no {path}"
     yield from _told("store", lambda: config.ledger(Path()))
 
 
 def _devices(config: CampaignConfig) -> Iterator[str]:
     """Devices must be there, too."""
-    for key, device in (
-        ("generator.device", config.generator.device),
-        ("oracle.mlip.device", config.oracle.mlip.device),
-    ):
+    oracle = config.oracle
+    named = {"generator.device": config.generator.device, "oracle.mlip.device": oracle.mlip.device}
+    named |= {"oracle.screen.device": None if oracle.screen is None else oracle.screen.device}
+    for key, device in named.items():
         if device is None or device == "cpu":
             continue
         if not re.fullmatch(r"cuda(:\d+)?", device):

@@ -111,6 +111,7 @@ class OracleSection(Section):
     screen: ScreenConfig | None = Field(
         None, description="cheap potential that rewards, screens and describes crystals; none: the one that labels"
     )
+    label: str | None = Field(None, exclude=True, description="name of the potential that labels: mlip.potential")
     mlip: MlipConfig = Field(default_factory=lambda: MlipConfig(), description="potential, relaxation, bulk modulus")
     dft: DftRung | None = Field(None, description="DFT for the best of each round; none: no DFT")
     handoff: HandoffRung | None = Field(None, description="inputs for people for the best of each round")

@@ -67,7 +67,7 @@ def one_goal(data: Mapping[str, Any]) -> dict[str, Any]:
     if data.get("reward") is None and window is not None:
         term = {"property": settings.objective, "goal": "range", "low": window[0], "high": window[1]}
         filled["reward"] = {"terms": [asdict(STABILITY), term]}
-    return {name: section for name, section in filled.items() if section is not None}
+    return {name: section for name, section in filled.items() if section is not None or name in data}
 
 
 def measured_properties(config: CampaignConfig) -> set[str]:

@@ -192,6 +192,15 @@ def test_what_is_kept_is_read_again_alike(tmp_path):
     assert "space:" not in (tmp_path / "config.yaml").read_text().splitlines()
 
 
+def test_potentials_by_their_names(tmp_path):
+    oracle = read(tmp_path, "oracle: {screen: chgnet, label: mace:medium-mpa-0}\n").oracle
+    assert (oracle.screen.potential, oracle.mlip.potential) == ("chgnet", "mace:medium-mpa-0")
+    with pytest.raises(ConfigError, match=r"oracle\.label says 'a', oracle\.mlip\.potential says 'b'"):
+        read(tmp_path, "oracle: {label: a, mlip: {potential: b}}\n")
+    with pytest.raises(ConfigError, match=r"oracle\.label: expected text, got the number 3"):
+        read(tmp_path, "oracle: {label: 3}\n")
+
+
 def test_american_spelling_and_the_command_line(tmp_path):
     (tmp_path / "c.yaml").write_text("goal: {minimize: bulk_modulus}\n")
     config = read_config(tmp_path / "c.yaml", {"budget.label": 5, "space.required": ["O"]})

@@ -42,6 +42,8 @@ def nothing_is_loaded(monkeypatch):
         ("generator.checkpoint=/nope", "generator.checkpoint: no checkpoint in /nope"),
         ("generator.device=cuda", "generator.device: cuda was asked for, but this machine shows no CUDA devices"),
         ("oracle.mlip.device=cuda:1", "oracle.mlip.device: cuda:1 was asked for"),
+        ("oracle.screen={device: gpu}", "oracle.screen.device: expected cpu or cuda, got 'gpu'"),
+        ("oracle.screen={references: /nope.csv}", "oracle.screen.references: there is no /nope.csv"),
         ("oracle.mlip.device=gpu", "oracle.mlip.device: expected cpu or cuda, got 'gpu'"),
         ("generator.proposals.sampling.space_groups=[231]", "sampling: space groups must lie in 1..230, got"),
         (
@@ -81,7 +83,7 @@ def nothing_is_loaded(monkeypatch):
             "surrogate.gp.properties=[{name: e_above_hull, unit: meV}, {name: bulk_modulus, unit: GPa}]",
             "surrogate.gp.properties.0: e_above_hull is measured in eV/atom, got the unit 'meV'",
         ),
-        ("selection.feasible=1.5", "selection.feasible: expected at least 0 and at most 1"),
+        ("selection.feasible=1.5", "selection: selection expects feasible"),
     ],
 )
 def test_settings_are_refused_before_anything_is_loaded(setting, said):
@@ -161,7 +163,7 @@ def test_stop_rules_may_name_what_reports_hold(tmp_path, fakes):  # noqa: F811
 
 EVERYTHING = {
     "campaign": {"max_calls": 30, "max_hours": 5.0, "patience": 2},
-    "oracle": {"dft": {}, "handoff": {}, "mlip": {"elastic": {}, "phonons": {}}},
+    "oracle": {"dft": {}, "handoff": {}, "screen": {}, "mlip": {"elastic": {}, "phonons": {}}},
     "generator": {"proposals": {"guard": {}, "max_atoms": 20}, "finetune": {"kl_target": 2.0}},
 }
 FREE = {"options", "settings", "bias", "stop_below", "stop_above"}  # whose keys are not ours

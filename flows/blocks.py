@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Self
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from loop.errors import ConfigError
@@ -243,9 +244,7 @@ def _term(goal: Goal) -> dict[str, Any]:
             f"goal: the usual range of {goal.name!r} is not known: say how it is rewarded (reward.terms: property, "
             "goal, low, high) and predicted (surrogate.gp.properties: name, unit)"
         )
-    ends = prior.from_scale(
-        [prior.prior_mean - TYPICAL * prior.prior_std, prior.prior_mean + TYPICAL * prior.prior_std]
-    )
+    ends = prior.from_scale(prior.prior_mean + np.array([-TYPICAL, TYPICAL]) * prior.prior_std)
     low, high = float(ends[0]), float(ends[1])
     if goal.kind == "target":
         low, high = goal.centre - (high - low) / 2, goal.centre + (high - low) / 2

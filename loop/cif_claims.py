@@ -26,6 +26,7 @@ _DALTON = 1.66053907  # g/cm3 * A3
 
 _PART = re.compile(r"([A-Z][a-z]?)(\d*\.?\d*)")
 _FORMULA = re.compile(r"(?:[A-Z][a-z]?\d*\.?\d*\s*)+")
+_MULTIPLE = re.compile(r"(\d+\.?\d*)?\s*\(([^()]*)\)(\d+\.?\d*)?")
 _SYMBOLS = frozenset({gemmi.Element(z).name for z in range(1, 119)} | {"D", "T"})
 
 Formula = tuple[tuple[str, float], ...]
@@ -68,7 +69,7 @@ def read_claims(items: Items) -> Claims:
     text = items.text("_chemical_formula_sum") or ""
     formula = parse_formula(text)
     notes = (f"the formula {text!r} is not compared: it is no list of elements",) if text and not formula else ()
-    if not text:  # the moiety only where it is as plain as a sum: others leave out solvents and hydrogens
+    if not text:
         text = items.text("_chemical_formula_moiety") or ""
         formula = parse_formula(text)
     units = items.number("_cell_formula_units_z")
@@ -85,13 +86,22 @@ def read_claims(items: Items) -> Claims:
 
 @lru_cache(maxsize=10_000)
 def parse_formula(text: str) -> Formula:
-    """Elements and numbers of a plain sum formula such as 'Al2 Mg O4'; empty for anything else."""
-    if not _FORMULA.fullmatch(text):
-        return ()
+    """Elements and numbers of a formula such as 'Al2 Mg O4' or 'Ca F2, 2(H2 O)'; empty for anything else."""
     totals: dict[str, float] = {}
-    for symbol, number in _PART.findall(text):
-        totals[symbol] = totals.get(symbol, 0.0) + float(number if number not in ("", ".") else 1)
+    for group in text.split(","):
+        factor, plain = _group(group)
+        if not _FORMULA.fullmatch(plain):
+            return ()
+        for symbol, number in _PART.findall(plain):
+            totals[symbol] = totals.get(symbol, 0.0) + factor * float(number if number not in ("", ".") else 1)
     return tuple(totals.items()) if totals.keys() <= _SYMBOLS else ()
+
+
+def _group(text: str) -> tuple[float, str]:
+    """How often a group of a formula is there, and its formula: '2(H2 O)', 'N H4 1+'."""
+    plain = re.sub(r"\s+\d*[+-]$", "", text.strip())
+    found = _MULTIPLE.fullmatch(plain)
+    return (1.0, plain) if found is None else (float(found[1] or found[3] or 1), found[2].strip())
 
 
 def _positive(value: float | None) -> float | None:

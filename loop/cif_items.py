@@ -118,6 +118,8 @@ def _syntax(text: str, message: str) -> str:
     if found is None:
         return "the text breaks its syntax"
     what = found[2].strip()
+    if text.startswith("#\\#CIF_2.0"):
+        what = f"{what}; of CIF 2.0, long strings, lists and tables are not read"
     return f"line {found[1]} breaks its syntax" + ("" if what in ("", "parse error") else f": {what}")
 
 

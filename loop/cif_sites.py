@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +14,7 @@ from loop.errors import DisorderedError, InputError
 
 FULL = 0.005  # what an occupancy may differ from 1
 
+_FULL_TEXTS = frozenset({"1", "1.0", "1.00", "1.000", *UNKNOWN})
 _AXES = ("x", "y", "z")
 _NUMBERS = {gemmi.Element(z).name: z for z in range(1, 119)}
 _ISOTOPES = {"D": 2.014, "T": 3.016}
@@ -103,7 +103,7 @@ def _refuse_marked(items: Items, labels: list[str]) -> None:
 def _occupied(items: Items, labels: list[str]) -> tuple[list[int], list[str]]:
     """Rows of the sites that are occupied, and what is to be told of the others; an unknown occupancy is 1."""
     column = items.column("_atom_site_occupancy")
-    if column is None:
+    if column is None or _FULL_TEXTS.issuperset(column):
         return list(range(len(labels))), []
     kept, empty, nearly = [], [], []
     for row, text in enumerate(column):
@@ -129,10 +129,12 @@ def _listed(names: list[str]) -> str:
 
 def _coordinates(columns: list[list[str]], labels: list[str], kept: list[int]) -> np.ndarray:
     number = gemmi.cif.as_number
-    values = np.array([[number(column[row]) for row in kept] for column in columns]).T
+    if len(kept) < len(labels):
+        columns = [[column[row] for row in kept] for column in columns]
+    values = np.array([[number(text) for text in column] for column in columns]).T
     if not np.isfinite(values).all():
         row, axis = np.argwhere(~np.isfinite(values))[0]
-        text = columns[axis][kept[row]]
+        text = columns[axis][row]
         raise InputError(f"expected numbers as coordinates, site {labels[kept[row]]} has {text!r} as {_AXES[axis]}")
     return values
 
@@ -153,19 +155,24 @@ def _elements(items: Items, labels: list[str], kept: list[int], formula: frozens
         raise InputError(
             "expected the element of each site (_atom_site_type_symbol or _atom_site_label), found neither"
         )
-    found = []
-    for row in kept:
-        by_type = types is not None and types[row] not in UNKNOWN
-        text = types[row] if types is not None and by_type else (given[row] if given is not None else "?")
-        read: Callable[[str, frozenset[str]], Parsed | None] = element_of_type if by_type else element_of_label
-        parsed = read(text, formula)
-        if parsed is None:
-            raise InputError(
-                f"site {labels[row]}: expected the symbol of an element, got {text!r}; groups of atoms, vacancies and "
-                "dummies must be written as the atoms that they are, or left out"
-            )
-        found.append(parsed)
-    return found
+    unknown = ["?"] * len(labels)
+    pairs = zip(types or unknown, given or unknown, strict=True)
+    texts = [(symbol, label if symbol in UNKNOWN else "") for symbol, label in pairs]
+    parsed = {text: _element_of(*text, formula) for text in set(texts)}
+    found = [parsed[texts[row]] for row in kept]
+    wrong = next((row for row, one in zip(kept, found, strict=True) if one is None), None)
+    if wrong is not None:
+        symbol, label = texts[wrong]
+        text = label or symbol
+        raise InputError(
+            f"site {labels[wrong]}: expected the symbol of an element, got {text!r}; groups of atoms, vacancies and "
+            "dummies must be written as the atoms that they are, or left out"
+        )
+    return [one for one in found if one is not None]
+
+
+def _element_of(symbol: str, label: str, formula: frozenset[str]) -> Parsed | None:
+    return element_of_label(label, formula) if symbol in UNKNOWN else element_of_type(symbol, formula)
 
 
 @lru_cache(maxsize=10_000)

@@ -39,6 +39,11 @@ _CODE = "_space_group_it_coordinate_system_code"
 _MAGNETIC = ("_space_group_magn_number_bns", "_space_group_magn_name_bns", "_space_group_magn_number_og")
 _SUFFIX = re.compile(r"^(.+?)\s*:?\s*([12hrsz])$", re.IGNORECASE)
 _ICSD = {"S": "1", "Z": "2", "H": "H", "R": "R", "1": "1", "2": "2"}  # S: origin choice 1, Z: origin choice 2
+_HABITS = (
+    (r"\((\d)\)", r"\1"),  # P 2(1)/c
+    (r"\s*\((no\.?\s*)?\d+\)$", ""),  # F m -3 m (225)
+    (r"\s*[({]?\s*origin\s*(?:choice)?\s*([12])\s*[)}]?$", r" :\1"),  # F d -3 m (origin choice 2)
+)
 _STEPS = 24  # translations of groups in conventional cells are multiples of 1/24
 _SNAP = 5e-3  # what rounded decimals may differ from them: 0.67 does by 0.0033
 _STEPS_APART = 120  # in which translations are compared
@@ -204,7 +209,9 @@ def groups_of_name(name: str) -> tuple[gemmi.SpaceGroup, ...]:
 
     Several where it leaves open the origin (F d -3 m), the axes (R -3 m), or the unique axis (P 21).
     """
-    plain = name.strip().replace("_", "")
+    plain = name.strip(" '\"").replace("_", "")
+    for pattern, replacement in _HABITS:
+        plain = re.sub(pattern, replacement, plain, flags=re.IGNORECASE)
     groups = _lookup(plain)
     if groups:
         return groups
@@ -223,15 +230,21 @@ def _lookup(name: str) -> tuple[gemmi.SpaceGroup, ...]:
         return short
     group = gemmi.find_spacegroup_by_name(name)
     if group is None:
-        from pymatgen.symmetry.groups import SpaceGroup
-
-        full = SpaceGroup.full_sg_mapping.get(name.replace(" ", ""))
-        group = None if full is None else gemmi.find_spacegroup_by_name(full.replace("_", ""))
+        full = _full_symbols().get(name.replace(" ", ""))
+        group = None if full is None else gemmi.find_spacegroup_by_name(full)
     if group is None:
         return short
     if ":" in name or (name.rstrip()[-1:].upper() in ("H", "R") and group.ext in ("H", "R")):
         return (group,)
     return tuple(other for other in table if other.hm == group.hm and other.number == group.number)
+
+
+@lru_cache(maxsize=1)
+def _full_symbols() -> dict[str, str]:
+    """Symbols by full ones, such as P n m a by P21/n21/m21/a."""
+    from pymatgen.symmetry.groups import SpaceGroup
+
+    return {full.replace("_", ""): short.replace("_", "") for full, short in SpaceGroup.full_sg_mapping.items()}
 
 
 @lru_cache(maxsize=1)

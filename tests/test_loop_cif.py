@@ -170,7 +170,11 @@ def cif(header: str = "", sites: str = ROCK_SALT, cell: tuple = CUBIC, columns: 
         FM3M + "_exptl_crystal_density_diffrn 3.59\n",
         FM3M + "_chemical_formula_weight 40.3\n_cell_formula_units_Z 4\n",
         FM3M + "_chemical_formula_sum 'Mg4 O4'\n_cell_formula_units_Z 4\n",  # pymatgen's habit
-        FM3M + "_chemical_formula_sum '2(Mg O)'\n",  # is no list of elements: not compared
+        FM3M + "_chemical_formula_sum '2(Mg O)'\n",
+        FM3M + "_chemical_formula_moiety 'Mg 2+, O 2-'\n",
+        FM3M + "_chemical_formula_sum 'periclase'\n",  # is no list of elements: not compared
+        "_symmetry_space_group_name_H-M 'F m -3 m (No. 225)'\n",
+        "_symmetry_space_group_name_H-M 'F 4/m -3 2/m'\n",
         FM3M + "_chemical_formula_sum ?\n_cell_formula_units_Z .\n",
     ],
 )
@@ -186,6 +190,7 @@ def test_ways_to_say_rock_salt(header):
         (FM3M + "_chemical_formula_sum 'Mg O2'\n", "read Mg4 O4 in the cell, the file says multiples of Mg O2"),
         (FM3M + "_chemical_formula_sum 'Mg O'\n_cell_formula_units_Z 8\n", "the file says Mg8 O8"),
         (FM3M + "_chemical_formula_sum 'Mg O H2'\n", "multiples of Mg O H2"),
+        (FM3M + "_chemical_formula_sum 'Mg O, 2(H2 O)'\n", "read Mg4 O4 in the cell"),
         (FM3M + "_cell_volume 80.1\n", r"has 74.618 A\^3, the file says 80.1 \(_cell_volume\)"),
         (FM3M + "_exptl_crystal_density_diffrn 2.70\n", r"read 3.588 g/cm3, the file says 2.7"),
         (FM3M + "_chemical_formula_weight 58.3\n_cell_formula_units_Z 4\n", "read 40.30. u per formula unit"),
@@ -324,7 +329,13 @@ def test_a_number_alone_does_not_say_the_setting():
 
 @pytest.mark.parametrize(
     ("name", "angle", "images"),
-    [("P 21/m", "beta", 4), ("P 21/m", "gamma", 4), ("P 21/b", "gamma", 4), ("C 2/c", "beta", 8)],
+    [
+        ("P2(1)/m", "beta", 4),
+        ("P 21/m", "beta", 4),
+        ("P 21/m", "gamma", 4),
+        ("P 21/b", "gamma", 4),
+        ("C 2/c", "beta", 8),
+    ],
 )
 def test_short_monoclinic_symbols_follow_the_cell(name, angle, images):
     angles = [99.2 if axis == angle else 90 for axis in ("alpha", "beta", "gamma")]

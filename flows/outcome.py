@@ -38,20 +38,13 @@ def summarise(history: History) -> dict[str, Any]:
         summary[name] = sum(report.funnel[name] for report in reports)
     names = ("baseline_hit_rate", "engine_hit_rate", "shadow_hit_rate", "acceleration")
     summary |= {name: last[name] for name in names if name in last}
-    summary["best_objective"] = best_objective(history, finds)
+    summary["best_objective"] = columns.best_objective(history, finds)
     shown = columns.columns(history, columns.BRIEF)
     known = columns.in_group(rows, KNOWN_STABLE)
     summary["units"] = units(history)
     summary["top"] = [{name: row.get(name) for name in shown} for row in finds[:TOP]]
     summary["known"] = [{name: row.get(name) for name in shown} for row in known[:TOP]]
     return summary
-
-
-def best_objective(history: History, finds: list[dict[str, Any]]) -> float | None:
-    """Value of the first objective of the best find; None where no find has one."""
-    name = history.settings.objective
-    values = [row[name] for row in finds if row.get(name) is not None]
-    return min(values, key=history.settings.wanted.badness) if values else None
 
 
 def units(history: History) -> dict[str, str]:

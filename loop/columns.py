@@ -101,3 +101,10 @@ def counts(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
         "stable_known": len(in_group(rows, KNOWN_STABLE)),
         "suspect": len(in_group(rows, SUSPECTS)),
     }
+
+
+def best_objective(history: History, finds: list[dict[str, Any]]) -> float | None:
+    """Value of the first objective of the best find; None where no find has one."""
+    name = history.settings.objective
+    values = [row[name] for row in finds if row.get(name) is not None]
+    return min(values, key=history.settings.wanted.badness) if values else None

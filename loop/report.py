@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loop.columns import counts, diversity, goal_text, in_group, unit_of
+from loop.columns import best_objective, counts, diversity, goal_text, in_group, unit_of
 from loop.export import ranked_rows
 from loop.files import write_text
 from loop.history import History
@@ -107,7 +107,7 @@ def _cards(history: History, rows: list[dict[str, Any]]) -> list[dict[str, str]]
         ("engine against shadow", f"{ratio(last['acceleration'])} ×", _interval(last, "acceleration")),
         (
             f"best {spec_of(name).label}",
-            number(last["best_objective"], 3, unit_of(history, name)),
+            number(best_objective(history, in_group(rows, FIND)), 3, unit_of(history, name)),
             "among the stable and new",
         ),
         ("oracle calls paid", f"{history.paid}", f"{number(cost / 3600, 2)} h of oracle time"),

@@ -5,13 +5,14 @@ import json
 import logging
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import loop.report
-from flows import artifacts, outcome
+from flows import artifacts, configfile, outcome, yaml_core
 from flows.cli_campaign import outcome_text
-from flows.config import read_config
+from flows.config import CampaignConfig, read_config
 from flows.goals import measured_properties
 from flows.plain import status_of
 from loop.campaign import Campaign
@@ -114,11 +115,12 @@ def finds_of(told):
 def test_all_places_agree(told):
     finds, rows, record = finds_of(told), told["rows"], told["record"]
     ids = [row["candidate_id"] for row in rows]
+    best = ids[: len(finds)][:5]
     assert set(ids[: len(finds)]) == finds  # what is new leads the list, and nothing else does
     assert {row["candidate_id"] for row in rows if row["group"] == "find"} == finds
     for summary in (told["summary"], told["status"], record["summary"]):
         assert summary["stable_new"] == len(finds) > 1
-        assert [row["candidate_id"] for row in summary["top"]] == ids[:5]
+        assert [row["candidate_id"] for row in summary["top"]] == best
         assert not {row["formula"] for row in summary["top"]} & {KNOWN, TURNS_KNOWN, ARTEFACT}
         assert summary["best_objective"] == pytest.approx(float(rows[0]["band_gap"]))
         assert (summary["rounds_done"], summary["rounds_planned"]) == (2, 2)
@@ -129,8 +131,8 @@ def test_all_places_agree(told):
     first = told["report"].split("<h3>")[1]
     assert first.startswith("Finds: stable and new")
     assert re.findall(r'href="cifs/\d+_\w+_(\w+)\.cif"', first) == ids[: len(finds)]
-    best = told["console"].split("best finds")[1].split("\n\n")[0].splitlines()
-    assert [line.split()[-1] for line in best[2:]] == ids[:5]
+    lines = told["console"].split("best finds")[1].split("\n\n")[0].splitlines()
+    assert [line.split()[-1] for line in lines[2:]] == best
 
 
 def test_goal_and_units_are_the_same_everywhere(told):
@@ -251,3 +253,10 @@ def test_measured_properties_follow_the_oracles():
     found = measured_properties(read_config("smoke", {**more, "campaign.objective": "shear_modulus"}))
     assert {"shear_modulus", "handoff_band_gap"} <= found
     assert not {"bulk_modulus", "dft_band_gap", "handoff_energy"} & found
+
+
+def test_documented_goals_are_what_they_say():
+    text = (Path(__file__).parents[1] / "docs" / "operating.md").read_text(encoding="utf-8")
+    blocks = [yaml_core.read(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    found = [configfile.validate(CampaignConfig, block, "docs").campaign.wanted for block in blocks]
+    assert found == [Goal("dft_band_gap", "target", 1.34, (1.1, 1.6))] * 2

@@ -46,6 +46,8 @@ def test_wilson_covers_as_often_as_it_says():
 def test_no_labels_give_no_rate():
     assert math.isnan(wilson(0, 0).value)
     assert math.isnan(rate_ratio((1, 2), (0, 0)).value)
+    nothing = rate_ratio((0, 3), (0, 1))  # of nothing to nothing: no number, and no interval made of priors alone
+    assert all(math.isnan(value) for value in (nothing.value, nothing.low, nothing.high))
     with pytest.raises(ValueError, match="hits=3, n=2"):
         wilson(3, 2)
 

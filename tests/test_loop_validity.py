@@ -5,7 +5,7 @@ import pytest
 from pymatgen.core import Lattice, Structure
 
 from loop.errors import ConfigError
-from loop.validity import ValidityRules, is_charge_balanced, unknown_elements
+from loop.validity import ValidityRules, is_charge_balanced, unknown_elements, validity_flags
 from tests import fakes
 
 
@@ -31,6 +31,19 @@ REAL = [
     Structure.from_spacegroup("Pm-3m", Lattice.cubic(3.905), ["Sr", "Ti", "O"], [[0] * 3, [0.5] * 3, [0.5, 0.5, 0]]),
     rocksalt(("Li", "H"), 4.08),
 ]
+
+
+def test_valid_means_the_same_wherever_samples_are_judged():
+    """Structure and composition, as CDVAE has it; rare elements, short bonds and large cells are for other rules."""
+    crowded = cell(Lattice.cubic(0.8))
+    charged = cell(Lattice.cubic(4.5), ("Na", "Na", "Cl"), ((0, 0, 0), (0.5, 0.5, 0.5), (0.5, 0.5, 0)))
+    radon = fcc("Rn", 6.0)
+    flags = validity_flags([rocksalt(), crowded, charged, radon, rocksalt(a=3.6)])
+    assert flags["structure_valid"].tolist() == [True, True, True, True, True]
+    assert flags["composition_valid"].tolist() == [True, True, False, True, True]
+    close = validity_flags([cell(Lattice.cubic(4), coords=((0, 0, 0), (0.1, 0, 0)))])
+    assert (close["structure_valid"][0], close["composition_valid"][0], close["valid"][0]) == (False, True, False)
+    assert ValidityRules()([radon, rocksalt(a=3.6)]) == ["radioactive", "bonds-too-short"]
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,7 @@ from loop.reward import Judges, PropertyReward
 from loop.rungs import Rung
 from loop.screening import HullScreen
 from oracles.cheap import CheapPotential
-from oracles.mlip import PotentialOracle, build_oracle, potential_of
-from oracles.references import load_references
-from oracles.remote_potential import RemotePotential
+from oracles.mlip import PotentialOracle, build_oracle, potential_of, references_of
 from surrogates.acquisition import PoolAcquisition
 from surrogates.features import FeatureExtractor, default_blocks
 
@@ -99,14 +97,15 @@ class Builder:
     def measuring(self) -> PotentialOracle:
         """Potential, hull and oracle of this process. The canary is checked here."""
         mlip = self.config.oracle.mlip
-        return PotentialOracle(potential_of(mlip, self.workers), load_references(mlip.references), mlip)
+        potential = potential_of(mlip, self.workers)
+        return PotentialOracle(potential, references_of(mlip, potential), mlip)
 
     @cached_property
     def cheap(self) -> CheapPotential:
         """What judges unrelaxed crystals: a potential of its own, or the one that labels."""
         if self.config.oracle.screen is not None:
             return CheapPotential.of(self.config.oracle.screen)
-        return CheapPotential(self.measuring.potential, self.measuring.references)
+        return CheapPotential(self.measuring.potential, self.measuring.table)
 
     @property
     def workers(self) -> int:
@@ -117,8 +116,7 @@ class Builder:
     def oracle(self) -> Oracle:
         """The oracle, in processes of its own where there is more than one core and no GPU to share."""
         potential = self.measuring.potential
-        by_itself = isinstance(potential, RemotePotential)  # which has worker processes of its own
-        if self.workers == 1 or potential.about.device != "cpu" or by_itself:
+        if self.workers == 1 or potential.about.device != "cpu" or potential.in_processes:
             return self.measuring
         return ParallelOracle(partial(build_oracle, self.config.oracle.mlip), self.workers, self.measuring)
 

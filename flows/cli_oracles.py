@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:
     from flows.console import Reporter
     from flows.journal import Journal
+    from oracles.hull_on_demand import DemandHull
+    from oracles.potentials import Potential as LoadedPotential
+    from oracles.references import References
 
 Input = Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, or what ASE reads.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
@@ -97,7 +100,10 @@ def hull(
     potential: Potential = "chgnet",
     relax_first: Annotated[bool, typer.Option("--relax", help="Relax before: cell and positions.")] = False,
     reference: Annotated[
-        str | None, typer.Option(help="Table of reference phases (of `hull build`). Default: the one that is shipped.")
+        str | None,
+        typer.Option(
+            help="Table of reference phases (of `hull build`), shipped, or demand: relaxed as they are needed."
+        ),
     ] = None,
     device: Device = None,
     trust: Trust = False,
@@ -116,15 +122,15 @@ def hull(
     from flows.journal import Journal
     from flows.outputs import check_crystals
     from flows.tables import read_input, write_output
-    from oracles.references import load_references
     from oracles.relax import RelaxConfig
 
     check_crystals(output, input)
     with progress() as report:
         table = read_input(input)
-        references = load_references(None if reference in (None, "shipped") else reference)
-        loaded = load(potential, device=device, trust=trust, environment=environment)
         config = RelaxConfig() if relax_first else None
+        table_of_phases = _table_of_phases(reference, relax_first)
+        loaded = load(potential, device=device, trust=trust, environment=environment)
+        references = table_of_phases or _judge(loaded, reference, report)
         settings = screening.hull_settings(loaded, config)
         with Journal(output, settings) as journal:
             tell_resumed(journal, report)
@@ -136,6 +142,42 @@ def hull(
     summary |= {"suspect": int((values < IMPLAUSIBLE).sum())}  # so far below the hull lies an error, hardly a find
     emit({**summary, "reference": references.checksum[:16], "output": str(output)}, json)
     insist(frame)
+
+
+def _table_of_phases(reference: str | None, relaxed: bool) -> References | None:
+    """The table in a file, read before anything is computed; None where the potential decides which one.
+
+    Raises:
+        InputError: the file is none, or phases that are relaxed would meet candidates that are not.
+    """
+    from oracles.mlip import DEMAND
+    from oracles.references import load_references
+
+    if reference == DEMAND and not relaxed:
+        raise InputError(
+            "expected --relax with --reference demand: competing phases are relaxed there, and candidates that are not "
+            "would look too unstable"
+        )
+    return None if reference in (None, "shipped", DEMAND) else load_references(reference)
+
+
+def _judge(potential: LoadedPotential, reference: str | None, report: Reporter) -> References | DemandHull:
+    """The shipped table of a potential's energies, or its hull on demand.
+
+    Raises:
+        EnergyTypeError: no such table is shipped.
+        InputError: the package holds no reference crystals.
+    """
+    from oracles.hull_on_demand import demand_hull
+    from oracles.mlip import DEMAND
+    from oracles.references import shipped_for
+    from oracles.relax import RelaxConfig
+
+    if reference != DEMAND:
+        return shipped_for(potential.energy_type)
+    return demand_hull(
+        potential, RelaxConfig(), progress=lambda done, total: report("competing phases", done, total, {})
+    )
 
 
 def predict(

@@ -287,7 +287,7 @@ def _energy_distances(
         for start in range(0, len(group), CHUNK):
             energies[start : start + CHUNK] = builder.screen.energies(group[start : start + CHUNK])
             tell(f"formation energies, {name}", min(start + CHUNK, len(group)), len(group), {})
-        values.append(distances.formation_energies(group, energies, measuring.references))
+        values.append(distances.formation_energies(group, energies, measuring.table))
     return {"formation_energy_wasserstein": distances.wasserstein(*values)}
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.tables import rows_with
+from loop.hull import Hull
 from loop.values import OK, structure_id
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _relaxed_row(outcome: Relaxed, potential: Potential) -> dict[str, Any]:
 def hull_table(
     table: CrystalTable,
     potential: Potential,
-    references: References,
+    references: References | Hull,
     relaxation: RelaxConfig | None,
     progress: Progress | None = None,
     *,
@@ -128,7 +129,7 @@ def hull_table(
     Raises:
         EnergyTypeError: potential and references do not belong together.
     """
-    hull = references.hull()
+    hull = references if isinstance(references, Hull) else references.hull()
     hull.require(potential.energy_type)  # before hours go into energies
     rows, structures = readable(table)
     relaxed: list[Structure | None] | None = None

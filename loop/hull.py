@@ -110,7 +110,7 @@ class Hull:
             InputError: the composition is none.
         """
         self.require(energy_type)
-        amounts = _amounts(composition)
+        amounts = amounts_of(composition)
         if not np.isfinite(energy_per_atom):
             return HullResult(status=failed("no-energy"), message=f"expected an energy, got {energy_per_atom}")
         missing = sorted(set(amounts) - self.elements_of(amounts))
@@ -191,7 +191,7 @@ class _System:
         self.symbols = symbols
         lowest: dict[tuple[float, ...], tuple[HullEntry, np.ndarray]] = {}
         for entry in entries:
-            amounts = _amounts(entry.formula)
+            amounts = amounts_of(entry.formula)
             vector = np.array([amounts.get(symbol, 0.0) for symbol in symbols])
             vector /= vector.sum()
             key = tuple(np.round(vector, 8).tolist())
@@ -239,7 +239,7 @@ class _System:
         return self.active[used], shares
 
 
-def _amounts(composition: Composition | Mapping[str, float] | str) -> dict[str, float]:
+def amounts_of(composition: Composition | Mapping[str, float] | str) -> dict[str, float]:
     """Positive amounts by symbol.
 
     Raises:

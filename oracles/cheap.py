@@ -14,7 +14,7 @@ from loop.errors import EnergyTypeError
 from loop.hull import Hull
 from loop.screening import HullScreen
 from oracles.potentials import Potential, load_potential
-from oracles.references import References, load_references
+from oracles.references import References, load_references, shipped_for
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,11 @@ class CheapPotential:
             options=config.options,
             environment=config.environment,
         )
-        return cls(potential, load_references(config.references))
+        try:
+            table = load_references(config.references) if config.references else shipped_for(potential.energy_type)
+        except EnergyTypeError as error:
+            raise EnergyTypeError(f"oracle.screen: {error}") from error
+        return cls(potential, table)
 
     @cached_property
     def hull(self) -> Hull:

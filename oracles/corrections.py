@@ -87,6 +87,11 @@ class CorrectedPotential(Potential):
         points = self._plain.compute(structures, groups, gradients=gradients)
         return [_corrected(point, structure) for point, structure in zip(points, structures, strict=True)]
 
+    @property
+    def in_processes(self) -> bool:
+        """Whether the potential computes in worker processes of its own."""
+        return self._plain.in_processes
+
     def close(self) -> None:
         """End what the potential started."""
         self._plain.close()

@@ -9,22 +9,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from loop.errors import EnergyTypeError
+from loop.errors import ConfigError, EnergyTypeError
 from loop.hull import Hull, HullResult
 from loop.stability import REFUSED
 from loop.values import OK, Candidate, Cost, Evaluation, Quantity, failed
 from oracles.canary import check_canary
 from oracles.elastic import BulkConfig, BulkModulus, bulk_moduli
 from oracles.elasticity import ElasticConfig, elastic_tensor, tight
+from oracles.hull_on_demand import DemandHull, demand_hull
 from oracles.phonons import PhononConfig, phonons
 from oracles.potentials import Potential, load_potential
-from oracles.references import References, load_references
+from oracles.references import References, load_references, shipped_for
 from oracles.relax import RelaxConfig, Relaxed, relax
 from oracles.symmetry import space_group
 
+DEMAND = "demand"  # in place of a table: competing phases are computed when they are needed
 VERSION = "1"  # raised when the same settings no longer give the same numbers
 SYMPREC = 0.1  # A, for the space groups before and after
 NOT_RESULTS = ("batch_size", "standardise")  # settings that change how fast a result comes or its axes, not what it is
+IN_CHECKSUMS = ("potential", "device", "trust", "environment", "references", "phases")  # what these lead to is hashed
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,10 @@ class MlipConfig:
     trust: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: str | None = None  # overlay or interpreter that has the potential's packages; see `load_potential`
-    references: str | None = None  # table of reference phases; by default the one that ships, for CHGNet
+    references: str | None = (
+        None  # table of reference phases; none: the shipped one of this potential; demand: computed
+    )
+    phases: str | None = None  # ledger of phases computed on demand: file or URL; none: one for all of this user's work
     relax: RelaxConfig = field(default_factory=RelaxConfig)
     bulk: BulkConfig | None = field(default_factory=BulkConfig)  # None: no bulk modulus
     elastic: ElasticConfig | None = None  # elastic tensor and moduli; None: none
@@ -52,7 +58,7 @@ class PotentialOracle:
 
     Args:
         potential: relaxes.
-        references: phases with energies from the same potential.
+        references: phases with energies from the same potential; a hull on demand computes them itself.
         config: the rest.
 
     Raises:
@@ -60,7 +66,9 @@ class PotentialOracle:
         PotentialError: the potential computes wrong energies on this machine.
     """
 
-    def __init__(self, potential: Potential, references: References, config: MlipConfig = MlipConfig()) -> None:
+    def __init__(
+        self, potential: Potential, references: References | DemandHull, config: MlipConfig = MlipConfig()
+    ) -> None:
         if potential.energy_type != references.energy_type:
             raise EnergyTypeError(
                 f"{potential.name} gives energies of type {potential.energy_type}, the reference phases hold "
@@ -68,7 +76,7 @@ class PotentialOracle:
             )
         check_canary(potential)
         self.potential, self.references, self.config = potential, references, config
-        self._hull: Hull | None = None
+        self._hull: Hull | None = references if isinstance(references, DemandHull) else None
 
     @property
     def name(self) -> str:
@@ -79,8 +87,30 @@ class PotentialOracle:
     def hull(self) -> Hull:
         """The hull of the reference phases."""
         if self._hull is None:
-            self._hull = self.references.hull()
+            self._hull = self.table.hull()
         return self._hull
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether competing phases are computed when they are needed."""
+        return isinstance(self.references, DemandHull)
+
+    @property
+    def table(self) -> References:
+        """Reference phases of this potential that need no computing, for crystals as they stand.
+
+        Raises:
+            ConfigError: phases are computed on demand, and no table of this potential is shipped.
+        """
+        if isinstance(self.references, References):
+            return self.references
+        try:
+            return shipped_for(self.potential.energy_type)
+        except EnergyTypeError as error:
+            raise ConfigError(
+                f"With references: {DEMAND} and no table of {self.potential.name} in the package, crystals as drawn "
+                "need a cheap potential of their own: name one, oracle: {screen: {potential: chgnet}}."
+            ) from error
 
     @property
     def settings_hash(self) -> str:
@@ -88,13 +118,7 @@ class PotentialOracle:
         settings = asdict(self.config)
         for name in NOT_RESULTS:
             settings["relax"].pop(name)
-        for name in (
-            "potential",
-            "device",
-            "trust",
-            "environment",
-            "references",
-        ):  # what they lead to is in the checksums
+        for name in IN_CHECKSUMS:
             settings.pop(name)
         for name in ("elastic", "phonons"):  # labels made before these were offered stay valid without them
             if settings[name] is None:
@@ -113,7 +137,7 @@ class PotentialOracle:
     ) -> list[Evaluation]:
         """Relax, place on the hull, and measure the bulk modulus of those near enough."""
         outcomes = relax([candidate.structure for candidate in candidates], self.potential, self.config.relax, progress)
-        placed = [self._place(outcome) for outcome in outcomes]
+        placed = self._places(outcomes)
         evaluations = [
             self._evaluation(candidate, outcome, place)
             for candidate, outcome, place in zip(candidates, outcomes, placed, strict=True)
@@ -153,10 +177,16 @@ class PotentialOracle:
     def _is_near(self, evaluation: Evaluation) -> bool:
         return evaluation.ok and evaluation.value("e_above_hull") <= self.config.bulk_below
 
-    def _place(self, outcome: Relaxed) -> HullResult:
-        if outcome.structure is None:
-            return HullResult(status=outcome.status, message=outcome.message)
-        return self.hull.e_above_hull(outcome.structure.composition, outcome.energy, self.potential.energy_type)
+    def _places(self, outcomes: Sequence[Relaxed]) -> list[HullResult]:
+        """Distances from the hull, asked for together: a hull on demand then computes its phases side by side."""
+        crystals = [outcome.structure for outcome in outcomes if outcome.structure is not None]
+        energies = [outcome.energy for outcome in outcomes if outcome.structure is not None]
+        compositions = [crystal.composition for crystal in crystals]
+        found = iter(self.hull.batch(compositions, energies, self.potential.energy_type))
+        return [
+            HullResult(status=outcome.status, message=outcome.message) if outcome.structure is None else next(found)
+            for outcome in outcomes
+        ]
 
     def _evaluation(self, candidate: Candidate, outcome: Relaxed, place: HullResult) -> Evaluation:
         status, message = self._status(outcome, place)
@@ -197,7 +227,7 @@ class PotentialOracle:
         if place.sparse:
             message = f"{place.n_entries} known phases in the chemical system: too few to judge stability"
             return (failed("sparse-hull") if self.config.abstain_when_sparse else OK), message
-        return OK, ""
+        return OK, place.message
 
 
 def build_oracle(config: MlipConfig = MlipConfig()) -> PotentialOracle:
@@ -206,7 +236,21 @@ def build_oracle(config: MlipConfig = MlipConfig()) -> PotentialOracle:
     Raises:
         DiscoveryLoopError: see `load_potential`, `load_references` and `PotentialOracle`.
     """
-    return PotentialOracle(potential_of(config), load_references(config.references), config)
+    potential = potential_of(config)
+    return PotentialOracle(potential, references_of(config, potential), config)
+
+
+def references_of(config: MlipConfig, potential: Potential) -> References | DemandHull:
+    """What the settings say to judge by.
+
+    Raises:
+        DiscoveryLoopError: see `load_references`, `shipped_for` and `demand_hull`.
+    """
+    if config.references == DEMAND:
+        return demand_hull(potential, config.relax, ledger=config.phases)
+    if config.references is None:
+        return shipped_for(potential.energy_type)
+    return load_references(config.references)
 
 
 def potential_of(config: MlipConfig, workers: int = 1) -> Potential:

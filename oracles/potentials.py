@@ -104,6 +104,11 @@ class Potential(ABC):
                 return 0 if point.features is None else len(point.features)
         return 0
 
+    @property
+    def in_processes(self) -> bool:
+        """Whether it computes in worker processes of its own, so that callers need not spread it over others."""
+        return False
+
     def close(self) -> None:  # noqa: B027  (most potentials start nothing)
         """End what it started, such as worker processes; it may be used again."""
 

@@ -7,6 +7,7 @@ megabytes. Symmetry operations come from moyopy, in the standard setting and the
 
 from __future__ import annotations
 
+import hashlib
 import lzma
 import zipfile
 from collections.abc import Collection, Iterable
@@ -83,6 +84,14 @@ class ReferenceCrystals:
 
     def __len__(self) -> int:
         return len(self.formulas)
+
+    @cached_property
+    def checksum(self) -> str:
+        """sha256 of the table."""
+        digest = hashlib.sha256()
+        for name in sorted(self._arrays):
+            digest.update(np.ascontiguousarray(self._arrays[name]).tobytes())
+        return digest.hexdigest()
 
     def __contains__(self, id: object) -> bool:
         return id in self._rows

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from loop.crystals import read_frame
-from loop.errors import InputError
+from loop.errors import EnergyTypeError, InputError
 from loop.files import write_bytes, write_text
 from loop.hull import Hull, HullEntry
 from loop.values import EnergyType
@@ -72,6 +72,26 @@ def load_references(path: str | Path | None = None) -> References:
         InputError: the table or its JSON is missing or damaged.
     """
     return _load(Path(path or DEFAULT).resolve())
+
+
+def shipped_tables() -> list[References]:
+    """All tables in the package."""
+    return [load_references(path) for path in sorted(DEFAULT.parent.glob("*_references.csv.gz"))]
+
+
+def shipped_for(energy_type: EnergyType) -> References:
+    """The table in the package that holds energies of a type.
+
+    Raises:
+        EnergyTypeError: there is none.
+    """
+    tables = {table.energy_type: table for table in shipped_tables()}
+    if energy_type not in tables:
+        raise EnergyTypeError(
+            f"No reference phases of type {energy_type} are shipped (there are {', '.join(map(str, tables))}): let "
+            "them be computed as they are needed (references: demand), or make a table with discovery-loop hull build."
+        )
+    return tables[energy_type]
 
 
 @lru_cache(maxsize=4)

@@ -157,6 +157,11 @@ class RemotePotential(Potential):
         for worker in (first, *[None] * (place.workers - 1)):
             self._idle.put(worker)
 
+    @property
+    def in_processes(self) -> bool:
+        """True."""
+        return True
+
     def compute(
         self,
         structures: Sequence[Structure],

@@ -202,7 +202,7 @@ def _independent(
         where += [(cell, int(row)) for row in np.flatnonzero(good)]
     crystals = [s for cell, row in where if (s := samples[cell].structures[row]) is not None]
     hull = IndependentHull(
-        Energies(config.judge, output / "judge_cache.json"), Phases(builder.measuring.references, config.judge.data)
+        Energies(config.judge, output / "judge_cache.json"), Phases(builder.measuring.table, config.judge.data)
     )
     tell = None if progress is None else lambda done, total: progress("judge", done, total, {})
     above = hull.judge(crystals, tell)

@@ -114,7 +114,7 @@ class Published:
         from pymatgen.analysis.phase_diagram import PDEntry
         from pymatgen.core import Composition
 
-        references = builder.measuring.references
+        references = builder.measuring.table
         self.calculator = CHGNetCalculator(use_device="cpu")
         pairs = [(Composition(f), float(e)) for f, e in zip(references.formulas, references.energies, strict=True)]
         self.entries = [PDEntry(composition, energy * composition.num_atoms) for composition, energy in pairs]

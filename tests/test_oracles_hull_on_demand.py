@@ -1,0 +1,279 @@
+"""Hulls whose phases are computed when they matter: EMT alloys, whose complete hulls are cheap."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from pymatgen.core import Composition, Lattice, Structure
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.rehull import Rehuller
+from loop.errors import ConfigError, EnergyTypeError
+from loop.hull import HullEntry
+from loop.values import Candidate, EnergyType, Evaluation, Quantity
+from oracles import phase_ledger
+from oracles.hull_on_demand import DemandHull
+from oracles.mlip import MlipConfig, PotentialOracle
+from oracles.phase_estimates import Estimates, Phase
+from oracles.phase_ledger import PhaseLedger
+from oracles.potentials import load_potential
+from oracles.references import References
+from oracles.relax import RelaxConfig
+
+METALS = {"Cu": 3.61, "Ni": 3.52, "Pd": 3.89, "Pt": 3.92, "Al": 4.05}
+SETTINGS = RelaxConfig(fmax=0.01, smax=0.05)
+FACES = [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    id: str
+    formula: str
+    e_above_hull: float = float("nan")
+    formation_energy: float = float("nan")
+
+
+class Alloys:
+    """Elements, and L1_2, L1_0, B2 and D0_22-like order of each pair, in slightly wrong cells."""
+
+    def __init__(self, metals):
+        rng = np.random.default_rng(0)
+        self.crystals = {}
+        for metal in metals:
+            self.crystals[f"{metal}-fcc"] = Structure(Lattice.cubic(METALS[metal]), [metal] * 4, FACES)
+        for one, other in itertools.permutations(metals, 2):
+            side = (METALS[one] * 3 + METALS[other]) / 4 * (1 + rng.normal() * 0.01)
+            self.crystals[f"{one}3{other}-L12"] = Structure(Lattice.cubic(side), [other, one, one, one], FACES)
+            cell = Lattice.tetragonal(side, side * 2.05)
+            sites = [[x / 1, y, z / 2] for x, y, z in FACES] + [
+                [(x + 0.5) % 1, (y + 0.5) % 1, (z + 1) / 2] for x, y, z in FACES
+            ]
+            self.crystals[f"{one}3{other}-D022"] = Structure(cell, [other, one, one, one] * 2, sites)
+        for one, other in itertools.combinations(metals, 2):
+            side = (METALS[one] + METALS[other]) / 2 * (1 + rng.normal() * 0.01)
+            flat, cube = Lattice.tetragonal(side, side * 0.97), Lattice.cubic(side * 0.794)
+            layers = [FACES[0], FACES[3], FACES[1], FACES[2]]
+            self.crystals[f"{one}{other}-L10"] = Structure(flat, [one, one, other, other], layers)
+            self.crystals[f"{one}{other}-B2"] = Structure(cube, [one, other], [[0, 0, 0], [0.5, 0.5, 0.5]])
+
+    checksum = "alloys"
+
+    def in_system(self, elements):
+        inside = (id for id, c in self.crystals.items() if {e.symbol for e in c.composition.elements} <= set(elements))
+        return sorted(inside)
+
+    def known(self, id):
+        return Entry(id, self.crystals[id].composition.reduced_formula)
+
+    def structure(self, id):
+        return self.crystals[id]
+
+
+def table(source, potential, energy_type=None, shift=0.0):
+    """Single points of the lowest crystal of each formula, as they stand."""
+    lowest = {}
+    points = potential.single_points(list(source.crystals.values()), gradients=False)
+    for id, point in zip(source.crystals, points, strict=True):
+        formula = source.known(id).formula
+        if formula not in lowest or point.energy < lowest[formula][0]:
+            lowest[formula] = (point.energy + shift, id)
+    energies, ids = zip(*lowest.values(), strict=True)
+    kind = energy_type or potential.energy_type
+    return References(tuple(lowest), np.array(energies), ids, np.zeros(len(ids), dtype=bool), kind, "", {})
+
+
+@pytest.fixture(scope="module")
+def emt():
+    return load_potential("ase.calculators.emt:EMT")
+
+
+@pytest.fixture
+def made(emt, tmp_path):
+    def make(metals=("Cu", "Ni", "Pd", "Pt"), where="phases.db", kind=None, shift=0.0, **margins):
+        source = Alloys(metals)
+        estimates = Estimates([table(source, emt, kind, shift)], emt.energy_type, **margins)
+        return DemandHull(PhaseLedger(emt, SETTINGS, str(tmp_path / where)), source, estimates)
+
+    return make
+
+
+def candidates(metals, n=40, seed=0):
+    rng = np.random.default_rng(seed)
+    compositions = []
+    for _ in range(n):
+        chosen = rng.choice(metals, size=rng.integers(2, 4), replace=False)
+        compositions.append(Composition(dict(zip(chosen, rng.integers(1, 5, size=len(chosen)).tolist(), strict=True))))
+    return compositions
+
+
+def test_it_equals_the_complete_hull_and_computes_less(made, emt):
+    metals = ("Cu", "Ni", "Pd", "Pt")
+    asked = candidates(metals, n=20)
+    energies = np.zeros(len(asked))
+    hull = made(metals, own_margin=0.02)
+    found = hull.batch(asked, energies, emt.energy_type)
+    compounds = {id for id in hull.computed if "fcc" not in id}
+    assert len(compounds) < 0.8 * len(hull.source.crystals)
+    complete = made(metals, where="all.db").complete(metals)
+    for composition, result in zip(asked, found, strict=True):
+        expected = complete.e_above_hull(composition, 0.0, emt.energy_type)
+        assert result.e_above_hull == pytest.approx(expected.e_above_hull, abs=1e-6)
+        assert result.decomposition == pytest.approx(expected.decomposition)
+        assert result.ids == expected.ids
+        assert result.n_entries == hull.complete(composition.chemical_system_set).e_above_hull(
+            composition, 0.0, emt.energy_type
+        ).n_entries  # fmt: skip
+
+
+def test_few_phases_are_computed_for_one_crystal(made, emt):
+    hull = made(own_margin=0.02)
+    hull.e_above_hull("Cu3Pd", 0.0, emt.energy_type)
+    compounds = {id for id in hull.computed if "fcc" not in id}
+    assert compounds < {id for id in hull.source.in_system(["Cu", "Pd"]) if "fcc" not in id}
+    assert 1 <= len(compounds) <= 4
+
+
+def test_nothing_is_computed_twice(made, emt, monkeypatch):
+    asked = candidates(("Cu", "Ni", "Pd", "Pt"), n=10)
+    first = made().batch(asked, np.zeros(10), emt.energy_type)
+    monkeypatch.setattr(phase_ledger, "relax", lambda *_, **__: pytest.fail("a phase was computed again"))
+    again = made().batch(asked, np.zeros(10), emt.energy_type)
+    assert [result.e_above_hull for result in again] == [result.e_above_hull for result in first]
+
+
+def test_other_settings_are_another_ledger(emt, tmp_path):
+    one, other = (PhaseLedger(emt, RelaxConfig(fmax=f), str(tmp_path / "x.db")) for f in (0.05, 0.01))
+    assert one.key != other.key
+    same = PhaseLedger(emt, RelaxConfig(fmax=0.05, batch_size=3), str(tmp_path / "x.db"))
+    assert one.key == same.key
+
+
+def test_a_table_of_another_potential_proposes_too(made, emt):
+    """Formation energies of another type, shifted by each element's own energy."""
+    kind = EnergyType("other", "PBE", "none", "f" * 64)
+    hull = made(kind=kind, shift=3.0, other_margin=0.1)
+    asked = candidates(("Cu", "Ni", "Pd"), n=8)
+    complete = made(where="all.db").complete(("Cu", "Ni", "Pd"))
+    for composition, result in zip(asked, hull.batch(asked, np.zeros(8), emt.energy_type), strict=True):
+        expected = complete.e_above_hull(composition, 0.0, emt.energy_type).e_above_hull
+        assert result.e_above_hull == pytest.approx(expected, abs=1e-6)
+
+
+def test_without_any_table_all_phases_are_computed(emt, tmp_path):
+    hull = DemandHull(
+        PhaseLedger(emt, SETTINGS, str(tmp_path / "a.db")), Alloys(("Cu", "Pd")), Estimates([], emt.energy_type)
+    )
+    result = hull.e_above_hull("CuPd", 0.0, emt.energy_type)
+    assert result.status == "ok"
+    assert set(hull.computed) == set(hull.source.crystals)
+
+
+def test_margins_that_are_broken_are_widened(made, emt):
+    """Estimates 0.3 eV/atom too high: what is computed shows it, and nothing that matters is left out."""
+    source = Alloys(("Cu", "Ni", "Pd", "Pt"))
+    right = table(source, emt)
+    compound = np.array([len(Composition(formula).elements) > 1 for formula in right.formulas])
+    wrong = References(
+        right.formulas, right.energies + 0.3 * compound, right.ids, right.held_out, right.energy_type, "", {}
+    )
+    hull = made()
+    hull.estimates = Estimates([wrong], emt.energy_type, own_margin=0.28)
+    complete = made(where="all.db").complete(("Cu", "Pd", "Pt"))
+    for formula in ("Cu3Pd", "CuPdPt", "Pd2Pt"):
+        expected = complete.e_above_hull(formula, 0.0, emt.energy_type).e_above_hull
+        assert hull.e_above_hull(formula, 0.0, emt.energy_type).e_above_hull == pytest.approx(expected, abs=1e-6)
+
+
+def test_finds_join_the_hull(made, emt):
+    hull = made()
+    before = hull.e_above_hull("CuPd", 0.0, emt.energy_type)
+    find = HullEntry("CuPd", -before.e_above_hull - 0.5, "mine")
+    joined = hull.with_entries([find], emt.energy_type)
+    after = joined.e_above_hull("CuPd", 0.0, emt.energy_type)
+    assert after.e_above_hull == pytest.approx(before.e_above_hull + 0.5)
+    assert after.ids == {"CuPd": "mine"}
+    assert hull.e_above_hull("CuPd", 0.0, emt.energy_type) == before
+
+
+def test_a_phase_that_cannot_be_computed_is_named(made, emt):
+    hull = made(("Cu", "Pd"))
+    flat = Structure(Lattice.cubic(3.0), ["Cu", "Pd"], [[0, 0, 0], [0.01, 0, 0]])
+    hull.source.crystals["CuPd-broken"] = flat
+    hull.estimates = Estimates([], emt.energy_type)
+    result = hull.e_above_hull("CuPd", 0.0, emt.energy_type)
+    assert result.status == "ok"
+    assert "CuPd-broken: failed:overlap" in result.message
+
+
+def test_refusals(made, emt):
+    hull = made()
+    with pytest.raises(EnergyTypeError):
+        hull.e_above_hull("CuPd", 0.0, EnergyType("other", "", ""))
+    assert hull.e_above_hull("CuFe", 0.0, emt.energy_type).status == "failed:no-reference"
+    assert hull.e_above_hull("CuPd", float("nan"), emt.energy_type).status == "failed:no-energy"
+    assert not hull.computed.keys() - {"Cu-fcc"}
+
+
+def test_polymorphs_are_put_where_they_are_published(emt):
+    class Two(Alloys):
+        def known(self, id):
+            above = {"CuPd-B2": 0.0, "CuPd-L10": 0.05}.get(id, float("nan"))
+            return Entry(id, self.crystals[id].composition.reduced_formula, above)
+
+    source = Two(("Cu", "Pd"))
+    own = table(source, emt)
+    phases = {
+        phase.id: phase for phase in Estimates([own], emt.energy_type, own_margin=0.04).phases(["Cu", "Pd"], source)
+    }
+    assert phases["CuPd-L10"].estimate == pytest.approx(phases["CuPd-B2"].estimate + 0.05)
+    assert phases["CuPd-B2"].lower({}, 0.0) == pytest.approx(phases["CuPd-B2"].estimate - 0.04)
+    unknown = Phase("x", "CuPd", float("nan"), formation=True, margin=0.2)
+    assert unknown.lower({}, 0.0) == -np.inf
+
+
+def test_an_oracle_judges_by_it(made, emt):
+    hull = made()
+    config = MlipConfig(relax=SETTINGS, bulk=None, abstain_when_sparse=False)
+    oracle = PotentialOracle(emt, hull, config)
+    crystals = [hull.source.structure(id) for id in ("CuPd-L10", "Cu3Ni-L12")]
+    overlap = Structure(Lattice.cubic(3.0), ["Cu", "Pd"], [[0, 0, 0], [0.01, 0, 0]])
+    labels = oracle.evaluate([Candidate(crystal) for crystal in (crystals[0], overlap, crystals[1])])
+    assert [label.status for label in labels] == ["ok", "failed:overlap", "ok"]
+    complete = made(where="all.db").complete(("Cu", "Ni", "Pd"))
+    for label, crystal in zip(labels[::2], crystals, strict=True):
+        expected = complete.e_above_hull(crystal.composition, label.value("energy"), emt.energy_type)
+        assert label.value("e_above_hull") == pytest.approx(expected.e_above_hull, abs=1e-6)
+    assert oracle.on_demand
+    with pytest.raises(ConfigError, match="screen"):
+        _ = oracle.table
+    assert oracle.settings_hash == PotentialOracle(emt, made(), config).settings_hash
+    assert oracle.settings_hash != PotentialOracle(emt, made(own_margin=0.5), config).settings_hash
+    assert oracle.settings_hash != PotentialOracle(emt, hull, MlipConfig(relax=SETTINGS, bulk=None)).settings_hash
+
+
+def test_earlier_finds_are_judged_again_on_it(made, emt):
+    hull = made()
+    energies = [hull.e_above_hull(formula, 0.0, emt.energy_type) for formula in ("CuPd", "Cu3Pd")]
+    deep = Quantity(-energies[0].e_above_hull - 0.3, "eV/atom")
+    crystals = [Candidate(hull.source.structure(id)) for id in ("CuPd-L10", "Cu3Pd-L12")]
+    kind = {"oracle": "o", "settings": "s", "status": "ok", "energy_type": emt.energy_type}
+    finds = [
+        Evaluation(crystals[0].id, properties={"energy": deep}, **kind),
+        Evaluation(crystals[1].id, properties={"energy": Quantity(-energies[1].e_above_hull, "eV/atom")}, **kind),
+    ]
+    judged = Rehuller(hull)(crystals, finds)
+    assert judged[0].value("e_above_hull") == 0.0
+    assert 0.1 < judged[1].value("e_above_hull") <= 0.15  # half of CuPd's 0.3, less what it lies below that mixture
+
+
+def test_demand_is_for_relaxed_candidates(tmp_path):
+    path = tmp_path / "a.cif"
+    path.write_text(Alloys(("Cu", "Pd")).crystals["CuPd-B2"].to(fmt="cif"))
+    options = ["--input", str(path), "--output", str(tmp_path / "o.csv"), "--potential", "ase.calculators.emt:EMT"]
+    said = CliRunner().invoke(app, ["hull", *options, "--reference", "demand"])
+    assert said.exit_code == 1
+    assert "--relax with --reference demand" in said.output

@@ -56,8 +56,14 @@ def open_store(directory: Path) -> Iterator[tuple[Store, str]]:
         )
     data = configfile.read_mapping(path)  # unchecked: the check loads every room, and looking should be quick
     url = configfile.expand_environment(data["store"]) if data.get("store") else str(directory / "campaign.db")
+    campaign = data.get("campaign")
+    name = campaign.get("name") if isinstance(campaign, dict) else None
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"{path} does not say campaign.name: it is not the file that `discovery-loop run` wrote there"
+        )
     with Store(url, create=False) as store:
-        yield store, data["campaign"]["name"]
+        yield store, name
 
 
 @contextmanager

@@ -186,7 +186,7 @@ def holder(folder: Path) -> Holder | None:
     """Who works in a campaign folder, or was killed while it did; None where nobody holds it."""
     try:
         return _held(json.loads((folder / ".lock").read_text(encoding="utf-8") or "null"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return None  # never locked, or torn: its writer died while writing it
 
 

@@ -153,6 +153,16 @@ def test_status_says_who_works_on_a_campaign(tmp_path):
     lock.release()
 
 
+@pytest.mark.parametrize("text", ["", "campaign: {", "campaign: 3\n", "campaign: {rounds: 1}\n"])
+def test_a_damaged_configuration_is_one_message(results, text):
+    (results / "config.yaml").write_text(text)
+    for verb in VERBS:
+        done = run(verb[0], results, *verb[1:])
+        assert done.exit_code == 1
+        assert "config.yaml" in done.stderr
+        assert "unexpected" not in done.stderr
+
+
 @pytest.fixture
 def read_only(results, monkeypatch):
     """Nothing in the results folder can be written, as on a read-only file system."""

@@ -72,6 +72,8 @@ def read_crystals(path: str | Path, progress: Callable[[int, int], None] | None 
     Raises:
         InputError: nothing there, another format, no column `cif`, or not one readable crystal.
     """
+    import pandas as pd
+
     path = Path(path)
     if not path.exists():
         raise InputError(f"expected crystals at {path} ({FORMATS}), there is no such file or folder")
@@ -86,7 +88,9 @@ def read_crystals(path: str | Path, progress: Callable[[int, int], None] | None 
         table, ids = read_texts(path)
         cells = zip(ids, table[CIF_COLUMN].tolist(), strict=True)
         rows = (Entry(name, partial(crystal_of, text), text=text) for name, text in cells)
-        frame = table.drop(columns=CIF_COLUMN).map(typed).astype(object)
+        others = [name for name in table if name != CIF_COLUMN]  # as objects: beside an empty cell 1 would become 1.0
+        columns = {name: pd.Series([typed(cell) for cell in table[name]], dtype=object) for name in others}
+        frame = pd.DataFrame(columns, index=range(len(table)))
         return _read_entries(path, rows, frame, progress, len(table))
     try:
         listed = list(entries_of(path))

@@ -129,6 +129,10 @@ def test_cells_come_back_character_for_character(tmp_path):
     rows = [{"id": "a", "cif": read_crystals(source).texts[0], **{f"c{n}": text for n, text in enumerate(odd)}}]
     pd.DataFrame(rows).to_csv(tmp_path / "odd.csv", index=False)
     assert written_back(tmp_path / "odd.csv", tmp_path / "back.csv") == rows
+    gaps = {"n": ["1", "", "3"], "x": ["1.5", "", "2"], "flag": ["True", "", "False"], "none": ["", "", ""]}
+    frame = pd.DataFrame({"id": list("abc"), **gaps, "cif": [rows[0]["cif"]] * 3})
+    frame.to_csv(tmp_path / "gaps.csv", index=False)
+    assert written_back(tmp_path / "gaps.csv", tmp_path / "back.csv") == frame.to_dict("records")
 
 
 @pytest.mark.parametrize("between", ["t.extxyz", "t.db", "t.json", "folder", "t.poscar"])

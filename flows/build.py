@@ -19,7 +19,7 @@ from flows.rehull import Rehuller
 from flows.surrogate import CampaignSurrogate
 from generator.conditions import Sampling, names, symbols
 from loop.campaign import Campaign, Parts
-from loop.contracts import Oracle, Progress, Reward
+from loop.contracts import Generator, Oracle, Progress, Reward
 from loop.errors import ConfigError
 from loop.files import make_folder
 from loop.known import KnownCrystals
@@ -29,6 +29,7 @@ from loop.rungs import Rung
 from loop.screening import HullScreen
 from oracles.cheap import CheapPotential
 from oracles.mlip import PotentialOracle, build_oracle, potential_of, references_of
+from oracles.reference_crystals import load_reference_crystals
 from surrogates.acquisition import PoolAcquisition
 from surrogates.features import FeatureExtractor, default_blocks
 
@@ -153,14 +154,25 @@ class Builder:
         return CrystalFormerGenerator(base, section.proposals, section.finetune)
 
     @cached_property
+    def proposer(self) -> Generator:
+        """What proposes: the policy, or ion substitution."""
+        section = self.config.generator
+        if section.kind == "crystalformer":
+            return self.generator
+        from flows.generation import substitution
+
+        self._check_elements(section.proposals.sampling)
+        return substitution(section.proposals.conditions, section.substitution)
+
+    @cached_property
     def novelty(self) -> NoveltyIndex:
         """Known crystals and an empty archive."""
         section = self.config.novelty
         if section.reference == "none":
             return NoveltyIndex(None, section.tolerances)
-        shipped = section.reference == "shipped"
-        known = KnownCrystals.shipped() if shipped else KnownCrystals.load(Path(section.reference))
-        return NoveltyIndex(known, section.tolerances)
+        if section.reference == "shipped":
+            return NoveltyIndex(KnownCrystals.shipped(), section.tolerances, load_reference_crystals())
+        return NoveltyIndex(KnownCrystals.load(Path(section.reference)), section.tolerances)
 
     @cached_property
     def surrogate(self) -> CampaignSurrogate:
@@ -176,7 +188,7 @@ class Builder:
     def parts(self) -> Parts:
         """Everything."""
         return Parts(
-            generator=self.generator,
+            generator=self.proposer,
             surrogate=self.surrogate,
             acquisition=PoolAcquisition(self.config.selection),
             oracle=self.oracle,
@@ -211,4 +223,4 @@ class Builder:
             oracle.close()
 
     def _typical(self) -> list:
-        return self.generator.propose(TYPICAL, seed=self.config.campaign.seed, round=0)
+        return self.proposer.propose(TYPICAL, seed=self.config.campaign.seed, round=0)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from flows.console import emit, note, progress
 from loop.errors import InputError
+
+if TYPE_CHECKING:
+    from generator.conditions import Sampling
 
 PLURAL = ("--spacegroup", "--elements", "--exclude", "--require", "--sites")
 
@@ -28,6 +31,13 @@ class Dtype(StrEnum):
     float32 = "float32"
     float64 = "float64"
     bfloat16 = "bfloat16"
+
+
+class Method(StrEnum):
+    """What draws crystals."""
+
+    learned = "learned"
+    substitution = "substitution"
 
 
 class PluralCommand(TyperCommand):
@@ -77,6 +87,9 @@ def generate(
     min_distance: Annotated[
         float, typer.Option(min=0, help="Crystals with atoms closer than this (A) are drawn again; 0: all are kept.")
     ] = 0.5,
+    method: Annotated[
+        Method, typer.Option(help="learned: the generator; substitution: other ions in known crystals, the baseline.")
+    ] = Method.learned,
     device: Device = "cpu",
     dtype: Dtype = Dtype.float32,
     json: Json = False,
@@ -108,6 +121,9 @@ def generate(
         space_groups=tuple(spacegroup or ()),
     )
     guard = Guard(min_distance=min_distance) if min_distance else None
+    if method is Method.substitution:
+        _substitute(n, seed, sampling, min_distance, output, json)
+        return
     with progress() as report:
         model = generation.load_model(checkpoint, device, dtype.value)
         made = generation.generate(model, n, seed, sampling, guard, report)
@@ -128,6 +144,22 @@ def generate(
         "output": str(output),
     }
     emit(summary, json)
+
+
+def _substitute(n: int, seed: int, sampling: Sampling, min_distance: float, output: Path, json: bool) -> None:
+    """`generate --method substitution`."""
+    from flows import generation
+    from generator.substitution import SubstitutionConfig
+    from loop.crystals import write_crystals
+
+    generator = generation.substitution(sampling, SubstitutionConfig(min_distance=min_distance))
+    found = generator.propose(n, seed=seed, round=0)
+    columns = generation.substituted_columns(found)
+    write_crystals(output, columns["id"], [candidate.structure for candidate in found], columns)
+    if len(found) < n:
+        note(f"warning: {len(found)} of {n} crystals written after {generator.tried} attempts: loosen the conditions.")
+    summary = {"written": len(found), "asked": n, "attempts": generator.tried, "seed": seed, "method": "substitution"}
+    emit({**summary, "output": str(output)}, json)
 
 
 def likelihood(

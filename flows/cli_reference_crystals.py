@@ -32,18 +32,19 @@ def reference() -> None:
 def show(
     what: Annotated[str, typer.Argument(metavar="FORMULA|ID", help="As LiFePO4, or mp-19017.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write the crystals: CSV, extxyz, CIF, or a folder of CIFs.")
+        Path | None, typer.Option("--output", "-o", help="Write the crystals; the ending says the format.")
     ] = None,
     table: Table = None,
     json: Json = False,
 ) -> None:
     """Known crystals of a formula, the lowest first, or the one of an id: space group, published energies, cell."""
+    from flows.outputs import check_crystals
     from oracles.reference_crystals import load_reference_crystals
 
+    if output is not None:
+        check_crystals(output)
     crystals = load_reference_crystals(table)
     ids = _ids(crystals, what)
-    if output is not None:
-        _check_output(output, ids)
     frame = _frame(crystals, ids)
     if output is not None:
         _write(crystals, frame, output)
@@ -59,7 +60,7 @@ def show(
 @reference_app.command()
 def export(
     chemical_system: Annotated[str, typer.Option(help="As Li-Fe-O; its subsystems come along.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="CSV, CSV.gz, extxyz, or a folder of CIFs.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write, or another format by the ending.")],
     max_e_above_hull: Annotated[
         float | None, typer.Option(help="eV/atom, as published; leaves out what has no published value.")
     ] = None,
@@ -101,24 +102,13 @@ def build(
 
     if output.suffix != ".npz":
         raise InputError(f"expected the name of a .npz file to write, got {output}")
-    check_file(output)
+    check_file(output, *sources)
     with progress() as report:
         about = build_table(
             sources, output, tuple(split or SPLITS), workers, lambda done, total: report("pack", done, total, {})
         )
     shown = {name: about[name] for name in ("crystals", "formulas", "left_out", "largest_error_angstrom")}
     emit({**shown, "left_out": len(shown["left_out"]), "output": str(output)}, json)
-
-
-def _check_output(output: Path, ids: list[str]) -> None:
-    from flows.outputs import check_crystals, check_file
-
-    if output.suffix.lower() != ".cif":
-        check_crystals(output)
-    elif len(ids) == 1:
-        check_file(output)
-    else:
-        raise InputError(f"a .cif holds one crystal, here are {len(ids)}: give an id, or a folder, .csv or .extxyz")
 
 
 def _ids(crystals: ReferenceCrystals, what: str) -> list[str]:

@@ -17,6 +17,7 @@ from flows.goals import check_agrees, check_measured, one_goal
 from flows.upgrade import upgraded
 from generator.policy import PolicyConfig
 from generator.rl.config import FinetuneConfig
+from generator.substitution import SubstitutionConfig
 from loop.errors import ConfigError
 from loop.novelty import Tolerances
 from loop.reward import RewardConfig
@@ -70,7 +71,7 @@ class HandoffRung(HandoffConfig):
 
 ROOMS: tuple[type[Any], ...]
 ROOMS = (CampaignSettings, FinetuneConfig, PolicyConfig, ValidityRules, Tolerances, RewardConfig, MlipConfig, GPConfig)
-ROOMS += (AcquisitionConfig, ScreenConfig, DftRung, HandoffRung)
+ROOMS += (AcquisitionConfig, ScreenConfig, DftRung, HandoffRung, SubstitutionConfig)
 for room_settings in ROOMS:
     forbid_extra(room_settings)
 
@@ -84,6 +85,12 @@ class Section(BaseModel):
 class GeneratorSection(Section):
     """The policy."""
 
+    kind: Literal["crystalformer", "substitution"] = Field(
+        "crystalformer", description="what proposes: the learned generator, or ion substitution, which learns nothing"
+    )
+    substitution: SubstitutionConfig = Field(
+        default_factory=lambda: SubstitutionConfig(), description="parents and changes of ion substitution"
+    )
     checkpoint: Path | None = Field(None, description="folder of the base checkpoint; none: the one that is shipped")
     device: str = Field("cpu", description="cpu or cuda")
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"

@@ -25,6 +25,7 @@ from loop.metrics import wilson
 from loop.novelty import KNOWN, NEW, NoveltyIndex
 from loop.stability import DEFINITIONS, IMPLAUSIBLE, sun_flags
 from loop.validity import STRICT, unknown_elements, validity_flags
+from oracles.reference_crystals import load_reference_crystals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,7 +133,10 @@ def _rules(samples: CrystalTable, structures: Sequence[Structure], tell: Progres
 
 def _index(structures: Sequence[Structure], known: Sequence[Structure], config: EvaluationConfig) -> NoveltyIndex:
     """Known crystals: the shipped fingerprints, and those of the reference that could equal a sample."""
-    index = NoveltyIndex(KnownCrystals.shipped() if config.shipped else None)
+    shipped = config.shipped
+    index = NoveltyIndex(
+        KnownCrystals.shipped() if shipped else None, crystals=load_reference_crystals() if shipped else None
+    )
     formulas = {structure.composition.reduced_formula for structure in structures}
     near = [structure for structure in known if structure.composition.reduced_formula in formulas]
     index.add(near, [f"{REFERENCE}{row}" for row in range(len(near))])

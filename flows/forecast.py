@@ -26,13 +26,18 @@ def forecast(config: CampaignConfig) -> dict[str, Any]:
     return {
         "campaign": settings.name,
         "rounds": f"{settings.rounds} after the baseline round",
-        "reward_evaluations": settings.rounds * finetune.iterations * finetune.batch_size,
+        "reward_evaluations": settings.rounds * finetune.iterations * finetune.batch_size if learns(config) else 0,
         "crystals_proposed": (settings.rounds + 1) * settings.pool,
         "oracle_calls": calls if settings.max_calls is None else min(calls, settings.max_calls),
         "oracle": config.oracle.mlip.potential,
         **_rungs(config),
         **_known(config),
     }
+
+
+def learns(config: CampaignConfig) -> bool:
+    """Whether the campaign's generator is one that learns."""
+    return config.generator.kind == "crystalformer"
 
 
 def _known(config: CampaignConfig) -> dict[str, Any]:
@@ -66,8 +71,10 @@ def measured(config: CampaignConfig) -> dict[str, Any]:
     from flows import build
 
     builder = build.Builder(config)
-    generator, reward = builder.generator, builder.reward_for(0)
-    generator.finetune = replace(generator.finetune, iterations=1, batch_size=PROBE, minibatch_size=PROBE // 2)
+    generator, reward = builder.proposer, builder.reward_for(0)
+    if learns(config):
+        small = replace(builder.generator.finetune, iterations=1, batch_size=PROBE, minibatch_size=PROBE // 2)
+        builder.generator.finetune = small
     drawn = generator.propose(PROBE, seed=0, round=0)
     valid = [c for c in drawn if builder.config.validity.reason(c.structure) is None][:PROBE_LABELS] or drawn[:1]
     builder.measuring.evaluate(valid[:1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from generator.checkpoint import Checkpoint
     from generator.conditions import Sampling
     from generator.guard import Guard
+    from generator.substitution import SubstitutionConfig, SubstitutionGenerator
     from generator.tokens import CrystalBatch
     from loop.contracts import Progress
     from loop.crystals import CrystalTable
@@ -86,6 +87,32 @@ def generate(
     logp = {name: getattr(found.sample.logp, name).double().cpu().numpy()[rows].tolist() for name in TERMS}
     batch = found.sample.batch[np.array(rows, dtype=int)]
     return Generated(crystals, batch, logp, found.tries, found.acceptance, found.acceptance_error)
+
+
+def substitution(sampling: Sampling, config: SubstitutionConfig | None = None) -> SubstitutionGenerator:
+    """Ion substitution on the known crystals that ship.
+
+    Raises:
+        ConfigError: no known crystal can become what is asked for.
+    """
+    from generator.substitution import SubstitutionConfig, SubstitutionGenerator
+    from oracles.reference_crystals import load_reference_crystals
+
+    config, crystals = config or SubstitutionConfig(), load_reference_crystals()
+    rows = [crystals.known(id) for id in crystals.lowest() if crystals.n_atoms(id) <= config.max_atoms]
+    parents = [known for known in rows if known.e_above_hull <= config.max_e_above_hull]
+    ids, formulas = [known.id for known in parents], [known.formula for known in parents]
+    return SubstitutionGenerator(ids, formulas, crystals, sampling, config)
+
+
+def substituted_columns(candidates: Sequence[Candidate]) -> dict[str, list[Any]]:
+    """Columns that go with crystals of ion substitution, the known crystal that each comes from among them."""
+    return {
+        "id": [candidate.id for candidate in candidates],
+        "formula": [candidate.formula for candidate in candidates],
+        "parent": [candidate.origin.parent for candidate in candidates],
+        "n_atoms": [len(candidate.structure) for candidate in candidates],
+    }
 
 
 def candidate_columns(made: Generated) -> dict[str, list[Any]]:
@@ -252,6 +279,8 @@ def finetune(config: CampaignConfig, output: Path, *, resume: bool, progress: Pr
     from loop.export import to_csv
     from loop.files import write_text
 
+    if config.generator.kind != "crystalformer":
+        raise ConfigError(f"generator.kind is {config.generator.kind}, which learns nothing: expected crystalformer")
     state = output / "state"
     if not resume and (state.exists() or (output / "checkpoint").exists()):
         raise ConfigError(f"{output} holds a fine-tuning: go on with --resume, or choose another folder")

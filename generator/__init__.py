@@ -27,6 +27,7 @@ __getattr__, __dir__, __all__ = attach(
         "rl.raft": ["Raft"],
         "rl.reinforce": ["Reinforce"],
         "sequence": ["Crystals"],
+        "substitution": ["SubstitutionConfig", "SubstitutionGenerator"],
         "tokens": ["CrystalBatch", "detokenize_all", "tokenize"],
     },
 )

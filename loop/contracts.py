@@ -22,6 +22,18 @@ Rehull = Callable[[Sequence[Candidate], Sequence[Evaluation]], list[Evaluation]]
 """Judges finished evaluations anew on the hull that holds all of them: same length and order, no oracle call."""
 
 
+class CrystalLibrary(Protocol):
+    """Known crystals as crystals, by id."""
+
+    def __contains__(self, id: object) -> bool:
+        """Whether it holds the crystal of an id."""
+        ...
+
+    def structure(self, id: str) -> Structure:
+        """The crystal of an id that it holds."""
+        ...
+
+
 class Validity(Protocol):
     """Cheap rules that a crystal must pass before anything is spent on it."""
 

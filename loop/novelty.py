@@ -1,12 +1,14 @@
 """Is a crystal new? Against the known ones, against what the campaign has seen, and within a batch.
 
-Fingerprint first (`loop.fingerprint`); pymatgen's StructureMatcher second, where both structures are at hand. No clock
-decides: a matcher with a time limit would give other verdicts on other machines, so large cells go by fingerprint.
+Fingerprint first (`loop.fingerprint`); pymatgen's StructureMatcher second, where both structures are at hand. Where the
+known crystal itself is there, the matcher decides what is known; it scales volumes, so that a potential's other volume
+makes no crystal new. No clock decides: a matcher with a time limit would give other verdicts on other machines, so
+large cells go by fingerprint.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -16,6 +18,7 @@ import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 
+from loop.contracts import CrystalLibrary
 from loop.fingerprint import SYMPRECS, Fingerprint, fingerprint, symmetry
 from loop.known import KnownCrystals
 from loop.values import DUPLICATE, KNOWN, NEW
@@ -65,11 +68,18 @@ class NoveltyIndex:
     Args:
         known: the reference; None for none.
         tolerances: of the comparison.
+        crystals: the crystals behind the reference, or some of them: those are compared themselves.
     """
 
-    def __init__(self, known: KnownCrystals | None = None, tolerances: Tolerances | None = None) -> None:
-        self.known = known
+    def __init__(
+        self,
+        known: KnownCrystals | None = None,
+        tolerances: Tolerances | None = None,
+        crystals: CrystalLibrary | None = None,
+    ) -> None:
+        self.known, self.crystals = known, crystals
         self.tolerances = tolerances or Tolerances()
+        self.agreement: Counter[str] = Counter()  # how fingerprint and matcher agreed, over the life of this object
         self._archive: dict[int, list[_Seen]] = defaultdict(list)
         self._matcher = StructureMatcher()
 
@@ -80,6 +90,8 @@ class NoveltyIndex:
     def protocol(self) -> dict[str, Any]:
         """What a verdict rests on, for records."""
         reference = "none" if self.known is None else f"{len(self.known)} fingerprints of known crystals"
+        if self.crystals is not None:
+            reference += ", confirmed by the matcher where the crystal itself is there"
         matcher = {name: getattr(self._matcher, name, None) for name in ("ltol", "stol", "angle_tol")}
         return {"reference": reference, "tolerances": asdict(self.tolerances), "matcher": matcher}
 
@@ -95,7 +107,7 @@ class NoveltyIndex:
         verdicts = []
         for structure, identifier in zip(structures, ids, strict=True):
             seen = _Seen(identifier, structure, fingerprint(structure, with_symmetry=False))
-            verdict = self._in_known(seen) or self._in_seen(seen, batch, quick)
+            verdict = self._in_known(seen, quick) or self._in_seen(seen, batch, quick)
             if verdict is None:
                 verdict = Verdict(NEW)
                 batch[seen.print.formula].append(seen)
@@ -108,17 +120,45 @@ class NoveltyIndex:
             seen = _Seen(identifier, structure, fingerprint(structure, with_symmetry=False))
             self._archive[seen.print.formula].append(seen)
 
-    def _in_known(self, seen: _Seen) -> Verdict | None:
+    def _in_known(self, seen: _Seen, quick: bool) -> Verdict | None:
         rows = self.known.of_formula(seen.print.formula) if self.known is not None else range(0)
         if self.known is None or not rows:
             return None
-        distances, tolerances = self.known.distances(seen.print, rows), self.tolerances
+        distances = self.known.distances(seen.print, rows)
+        row = self._by_fingerprint(seen, self.known, rows, distances)
+        by = "fingerprint"
+        if self.crystals is not None and not quick and len(seen.structure) <= self.tolerances.max_sites:
+            near = [rows[i] for i in np.argsort(distances) if distances[i] <= self.tolerances.matcher]
+            row, by = self._by_matcher(seen, self.known, self.crystals, row, near)
+        return None if row is None else Verdict(KNOWN, self.known.id(row), self.known.in_training(row), by)
+
+    def _by_fingerprint(self, seen: _Seen, known: KnownCrystals, rows: range, distances: np.ndarray) -> int | None:
+        """Row of the known crystal that has the fingerprint, if any."""
         nearest = int(np.argmin(distances))
-        row = rows[nearest]
-        if distances[nearest] > tolerances.geometry:
-            likely = [i for i in np.argsort(distances) if distances[i] <= tolerances.same_symmetry]
-            row = next((rows[i] for i in likely if seen.symmetries & self.known.symmetries(rows[i])), -1)
-        return Verdict(KNOWN, self.known.id(row), self.known.in_training(row)) if row >= 0 else None
+        if distances[nearest] <= self.tolerances.geometry:
+            return rows[nearest]
+        likely = [i for i in np.argsort(distances) if distances[i] <= self.tolerances.same_symmetry]
+        return next((rows[i] for i in likely if seen.symmetries & known.symmetries(rows[i])), None)
+
+    def _by_matcher(
+        self, seen: _Seen, known: KnownCrystals, crystals: CrystalLibrary, found: int | None, near: list[int]
+    ) -> tuple[int | None, str]:
+        """What the matcher says of the crystals of a formula, nearest first, that which has the fingerprint before all.
+
+        Where that one is not among the crystals, its fingerprint decides.
+        """
+        if found is not None and known.id(found) not in crystals:
+            self.agreement["fingerprint alone"] += 1
+            return found, "fingerprint"
+        for row in dict.fromkeys([found, *near] if found is not None else near):
+            structure = crystals.structure(known.id(row)) if known.id(row) in crystals else None
+            small = structure is not None and len(structure) <= self.tolerances.max_sites
+            if structure is not None and small and self._matcher.fit(seen.structure, structure):
+                self.agreement["both" if found is not None else "matcher alone"] += 1
+                return row, "matcher"
+        if near:
+            self.agreement["neither" if found is None else "denied by the matcher"] += 1
+        return None, "matcher"
 
     def _in_seen(self, seen: _Seen, batch: dict[int, list[_Seen]], quick: bool) -> Verdict | None:
         for other in [*self._archive.get(seen.print.formula, []), *batch.get(seen.print.formula, [])]:

@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = attach(
         "mlip": ["MlipConfig", "PotentialOracle"],
         "phonons": ["PhononConfig"],
         "potentials": ["Potential", "load_potential"],
+        "reference_crystals": ["ReferenceCrystals", "load_reference_crystals"],
         "references": ["References", "build_references", "load_references"],
         "relax": ["RelaxConfig", "Relaxed"],
     },

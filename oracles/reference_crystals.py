@@ -21,6 +21,7 @@ import numpy as np
 from loop.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
     from pymatgen.core import Structure
 
 DEFAULT = Path(__file__).parent / "data" / "reference_crystals.npz"
@@ -182,6 +183,29 @@ class ReferenceCrystals:
         first = order[np.unique(self.formulas[order], return_index=True)[1]]
         elements = np.bitwise_count(self._masks[first]).sum(axis=1)
         return self.ids[first[np.lexsort([self.ids[first], self._sizes[first], elements > 1])]].tolist()
+
+    def rows(self, ids: Iterable[str] | None = None) -> pd.DataFrame:
+        """Crystals as `oracles.references` takes them from a file; by default the lowest one of each formula.
+
+        Returns:
+            Columns material_id, pretty_formula, n_atoms (of the primitive cell), e_above_hull and
+            formation_energy_per_atom (eV/atom, published) and cif (the primitive cell, P1).
+        """
+        import pandas as pd
+
+        from loop.cif_writer import to_cif
+
+        chosen = [self.known(id) for id in (self.lowest() if ids is None else ids)]
+        return pd.DataFrame(
+            {
+                "material_id": [known.id for known in chosen],
+                "pretty_formula": [known.formula for known in chosen],
+                "n_atoms": [self.n_atoms(known.id) for known in chosen],
+                "e_above_hull": [known.e_above_hull for known in chosen],
+                "formation_energy_per_atom": [known.formation_energy for known in chosen],
+                "cif": [to_cif(self.structure(known.id)) for known in chosen],
+            }
+        )
 
     def _ordered(self, rows: Iterable[int]) -> list[str]:
         chosen = np.array(sorted(rows, key=lambda row: (self.formulas[row], self._place[row])), dtype=int)

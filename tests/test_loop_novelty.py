@@ -213,3 +213,68 @@ def test_the_protocol_names_reference_and_tolerances(known):
     assert protocol["reference"] == f"{len(ALL)} fingerprints of known crystals"
     assert protocol["tolerances"]["geometry"] == 0.035
     assert protocol["matcher"] == {"ltol": 0.2, "stol": 0.3, "angle_tol": 5}
+
+
+class Library:
+    """Known crystals by id, and which were asked for."""
+
+    def __init__(self, crystals):
+        self.crystals, self.asked = crystals, []
+
+    def __contains__(self, id):
+        return id in self.crystals
+
+    def structure(self, id):
+        self.asked.append(id)
+        return self.crystals[id]
+
+
+def squeezed_rutile():
+    """A rutile so distorted that fingerprints take it for another crystal, and the matcher for the same."""
+    return rutile(a=4.7, c=2.9, u=0.32)
+
+
+def test_the_matcher_confirms_what_the_fingerprint_finds():
+    known = KnownCrystals.from_fingerprints(["mp-1"], [fingerprint(rutile())])
+    library = Library({"mp-1": rutile()})
+    index = NoveltyIndex(known, crystals=library)
+    larger = rutile()
+    larger.scale_lattice(larger.volume * 1.3)
+    for form in (rewritten(rutile(), 1), larger):
+        verdict = index.judge([form], ["x"])[0]
+        assert (verdict.kind, verdict.match, verdict.by) == (KNOWN, "mp-1", "matcher")
+    assert index.agreement == {"both": 2}
+    assert "confirmed by the matcher" in index.protocol()["reference"]
+
+
+def test_a_fingerprint_without_the_crystal_is_no_match():
+    known = KnownCrystals.from_fingerprints(["mp-1"], [fingerprint(rutile())])
+    index = NoveltyIndex(known, crystals=Library({"mp-1": anatase()}))  # as if both had one fingerprint
+    assert kinds(index, [rutile()]) == [NEW]
+    assert index.agreement == {"denied by the matcher": 1}
+
+
+def test_a_known_crystal_that_the_fingerprint_misses_is_found_by_the_matcher():
+    known = KnownCrystals.from_fingerprints(["mp-1", "mp-2"], [fingerprint(anatase()), fingerprint(rutile())])
+    assert kinds(NoveltyIndex(known), [squeezed_rutile()]) == [NEW]
+    index = NoveltyIndex(known, crystals=Library({"mp-1": anatase(), "mp-2": rutile()}))
+    verdict = index.judge([squeezed_rutile()], ["x"])[0]
+    assert (verdict.kind, verdict.match, verdict.by) == (KNOWN, "mp-2", "matcher")
+    assert index.agreement == {"matcher alone": 1}
+
+
+def test_where_the_crystal_is_not_there_the_fingerprint_decides():
+    known = KnownCrystals.from_fingerprints(["mp-1"], [fingerprint(rutile())])
+    index = NoveltyIndex(known, crystals=Library({}))
+    verdict = index.judge([rutile()], ["x"])[0]
+    assert (verdict.kind, verdict.by) == (KNOWN, "fingerprint")
+    assert index.agreement == {"fingerprint alone": 1}
+
+
+def test_the_quick_verdict_and_large_cells_ask_no_crystal():
+    known = KnownCrystals.from_fingerprints(["mp-1"], [fingerprint(rutile())])
+    library = Library({"mp-1": anatase()})
+    quick = NoveltyIndex(known, crystals=library).judge([rutile()], ["x"], quick=True)
+    large = NoveltyIndex(known, Tolerances(max_sites=4), library).judge([rutile()], ["x"])
+    assert [verdict.kind for verdict in (*quick, *large)] == [KNOWN, KNOWN]
+    assert library.asked == []

@@ -65,7 +65,7 @@ def judge(candidates: Sequence[Candidate | None], builder: Builder) -> Samples:
     crystals = [
         structure for structure, good in zip(structures, flags["structure_valid"], strict=True) if structure and good
     ]
-    index = NoveltyIndex(builder.novelty.known, builder.novelty.tolerances)
+    index = NoveltyIndex(builder.novelty.known, builder.novelty.tolerances, builder.novelty.crystals)
     verdicts = index.judge(crystals, [str(i) for i in sound])
     flags["unique"][sound] = [verdict.kind != DUPLICATE for verdict in verdicts]
     flags["new"][sound] = [verdict.kind == NEW for verdict in verdicts]

@@ -56,7 +56,7 @@ def _relax(
     compositions = [structure.composition for structure in structures]
     energies = np.array([energy for *_, energy in kept], dtype=float)
     places = oracle.hull.batch(compositions, energies, oracle.potential.energy_type)
-    index = NoveltyIndex(builder.novelty.known, builder.novelty.tolerances)
+    index = NoveltyIndex(builder.novelty.known, builder.novelty.tolerances, builder.novelty.crystals)
     verdicts = index.judge(structures, [str(i) for i, *_ in kept])
     found = pd.DataFrame({COLUMN: np.full(len(rows), np.nan)})
     for name in ("structure_valid", "unique", "new"):

@@ -36,7 +36,8 @@ def summarise(history: History) -> dict[str, Any]:
     }
     for name in ("sampled", "accepted", "unique", "new"):
         summary[name] = sum(report.funnel[name] for report in reports)
-    names = ("baseline_hit_rate", "engine_hit_rate", "shadow_hit_rate", "acceleration")
+    rates = ("baseline_hit_rate", "engine_hit_rate", "shadow_hit_rate")
+    names = (*rates, "acceleration", "acceleration_low", "acceleration_high")  # 95 % interval: few labels tell little
     summary |= {name: last[name] for name in names if name in last}
     summary["best_objective"] = columns.best_objective(history, finds)
     shown = columns.columns(history, columns.BRIEF)

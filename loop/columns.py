@@ -82,14 +82,18 @@ def in_group(rows: Sequence[dict[str, Any]], group: str) -> list[dict[str, Any]]
     return [row for row in rows if row["group"] == group]
 
 
-def diversity(rows: Sequence[dict[str, Any]]) -> dict[str, int]:
-    """How many prototypes, families and chemical systems some rows hold, and how many are decorated lattices."""
+def diversity(rows: Sequence[dict[str, Any]]) -> dict[str, int | None]:
+    """How many prototypes, families and chemical systems some rows hold, and how many are decorated lattices.
+
+    None where no row has a prototype: ledgers of earlier versions do not say them.
+    """
     named = [row for row in rows if row["prototype"]]
+    unsaid = bool(rows) and not named
     return {
-        "prototypes": len({row["prototype"] for row in named}),
-        "families": len({family(row["prototype"], row["decoration"]) for row in named}),
+        "prototypes": None if unsaid else len({row["prototype"] for row in named}),
+        "families": None if unsaid else len({family(row["prototype"], row["decoration"]) for row in named}),
         "chemical_systems": len({row["chemical_system"] for row in rows}),
-        "decorations": sum(bool(row["decoration"]) for row in rows),
+        "decorations": None if unsaid else sum(bool(row["decoration"]) for row in rows),
     }
 
 

@@ -82,6 +82,9 @@ def _diversity(rows: list[dict[str, Any]]) -> str:
     if not finds:
         return "No find: no crystal is stable and new."
     found = diversity(finds)
+    if found["prototypes"] is None:
+        systems = found["chemical_systems"]
+        return f"The {len(finds)} finds lie in {systems} chemical systems; their prototypes are not in this ledger."
     lattices = Counter(row["decoration"] for row in finds if row["decoration"])
     kinds = ", ".join(f"{count} {name}" for name, count in lattices.most_common())
     text = (

@@ -14,10 +14,12 @@ from flows import artifacts, configfile, outcome, yaml_core
 from flows.cli_campaign import outcome_text
 from flows.config import CampaignConfig, read_config
 from flows.goals import measured_properties
+from flows.narrative import told as told_in_words
 from flows.plain import status_of
 from loop.campaign import Campaign
 from loop.errors import ConfigError
 from loop.goal import Goal
+from loop.history import History
 from loop.novelty import NoveltyIndex, Verdict
 from loop.settings import CampaignSettings
 from loop.store import Store
@@ -260,3 +262,41 @@ def test_documented_goals_are_what_they_say():
     blocks = [yaml_core.read(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
     found = [configfile.validate(CampaignConfig, block, "docs").campaign.wanted for block in blocks]
     assert found == [Goal("dft_band_gap", "target", 1.34, (1.1, 1.6))] * 2
+
+
+def test_a_ledger_of_an_earlier_version_still_opens(tmp_path):
+    """Neither prototypes nor matches as proposed, `maximise` for the goal, `valid` for what the rules accept."""
+    settings = CampaignSettings(name="earlier", rounds=0, pool=30, budget=8, chunk=8, threshold=9.0)
+    with Store(tmp_path / "campaign.db") as store, Campaign(settings, fake_parts(), store, tmp_path) as campaign:
+        campaign.run()
+        events = [(e.round, e.stage, e.kind, json.loads(json.dumps(e.payload))) for e in store.events("earlier")]
+    with Store(tmp_path / "old.db") as store:
+        for round, stage, kind, payload in events:
+            if kind == "created":
+                for name in ("goal", "target", "window", "also"):
+                    del payload["settings"][name]
+                payload["settings"]["maximise"] = False
+            if stage == "propose":
+                payload["funnel"]["valid"] = payload["funnel"].pop("accepted")
+                del payload["matches"]
+            if stage == "report" and kind == "done":
+                payload["report"]["funnel"]["valid"] = payload["report"]["funnel"].pop("accepted")
+                del payload["report"]["funnel"]["suspect"], payload["objective"]
+            for pick in payload.get("picks", []):
+                del pick["match"]
+            payload.pop("prototypes", None)
+            store.append("earlier", round, stage, kind, payload)
+        store.add_candidates("earlier", list(campaign.history.candidates.values()))
+        store.claim(list(campaign.history.evaluations), campaign.history.oracle, campaign="earlier")
+        store.finish(list(campaign.history.evaluations.values()))
+        history = History.load(store, "earlier")
+        summary = outcome.summarise(history)
+    assert history.settings.wanted == Goal("bulk_modulus", "minimise")
+    assert summary["labelled"] == 8
+    assert summary["stable_new"] > 0
+    assert summary["prototypes"] is None
+    assert summary["accepted"] == 30
+    best = [row["bulk_modulus"] for row in summary["top"]]
+    assert best == sorted(best)
+    assert "not in this ledger" in loop.report.context(history, [])["diversity"]
+    assert "best objective" in told_in_words("report", history.done[0, "report"])

@@ -15,7 +15,7 @@ from pymatgen.io.cif import CifParser
 
 from loop.cif import parse_cif
 
-TIGHT = StructureMatcher(ltol=2e-3, stol=0.01, angle_tol=0.1, scale=False)
+TIGHT = StructureMatcher(ltol=2e-3, stol=0.01, angle_tol=0.1, scale=False, primitive_cell=False)
 
 
 def by_pymatgen(text: str) -> Structure:
@@ -71,4 +71,6 @@ def same_crystal(one: Structure, other: Structure) -> bool:
     per_atom = [structure.volume / len(structure) for structure in (one, other)]
     if one.composition.reduced_composition != other.composition.reduced_composition:
         return False
-    return bool(np.isclose(*per_atom, rtol=2e-3) and TIGHT.fit(one, other))
+    # the matcher's own primitive cells forget distortions of up to 0.25 A, and then choose one of several
+    pair = [structure.get_primitive_structure(tolerance=0.02) for structure in (one, other)]
+    return bool(np.isclose(*per_atom, rtol=2e-3) and TIGHT.fit(*pair))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -69,6 +70,17 @@ def test_phonons_from_file_to_file(metals, tmp_path):
     assert frame["lowest_frequency"][1] < -1
     assert summary["dynamically_stable"] == 1
     assert json.loads(frame["supercell"][0]) == [3, 3, 3]
+
+
+def test_phonons_do_not_depend_on_the_cell_nor_on_the_order_of_the_atoms(tmp_path):
+    """Silicon in its primitive cell, in its conventional one, and that shuffled, with CHGNet."""
+    source = Path(__file__).parent / "cases" / "77_phonons_order_cell" / "x.csv"
+    frame, _ = table_of("phonons", "--input", source, "--output", tmp_path / "p.csv", "--min-length", 4, "--json")
+    assert frame["material_id"].tolist() == ["prim", "conv", "perm", "ar", "cs_atom"]
+    assert frame["status"].tolist() == ["ok"] * 4 + ["failed:isolated-atoms"]
+    lowest = frame["lowest_frequency"].to_numpy()
+    np.testing.assert_allclose(lowest[:3], lowest[0], rtol=1e-3)
+    assert lowest[3] > 0
 
 
 def test_strains_are_chosen_on_other_crystals(tmp_path, monkeypatch):

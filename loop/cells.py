@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 ID_COLUMNS = ("material_id", "id", "candidate_id")
 
 _WHOLE = re.compile(r"[+-]?(?:0|[1-9]\d*)")
-_DECIMAL = re.compile(r"[+-]?(?:0|[1-9]\d*)?(?:\.\d*)?(?:[eE][+-]?\d+)?")
+_DECIMAL = re.compile(r"[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 
 
 def number_of(text: str) -> Any:
     """The number that a text is, else the text: what overflows (3e400) or starts with zeros (007) is no number."""
     if _WHOLE.fullmatch(text):
         return int(text)
-    if not text or not _DECIMAL.fullmatch(text) or not any(character.isdigit() for character in text):
+    if not _DECIMAL.fullmatch(text):
         return text
     value = float(text)
     return value if math.isfinite(value) else text

@@ -35,7 +35,7 @@ class Tolerances:
     geometry: float = 0.035
     same_symmetry: float = 0.045  # with space group and sites equal at one of the two tolerances
     certain: float = 0.008  # no matcher is asked below
-    matcher: float = 0.12  # nor above: different
+    matcher: float = 0.12  # nor above: different, of two crystals of the archive or a batch
     max_sites: int = 60  # nor for larger cells: pymatgen's matcher may run for hours
 
 
@@ -82,6 +82,7 @@ class NoveltyIndex:
         self.agreement: Counter[str] = Counter()  # how fingerprint and matcher agreed, over the life of this object
         self._archive: dict[int, list[_Seen]] = defaultdict(list)
         self._matcher = StructureMatcher()
+        self._of_supercells = StructureMatcher(attempt_supercell=True)  # a distorted supercell has no smaller cell
 
     def __len__(self) -> int:
         """Size of the archive."""
@@ -128,8 +129,8 @@ class NoveltyIndex:
         row = self._by_fingerprint(seen, self.known, rows, distances)
         by = "fingerprint"
         if self.crystals is not None and not quick and len(seen.structure) <= self.tolerances.max_sites:
-            near = [rows[i] for i in np.argsort(distances) if distances[i] <= self.tolerances.matcher]
-            row, by = self._by_matcher(seen, self.known, self.crystals, row, near)
+            nearest_first = [rows[i] for i in np.argsort(distances)]
+            row, by = self._by_matcher(seen, self.known, self.crystals, row, nearest_first)
         return None if row is None else Verdict(KNOWN, self.known.id(row), self.known.in_training(row), by)
 
     def _by_fingerprint(self, seen: _Seen, known: KnownCrystals, rows: range, distances: np.ndarray) -> int | None:
@@ -141,22 +142,23 @@ class NoveltyIndex:
         return next((rows[i] for i in likely if seen.symmetries & known.symmetries(rows[i])), None)
 
     def _by_matcher(
-        self, seen: _Seen, known: KnownCrystals, crystals: CrystalLibrary, found: int | None, near: list[int]
+        self, seen: _Seen, known: KnownCrystals, crystals: CrystalLibrary, found: int | None, rows: list[int]
     ) -> tuple[int | None, str]:
-        """What the matcher says of the crystals of a formula, nearest first, that which has the fingerprint before all.
+        """The first crystal of a formula that the matcher takes it for; that which has the fingerprint is asked first.
 
         Where that one is not among the crystals, its fingerprint decides.
         """
         if found is not None and known.id(found) not in crystals:
             self.agreement["fingerprint alone"] += 1
             return found, "fingerprint"
-        for row in dict.fromkeys([found, *near] if found is not None else near):
-            structure = crystals.structure(known.id(row)) if known.id(row) in crystals else None
-            small = structure is not None and len(structure) <= self.tolerances.max_sites
-            if structure is not None and small and self._matcher.fit(seen.structure, structure):
+        present = [row for row in rows if known.id(row) in crystals]
+        for row in dict.fromkeys([*present] if found is None else [found, *present]):
+            structure = crystals.structure(known.id(row))
+            matcher = self._of_supercells if row == found else self._matcher
+            if len(structure) <= self.tolerances.max_sites and matcher.fit(seen.structure, structure):
                 self.agreement["both" if found is not None else "matcher alone"] += 1
                 return row, "matcher"
-        if near:
+        if present:
             self.agreement["neither" if found is None else "denied by the matcher"] += 1
         return None, "matcher"
 

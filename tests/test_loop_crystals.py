@@ -8,6 +8,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
 
+from loop.cells import number_of
 from loop.cif import cif_blocks, parse_cif
 from loop.cif_writer import to_cif
 from loop.crystals import read_crystals, write_crystals
@@ -168,3 +169,16 @@ def test_a_folder_with_other_files_is_not_replaced(tmp_path):
     (folder / "b.cif").write_text((folder / "b.cif").read_text() + "# my own remark")
     with pytest.raises(InputError, match=r"changed since \(b\.cif\)"):
         write_crystals(folder, ["c"], [crystals.nacl()])
+
+
+@pytest.mark.parametrize("text", ["e214936795251711", "e5", ".e5", "+e3", ".", "", "-", "007", "3e400"])
+def test_a_text_that_looks_like_half_a_number_stays_a_text(tmp_path, text):
+    """An id of sixteen hexadecimal digits may be an e and fifteen figures."""
+    assert number_of(text) == text
+    write_crystals(tmp_path / "in.csv", ["x"], [crystals.nacl()], {"id": ["x"], "note": [text or "-"]})
+    assert read_crystals(tmp_path / "in.csv").frame["note"].tolist() == [text or "-"]
+
+
+@pytest.mark.parametrize(("text", "value"), [("0.5", 0.5), (".5", 0.5), ("-1e-3", -0.001), ("2.", 2.0), ("12", 12)])
+def test_numbers_are_numbers(text, value):
+    assert number_of(text) == value

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
 from loop.errors import InputError
@@ -230,8 +231,8 @@ class Library:
 
 
 def squeezed_rutile():
-    """A rutile so distorted that fingerprints take it for another crystal, and the matcher for the same."""
-    return rutile(a=4.7, c=2.9, u=0.32)
+    """A rutile so distorted that fingerprints take it for a far other crystal, and the matcher for the same."""
+    return rutile(a=4.75, c=2.80, u=0.33)
 
 
 def test_the_matcher_confirms_what_the_fingerprint_finds():
@@ -245,6 +246,16 @@ def test_the_matcher_confirms_what_the_fingerprint_finds():
         assert (verdict.kind, verdict.match, verdict.by) == (KNOWN, "mp-1", "matcher")
     assert index.agreement == {"both": 2}
     assert "confirmed by the matcher" in index.protocol()["reference"]
+
+
+def test_a_distorted_supercell_is_the_known_crystal():
+    cell = zincblende().get_primitive_structure()
+    known = KnownCrystals.from_fingerprints(["mp-1"], [fingerprint(cell)])
+    index = NoveltyIndex(known, crystals=Library({"mp-1": cell}))
+    form = distorted(cell * (2, 1, 1), 0.1, 0.0, 3)
+    assert not StructureMatcher().fit(form, cell)
+    assert kinds(index, [form]) == [KNOWN]
+    assert index.agreement == {"both": 1}
 
 
 def test_a_fingerprint_without_the_crystal_is_no_match():

@@ -69,7 +69,7 @@ def _rows(source: Path, given: Given) -> pd.DataFrame:
             f"expected a column {given.column!r} of energies (eV/atom) in {source}, found {', '.join(map(str, frame))}"
         )
     energies = pd.to_numeric(frame[given.column], errors="coerce").to_numpy(dtype=float)
-    structures = [_structure(text) for text in frame["cif"]]
+    structures = [structure_of(text) for text in frame["cif"]]
     if given.correct:
         energies = energies + np.array([_correction(structure) for structure in structures])
     formulas = [None if structure is None else structure.composition.reduced_formula for structure in structures]
@@ -77,7 +77,8 @@ def _rows(source: Path, given: Given) -> pd.DataFrame:
     return rows.dropna(subset=["formula"])
 
 
-def _structure(text: object) -> Structure | None:
+def structure_of(text: object) -> Structure | None:
+    """The crystal of a CIF, None where it is none."""
     from pymatgen.core import Element, Structure
 
     from loop.cif import parse_cif

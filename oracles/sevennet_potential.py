@@ -7,6 +7,7 @@ from a pinned package, and its sha256 is compared with the one written in `oracl
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from loop.errors import ConfigError
@@ -18,6 +19,7 @@ from oracles.potentials import About, Potential, resolve_device
 from oracles.remote_potential import RemotePotential, package_folder, place_in
 
 CHECKSUM = SEVENNET.files[L3I5]
+ENERGIES = EnergyType("SevenNet-l3i5", "PBE(+U)", "MP2020", CHECKSUM)
 CITATION = "Park et al., J. Chem. Theory Comput. 20, 4857 (2024), doi 10.1021/acs.jctc.4c00190; SevenNet-l3i5"
 VARIANTS = ("l3i5", "l3i5-raw")
 
@@ -46,7 +48,7 @@ def load_sevennet(
     checkpoint = require(SEVENNET.name) / L3I5 if overlay else _checkpoint_of(environment)
     about = About(
         name="sevennet:l3i5-raw",
-        energy_type=EnergyType("SevenNet-l3i5", "PBE(+U)", "none", CHECKSUM),
+        energy_type=replace(ENERGIES, corrections="none"),
         elements=frozenset(),  # the worker tells
         citation=CITATION,
         licence="MIT",

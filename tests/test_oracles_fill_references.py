@@ -1,0 +1,73 @@
+"""Tables of reference phases from energies that were computed elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pandas as pd
+import pytest
+
+from loop.values import EnergyType
+from oracles import fill_references
+from oracles.fill_references import corrections_of, filled, write
+from oracles.phase_estimates import Estimates
+from tests.crystals import nacl, wurtzite
+
+KIND = EnergyType("potential", "PBE(+U)", "MP2020", "a" * 64)
+RAW = pd.DataFrame(
+    {
+        "material_id": ["mp-1", "mp-2", "mp-3", "mp-4", "mp-5"],
+        "pretty_formula": ["NaCl", "ZnO", "Na", "ClNa", "Po"],
+        "energy_per_atom": [-3.0, -4.0, -1.0, -3.1, -2.0],
+    }
+)
+CORNERS = [
+    {"element": "Na", "name": "ase:Na", "energy": -1.02},
+    {"element": "Cl", "name": "molecules:A_oC8_64_f", "energy": -1.8},
+]
+
+
+def test_rows_are_the_lowest_corrected_and_elements_relaxed():
+    table = filled(RAW, {"mp-1": -0.3, "mp-2": -0.3435, "mp-3": 0.0, "mp-4": -0.3}, CORNERS).set_index("formula")
+    assert list(table.index) == ["Cl2", "Na", "NaCl", "ZnO"]  # Po has no correction
+    assert table.energy_per_atom.to_dict() == pytest.approx({"Cl2": -1.8, "Na": -1.02, "NaCl": -3.4, "ZnO": -4.3435})
+    assert table.id.to_dict()["NaCl"] == "mp-4"
+    assert table.relaxed.to_dict() == {"Cl2": 1, "Na": 1, "NaCl": 0, "ZnO": 0}
+    assert table.unrelaxed.to_dict() == pytest.approx({"Cl2": -1.8, "Na": -1.0, "NaCl": -3.4, "ZnO": -4.3435})
+
+
+def test_a_table_comes_back_and_settles_its_corners(tmp_path):
+    table = filled(RAW, dict.fromkeys(RAW.material_id, 0.0), CORNERS)
+    references = write(tmp_path / "t_references.csv.gz", table, KIND, CORNERS, sources={"a": "b"})
+    assert references.energy_type == KIND
+    assert references.provenance["sources"] == {"a": "b"}
+    corners = Estimates([references], KIND).corners(["Na", "Cl", "Zn"])
+    assert {(entry.formula, entry.energy, entry.id) for entry in corners} == {
+        ("Na", -1.02, "ase:Na"),
+        ("Cl", -1.8, "molecules:A_oC8_64_f"),
+    }
+
+
+def test_corrections_are_of_the_published_cells(tmp_path):
+    rows = [("mp-1", nacl().to(fmt="cif")), ("mp-2", wurtzite().to(fmt="cif")), ("mp-9", "no cif")]
+    path = tmp_path / "crystals.csv"
+    pd.DataFrame(rows, columns=["material_id", "cif"]).to_csv(path, index=False)
+    found = corrections_of([path], {"mp-1", "mp-2"})
+    assert found == pytest.approx({"mp-1": -0.614 / 2, "mp-2": -0.687 / 2})
+
+
+def test_from_files_to_a_table(tmp_path, monkeypatch):
+    crystals = tmp_path / "crystals.csv"
+    rows = [("mp-1", nacl().to(fmt="cif")), ("mp-2", wurtzite().to(fmt="cif"))]
+    pd.DataFrame(rows, columns=["material_id", "cif"]).to_csv(crystals, index=False)
+    RAW.to_csv(tmp_path / "raw.csv", index=False)
+    (tmp_path / "corners.jsonl").write_text("".join(json.dumps(corner) + "\n" for corner in CORNERS))
+    output = tmp_path / "t_references.csv.gz"
+    arguments = ["x", "raw.csv", "crystals.csv", "--corners", "corners.jsonl", "--output", str(output)]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert fill_references.main() == 0
+    frame = pd.read_csv(output)
+    assert frame.set_index("formula").energy_per_atom["NaCl"] == pytest.approx(-3.307)
+    assert set(frame.formula) == {"NaCl", "ZnO", "Na", "Cl2"}

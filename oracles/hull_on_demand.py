@@ -25,11 +25,12 @@ from oracles.references import References, shipped_tables
 from oracles.relax import RelaxConfig
 
 if TYPE_CHECKING:
-    from pymatgen.core import Composition
+    from pymatgen.core import Composition, Structure
 
     from oracles.potentials import Potential
 
 LOWEST = -100.0  # eV/atom: stands for a phase of which nothing is known, which is then computed
+ASE = "ase:"  # ids of elements' crystals from ASE's table
 WIDEN = 1.25  # times the largest drop below an estimate that was seen, where that exceeds the margin
 
 
@@ -169,24 +170,21 @@ class DemandHull(Hull):
                 self._corners[symbol] = (HullEntry(symbol, energy, id),)
 
     def _allotropes(self, symbol: str) -> set[str]:
-        """Crystals of an element that may be its lowest, by what is published of them."""
+        """Crystals of an element that may be its lowest, by what is published of them, and ASE's reference state."""
         phases = self._phases_of(frozenset((symbol,)))
         heights = np.array([phase.estimate for phase in phases])
         near = heights <= np.nanmin(heights, initial=np.inf) + self.estimates.other_margin
-        return {phase.id for phase, keep in zip(phases, near | np.isnan(heights), strict=True) if keep}
+        published = {phase.id for phase, keep in zip(phases, near | np.isnan(heights), strict=True) if keep}
+        return published | ({f"{ASE}{symbol}"} if reference_state(symbol) else set())
 
     def _bounded(self, system: frozenset[str]) -> Hull:
         """The hull of computed energies, and of lower bounds where there are none yet."""
         elements = {s: self._corners[s][0].energy for s in system if self._corners.get(s)}
         entries = [entry for symbol in system for entry in self._corners.get(symbol, ())]
         if len(elements) == len(system):
-            entries += [
-                e
-                for e in (
-                    self._entry(phase, elements, self._widened.get(system, 0.0)) for phase in self._phases_of(system)
-                )
-                if e is not None
-            ]
+            widened = self._widened.get(system, 0.0)
+            phases = [self._entry(phase, elements, widened) for phase in self._phases_of(system)]
+            entries += [entry for entry in phases if entry is not None]
             entries += [find for find in self._finds if set(amounts_of(find.formula)) <= system]
         return Hull(entries, self.energy_type, min_compounds=self.min_compounds)
 
@@ -212,8 +210,12 @@ class DemandHull(Hull):
         todo = sorted(ids - self._computed.keys())
         if not todo:
             return
-        crystals = {id: self.source.structure(id) for id in todo}
+        crystals = {id: self._structure(id) for id in todo}
         self._computed |= self.ledger.energies(crystals, self.progress)
+
+    def _structure(self, id: str) -> Structure:
+        state = reference_state(id.removeprefix(ASE)) if id.startswith(ASE) else None
+        return self.source.structure(id) if state is None else state
 
     def _widen(self, system: frozenset[str], ids: set[str]) -> bool:
         """Whether phases lie further below their estimates than was thought: others of the system may, too."""
@@ -238,6 +240,18 @@ class DemandHull(Hull):
             return result
         names = ", ".join(f"{p.formula} ({p.id}: {self._computed[p.id].status})" for p in failed)
         return replace(result, message="; ".join(filter(None, (result.message, f"not among the phases: {names}"))))
+
+
+def reference_state(symbol: str) -> Structure | None:
+    """The experimental crystal of an element in ASE's table; None where that holds none, as for gases."""
+    from ase.build import bulk
+
+    from oracles.ase_potential import to_structure
+
+    try:
+        return to_structure(bulk(symbol))
+    except (ValueError, KeyError, RuntimeError, NotImplementedError):
+        return None
 
 
 def demand_hull(

@@ -14,6 +14,7 @@ def _own_homes(tmp_path_factory):
     """Prefect's results and this program's state go to a temporary folder: a test must not meet an earlier one's."""
     home = tmp_path_factory.mktemp("homes")
     wanted = {"PREFECT_HOME": str(home / "prefect"), "DISCOVERY_LOOP_HOME": str(home / "state")}
+    wanted["DISCOVERY_LOOP_PHASES"] = str(home / "phases.db")
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     yield

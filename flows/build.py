@@ -161,7 +161,7 @@ class Builder:
             return self.generator
         from flows.generation import substitution
 
-        self._check_elements(section.proposals.sampling)
+        self._check_elements("proposals", section.proposals.conditions)
         return substitution(section.proposals.conditions, section.substitution)
 
     @cached_property

@@ -9,6 +9,7 @@ import typer
 
 from flows.cli_potential import Environment, Potential, load
 from flows.console import emit, progress
+from loop.errors import InputError
 
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a MACE file, which is a pickle and can run code.")]
@@ -17,8 +18,14 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Table to write: .c
 
 
 def build(
-    sources: Annotated[list[Path], typer.Argument(help="CSVs of known crystals with a cif column.")],
     output: Output,
+    sources: Annotated[
+        list[Path] | None,
+        typer.Argument(help="CSVs of known crystals with a cif column. Default: the known crystals that ship."),
+    ] = None,
+    chemical_system: Annotated[
+        str | None, typer.Option(help="Of the crystals that ship take this system's, as Li-Fe-O, subsystems included.")
+    ] = None,
     potential: Potential = "chgnet",
     split: Annotated[list[str] | None, typer.Option(help="Values of a column `split` to take. Default: all.")] = None,
     energies: Annotated[
@@ -37,10 +44,16 @@ def build(
     MP2020 corrections go to uncorrected PBE(+U) energies: --potential mace:medium+mp2020, or --energies with --correct.
     """
     from flows.outputs import check_file
+    from flows.shipped_crystals import shipped_crystals
     from oracles.given_energies import Given, references_from
     from oracles.references import BuildConfig, build_references
 
-    check_file(output, *sources)
+    check_file(output, *(sources or ()))
+    if sources and chemical_system is not None:
+        raise InputError("--chemical-system chooses among the crystals that ship: leave it out, or the files")
+    if not sources and energies is not None:
+        raise InputError("--energies names a column of your own CSVs: give at least one")
+    sources = sources or [shipped_crystals(chemical_system)]
     with progress() as report:
         if energies is not None:
             given = Given(energies, functional=functional, corrections=corrections, correct=correct)

@@ -186,7 +186,7 @@ class SubstitutionGenerator:
         amounts = {Element(mapping.get(s, s)).Z: amount for s, amount in _amounts(formula).items()}
         return amounts == self.sampling.composition
 
-    def _replaced(self, id: str, mapping: dict[str, str]) -> Structure | None:
+    def _replaced(self, id: str, mapping: dict[Any, Any]) -> Structure | None:
         """The crystal with other elements and the volume that they ask for; None where a condition is broken."""
         structure = self.crystals.structure(id)
         atoms, sampling = len(structure), self.sampling

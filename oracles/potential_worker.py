@@ -177,7 +177,7 @@ class SevenNetBackend:
         if len(first) > self.MOST_EDGES_OF_ONE:
             raise ValueError(f"{len(first)} pairs of neighbours, more than {self.MOST_EDGES_OF_ONE}: too dense")
         return {"numbers": numbers, "first": first, "second": second, "vectors": vectors,
-                "volume": abs(np.linalg.det(cell)), "lonely": len(np.unique(first)) < len(numbers)}  # fmt: skip
+                "volume": abs(np.linalg.det(cell)), "lonely": _lonely(numbers, first)}  # fmt: skip
 
     def _batches(self, graphs: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         batch: list[dict[str, Any]] = []
@@ -232,6 +232,16 @@ class SevenNetBackend:
             keys.NUM_ATOMS: self._torch.tensor(sizes, **whole),
             keys.BATCH: self._torch.tensor(np.repeat(np.arange(len(sizes)), sizes), **whole),
         }
+
+
+def _lonely(numbers: np.ndarray, first: np.ndarray) -> bool:
+    """Whether atoms without neighbours make the energy meaningless.
+
+    Not where no atom of an element's crystal has one (caesium, noble gases): what the model learned of that element's
+    atom alone is the energy of these crystals, which its training set held.
+    """
+    single = len(first) == 0 and len(np.unique(numbers)) == 1
+    return not single and len(np.unique(first)) < len(numbers)
 
 
 def _array(tensor: Any) -> np.ndarray:

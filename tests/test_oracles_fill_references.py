@@ -49,6 +49,14 @@ def test_a_table_comes_back_and_settles_its_corners(tmp_path):
     }
 
 
+def test_a_corner_above_a_published_crystal_settles_nothing(tmp_path):
+    high = [{"element": "Na", "name": "ase:Na", "energy": -0.9}]
+    table = filled(RAW, dict.fromkeys(RAW.material_id, 0.0), high)
+    assert table.set_index("formula").loc["Na", ["energy_per_atom", "id", "relaxed"]].tolist() == [-1.0, "mp-3", 0]
+    references = write(tmp_path / "t_references.csv.gz", table, KIND, high)
+    assert Estimates([references], KIND).corners(["Na"]) == []
+
+
 def test_corrections_are_of_the_published_cells(tmp_path):
     rows = [("mp-1", nacl().to(fmt="cif")), ("mp-2", wurtzite().to(fmt="cif")), ("mp-9", "no cif")]
     path = tmp_path / "crystals.csv"

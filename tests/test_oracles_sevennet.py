@@ -89,12 +89,20 @@ def test_corrections_are_those_of_pymatgen(corrected, raw, make, hubbards, expec
 def test_it_relaxes_and_refuses(corrected):
     squeezed = crystals.nacl().copy()
     squeezed.scale_lattice(squeezed.volume * 0.9)
-    lonely = Structure(Lattice.cubic(9.0), ["Xe"], [[0, 0, 0]])
+    lonely = Structure(Lattice.cubic(9.0), ["O", "Xe"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     unknown = Structure(Lattice.cubic(3.3), ["Po"], [[0, 0, 0]])
     outcomes = relax([squeezed, lonely, unknown], corrected, RelaxConfig(fmax=0.01, smax=0.02))
     assert [outcome.status for outcome in outcomes] == ["ok", "failed:isolated-atoms", "failed:unsupported-element"]
     side = (outcomes[0].structure.volume * 4) ** (1 / 3)
     assert side == pytest.approx(5.691, abs=0.005)  # PBE: 5.69 A
+
+
+def test_caesium_is_what_the_model_learned_of_its_atom(corrected):
+    """Its atoms are 5.3 A apart, the cutoff is 5 A: the training set's caesium (-0.86 eV/atom) has no pair at all."""
+    point = corrected.single_points([Structure(Lattice.cubic(6.26), ["Cs", "Cs"], [[0, 0, 0], [0.5, 0.5, 0.5]])])[0]
+    assert point.energy == pytest.approx(-0.8447, abs=1e-3)
+    assert not point.forces.any()
+    assert not point.stress.any()
 
 
 def test_descriptors_are_invariant(corrected):

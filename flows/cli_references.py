@@ -1,15 +1,18 @@
-"""Verbs that make tables of reference phases: hull build, hull fetch."""
+"""Verbs that make and check tables of reference phases: hull build, hull check, hull fetch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.cli_potential import Environment, Potential, load
-from flows.console import emit, progress
+from flows.console import emit, note, progress
 from loop.errors import InputError
+
+if TYPE_CHECKING:
+    from oracles.references import References
 
 Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
 Trust = Annotated[bool, typer.Option("--trust", help="Load a MACE file, which is a pickle and can run code.")]
@@ -34,6 +37,11 @@ def build(
     functional: Annotated[str, typer.Option(help="Of given energies.")] = "PBE(+U)",
     corrections: Annotated[str, typer.Option(help="That given energies hold already: none, MP2020, ...")] = "none",
     correct: Annotated[bool, typer.Option("--correct", help="Add MP2020 corrections to given energies.")] = False,
+    relax_within: Annotated[
+        float, typer.Option(help="Relax phases up to this far (eV/atom) above the hull of single points.")
+    ] = 0.1,
+    relax_atoms: Annotated[int | None, typer.Option(min=1, help="Most atoms of a cell to relax. Default: any.")] = None,
+    unrelaxed: Annotated[bool, typer.Option("--unrelaxed", help="Single points only, but for the elements.")] = False,
     device: Device = None,
     trust: Trust = False,
     environment: Environment = None,
@@ -41,12 +49,14 @@ def build(
 ) -> None:
     """Evaluate known crystals with a potential: the reference phases of its hull. A cut-off build goes on.
 
+    Phases near the hull are relaxed, as candidates are; each element is the lowest of many relaxed prototypes.
     MP2020 corrections go to uncorrected PBE(+U) energies: --potential mace:medium+mp2020, or --energies with --correct.
     """
     from flows.outputs import check_file
     from flows.shipped_crystals import shipped_crystals
     from oracles.given_energies import Given, references_from
-    from oracles.references import BuildConfig, build_references
+    from oracles.reference_energies import BuildConfig, build_references
+    from oracles.relax import RelaxConfig
 
     check_file(output, *(sources or ()))
     if sources and chemical_system is not None:
@@ -60,11 +70,62 @@ def build(
             built = references_from(sources, output, given)
         else:
             loaded = load(potential, device=device, trust=trust, environment=environment)
-            config = BuildConfig(splits=tuple(split)) if split else BuildConfig()
-            built = build_references(
-                sources, output, loaded, config, lambda done, total: report("evaluate", done, total, {})
+            config = BuildConfig(
+                splits=tuple(split) if split else None,
+                relax=None if unrelaxed else RelaxConfig(),
+                relax_within=relax_within,
+                relax_atoms=relax_atoms,
             )
-    emit({"phases": len(built), "energy_type": str(built.energy_type), "output": str(output)}, json)
+            built = build_references(sources, output, loaded, config, report)
+    emit({"phases": len(built), **left_out(built), "energy_type": str(built.energy_type), "output": str(output)}, json)
+
+
+SHOWN = 10  # ids of rows left out that are named
+
+
+def left_out(built: References) -> dict[str, Any]:
+    """How many rows of the sources could not be used, why, and which; the table's JSON names all of them."""
+    ids, reasons = built.provenance["dropped_ids"], built.provenance["dropped"]
+    if ids:
+        more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
+        why = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        note(f"left out {len(ids)} rows ({why}): {', '.join(ids[:SHOWN])}{more}")
+    return {"left_out": reasons}
+
+
+def check(
+    reference: Annotated[Path | None, typer.Option(help="Table to check. Default: the one that is shipped.")] = None,
+    potential: Potential = "chgnet",
+    elements: Annotated[list[str] | None, typer.Option(help="Symbols to check. Default: all of the table.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="CSV of all prototypes tried.")] = None,
+    device: Device = None,
+    trust: Trust = False,
+    environment: Environment = None,
+    json: Json = False,
+) -> None:
+    """Relax prototypes of each element and compare a table's corners with the lowest; exit code 1: one is too high.
+
+    A corner that is too high makes everything look stable that decomposes into it.
+    """
+    from flows.corners import examine
+    from flows.outputs import check_file
+    from loop.files import write_text
+    from oracles.references import load_references
+
+    if output is not None:
+        check_file(output)
+    with progress() as report:
+        loaded = load(potential, device=device, trust=trust, environment=environment)
+        found = examine(load_references(reference), loaded, elements, report)
+    if output is not None:
+        write_text(output, found.tried.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
+    emit({"elements": found.checked, "too_high": found.too_high}, json)
+    if found.too_high:
+        raise InputError(
+            "elements above their lowest prototype, in eV/atom: "
+            + ", ".join(f"{element} by {excess:.3f}" for element, excess in found.too_high.items())
+            + ". Make the table with `hull build` again."
+        )
 
 
 def fetch(
@@ -99,4 +160,5 @@ def fetch(
 def register(hull_app: typer.Typer) -> None:
     """Add the verbs below `hull`."""
     hull_app.command("build")(build)
+    hull_app.command("check")(check)
     hull_app.command("fetch")(fetch)

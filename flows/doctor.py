@@ -13,6 +13,7 @@ from flows.provenance import cores, versions
 from loop.errors import DiscoveryLoopError, EngineError
 
 LEAST_DISK_GIB = 2.0
+MOLECULAR_CORNERS = ("H", "N")  # of the published crystals no molecule: the worst corners that there have been
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,19 @@ def potential() -> Check:
 
 
 def references() -> Check:
-    """The reference phases of the default potential."""
+    """The reference phases of the default potential; their corners, the molecular ones computed again."""
+    from flows.corners import examine
+    from oracles.potentials import load_potential
     from oracles.references import load_references
 
-    table = load_references()
-    return Check("references", "ok", f"{len(table):,} phases of type {table.energy_type}")
+    table = load_references()  # refuses stored corners that lie above stored prototypes
+    found = examine(table, load_potential(), MOLECULAR_CORNERS, largest=1)
+    text = f"{len(table):,} phases of type {table.energy_type}, {table.provenance['relaxed']:,} of them relaxed; "
+    if found.too_high:
+        wrong = ", ".join(f"{element} by {excess:.3f} eV/atom" for element, excess in found.too_high.items())
+        return Check("references", "failed", f"{text}corners lie above their lowest prototypes: {wrong}")
+    computed = ", ".join(MOLECULAR_CORNERS)
+    return Check("references", "ok", f"{text}corners right ({computed} computed again; `hull check` computes all)")
 
 
 def overlays() -> Check:

@@ -120,23 +120,12 @@ def _threshold_factor(one: Sequence[np.ndarray], other: Sequence[np.ndarray], un
 
 def formation_energies(structures: Sequence[Structure], energies: np.ndarray, references: References) -> list[float]:
     """Energies (eV/atom) less those of the elements' reference phases."""
-    elements = _elements(references)
+    elements = references.elements()
     found = []
     for structure, energy in zip(structures, energies.tolist(), strict=True):
         shares = structure.composition.fractional_composition.get_el_amt_dict()
         found.append(energy - sum(share * elements.get(symbol, np.nan) for symbol, share in shares.items()))
     return found
-
-
-def _elements(references: References) -> dict[str, float]:
-    from pymatgen.core import Composition
-
-    lowest: dict[str, float] = {}
-    for formula, energy in zip(references.formulas, references.energies.tolist(), strict=True):
-        if sum(character.isupper() for character in formula) == 1:
-            symbol = next(iter(Composition(formula).get_el_amt_dict()))
-            lowest[symbol] = min(energy, lowest.get(symbol, np.inf))
-    return lowest
 
 
 def _pair(of: Any, structures: Sequence[Structure], known: Sequence[Structure]) -> tuple[list[Any], list[Any]]:

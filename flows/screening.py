@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.tables import rows_with
+from loop.errors import InputError
 from loop.hull import Hull
 from loop.values import OK, structure_id
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from flows.journal import Journal
     from loop.contracts import Progress
     from loop.crystals import CrystalTable
+    from loop.hull import HullResult
     from oracles.potentials import Potential
     from oracles.references import References
     from oracles.relax import RelaxConfig, Relaxed
@@ -129,8 +131,7 @@ def hull_table(
     Raises:
         EnergyTypeError: potential and references do not belong together.
     """
-    hull = references if isinstance(references, Hull) else references.hull()
-    hull.require(potential.energy_type)  # before hours go into energies
+    (references if isinstance(references, Hull) else references.hull()).require(potential.energy_type)  # before hours
     rows, structures = readable(table)
     relaxed: list[Structure | None] | None = None
     if relaxation is None:
@@ -141,8 +142,19 @@ def hull_table(
         found = {row: outcome.structure for row, outcome in zip(rows, outcomes, strict=True)}
         relaxed = [found.get(row) for row in range(len(table))]
     energies = np.array([energy for energy, _, _ in points])
+    if relaxation is not None and not isinstance(references, Hull):
+        known = [s for s, energy in zip(structures, energies, strict=True) if np.isfinite(energy)]
+        references = _relaxed_where_needed(references, known, potential, relaxation, progress)
+    # references and crystals are treated alike
+    hull = references if isinstance(references, Hull) else references.hull(relaxed=relaxation is not None)
     places = hull.batch([structure.composition for structure in structures], energies, potential.energy_type)
     results = {}
+
+    def remark(place: HullResult) -> str:
+        if relaxation is None or isinstance(references, Hull):
+            return ""
+        return references.unrelaxed_among(place.decomposition)
+
     for row, (energy, status, message), place in zip(rows, points, places, strict=True):
         results[row] = {
             "e_above_hull": place.e_above_hull,
@@ -151,9 +163,38 @@ def hull_table(
             "energy_type": str(potential.energy_type) if np.isfinite(energy) else "",
             "status": status if status != OK else place.status,
             "sparse": place.sparse,
-            "message": message or place.message,
+            "message": message or place.message or remark(place),
         }
     return rows_with(table, results, changed=relaxed is not None), relaxed
+
+
+def _relaxed_where_needed(
+    references: References,
+    structures: Sequence[Structure],
+    potential: Potential,
+    relaxation: RelaxConfig,
+    progress: Progress | None,
+) -> References:
+    """The shipped table with the phases relaxed that decide, where their crystals are shipped as well."""
+    from oracles.competing import relax_competing
+    from oracles.reference_crystals import load_reference_crystals
+    from oracles.references import load_references
+
+    if not references.not_relaxed or references.checksum != load_references().checksum:
+        return references
+    try:
+        crystals = load_reference_crystals()
+    except InputError:  # not installed: the message of each row names what is not relaxed
+        return references
+    report = None if progress is None else lambda done, total: progress("relax competing phases", done, total, {})
+    return relax_competing(
+        [structure.composition for structure in structures],
+        references,
+        lambda name: crystals.structure(name) if name in crystals else None,
+        potential,
+        relaxation,
+        report,
+    )
 
 
 AT_ONCE = 64  # single points between two writes to the journal

@@ -19,7 +19,8 @@ __getattr__, __dir__, __all__ = attach(
         "phonons": ["PhononConfig"],
         "potentials": ["Potential", "load_potential"],
         "reference_crystals": ["ReferenceCrystals", "load_reference_crystals"],
-        "references": ["References", "build_references", "load_references"],
+        "reference_energies": ["build_references"],
+        "references": ["References", "load_references"],
         "relax": ["RelaxConfig", "Relaxed"],
     },
 )

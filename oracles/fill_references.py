@@ -95,13 +95,13 @@ def corrections_of(sources: Iterable[Path], wanted: set[str]) -> dict[str, float
     import pandas as pd
 
     from oracles.corrections import mp2020
-    from oracles.given_energies import structure_of
+    from oracles.references import structure_of
 
     found: dict[str, float] = {}
     for source in sources:
         frame = pd.read_csv(source, keep_default_na=False, dtype=str, usecols=["material_id", "cif"])
         for id, cif in frame[frame["material_id"].isin(wanted)].itertuples(index=False):
-            structure = structure_of(cif)
+            structure, _ = structure_of(cif)
             found[id] = float("nan") if structure is None else mp2020(structure) / len(structure)
     return found
 

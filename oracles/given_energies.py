@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,15 @@ import numpy as np
 
 from loop.crystals import read_frame
 from loop.errors import InputError
+from loop.files import sha256
 from loop.values import EnergyType
-from oracles.references import References, write_references
+from oracles.references import References, structure_of, write_references
 
 if TYPE_CHECKING:
     import pandas as pd
     from pymatgen.core import Structure
+
+NO_ENERGY = "no energy"
 
 
 @dataclass(frozen=True)
@@ -34,18 +38,21 @@ class Given:
 def references_from(sources: Sequence[Path], output: Path, given: Given = Given()) -> References:
     """A table of reference phases from energies in CSV files; their checksum is the type's, so that no others mix in.
 
+    Rows without an energy or a readable crystal are left out; the provenance counts and names them (`dropped`,
+    `dropped_ids`).
+
     Args:
         sources: CSVs with a `cif` column, the column of energies, and an id.
         output: where the table goes (.csv or .csv.gz); its JSON lies beside it.
         given: what the energies are.
 
     Raises:
-        InputError: no such column, or an element without a reference of its own.
+        InputError: no such column, a cell of it that is no number, or an element without a reference of its own.
         ConfigError: corrections that do not belong to such energies.
     """
     import pandas as pd
 
-    digests = {source.name: hashlib.sha256(source.read_bytes()).hexdigest() for source in map(Path, sources)}
+    digests = {source.name: sha256(source) for source in map(Path, sources) if source.is_file()}
     checksum = hashlib.sha256("".join(sorted(digests.values())).encode()).hexdigest()
     kind = EnergyType(given.method, given.functional, given.corrections, checksum)
     if given.correct:
@@ -53,14 +60,26 @@ def references_from(sources: Sequence[Path], output: Path, given: Given = Given(
 
         kind = corrected(kind)
     table = pd.concat([_rows(Path(source), given) for source in sources], ignore_index=True)
-    if not np.isfinite(table["energy_per_atom"]).any():
-        raise InputError(f"expected energies in column {given.column!r} of {', '.join(digests)}, found none")
-    _require_elements(table)
-    attribution = {"attribution": "energies as given in the sources"}
-    return write_references(Path(output), table, kind, sources=digests, **attribution)
+    lost = table[table["reason"].notna()]
+    table = table[table["reason"].isna()]
+    if table.empty:
+        raise InputError(
+            f"expected crystals with energies in column {given.column!r} of {', '.join(digests)}, found none"
+        )
+    _require_elements(table, lost)
+    return write_references(
+        Path(output),
+        table,
+        kind,
+        sources=digests,
+        attribution="energies as given in the sources",
+        dropped=dict(Counter(lost["reason"])),
+        dropped_ids=lost["id"].tolist(),
+    )
 
 
 def _rows(source: Path, given: Given) -> pd.DataFrame:
+    """Columns formula, energy_per_atom, id, held_out, relaxed, and the reason why a row cannot be used."""
     import pandas as pd
 
     frame, ids = read_frame(source)
@@ -68,26 +87,37 @@ def _rows(source: Path, given: Given) -> pd.DataFrame:
         raise InputError(
             f"expected a column {given.column!r} of energies (eV/atom) in {source}, found {', '.join(map(str, frame))}"
         )
-    energies = pd.to_numeric(frame[given.column], errors="coerce").to_numpy(dtype=float)
-    structures = [structure_of(text) for text in frame["cif"]]
+    energies = _numbers(source, frame[given.column], ids)
+    named = frame["pretty_formula"] if "pretty_formula" in frame else [None] * len(frame)
+    read = [structure_of(text, formula) for text, formula in zip(frame["cif"], named, strict=True)]
+    reasons = [reason or (None if np.isfinite(e) else NO_ENERGY) for (_, reason), e in zip(read, energies, strict=True)]
+    structures = [structure for structure, _ in read]
     if given.correct:
         energies = energies + np.array([_correction(structure) for structure in structures])
-    formulas = [None if structure is None else structure.composition.reduced_formula for structure in structures]
-    rows = pd.DataFrame({"formula": formulas, "energy_per_atom": energies, "id": ids, "held_out": 0})
-    return rows.dropna(subset=["formula"])
+    formulas = ["" if structure is None else structure.composition.reduced_formula for structure in structures]
+    return pd.DataFrame(
+        {"formula": formulas, "energy_per_atom": energies, "id": ids, "held_out": 0, "relaxed": 1, "reason": reasons}
+    )
 
 
-def structure_of(text: object) -> Structure | None:
-    """The crystal of a CIF, None where it is none."""
-    from pymatgen.core import Element, Structure
+def _numbers(source: Path, cells: pd.Series, ids: Sequence[str]) -> np.ndarray:
+    """Values of a column, shape (rows,), NaN where a cell is empty.
 
-    from loop.cif import parse_cif
+    Raises:
+        InputError: names the first cell that is no finite number, and its row.
+    """
+    import pandas as pd
 
-    try:
-        basis, numbers, coordinates = parse_cif(str(text))
-    except InputError:
-        return None
-    return Structure(basis, [Element.from_Z(z) for z in numbers.tolist()], coordinates)
+    numbers = pd.to_numeric(cells, errors="coerce").to_numpy(dtype=float)
+    blank = (cells.isna() | (cells.astype(str).str.strip() == "")).to_numpy()
+    wrong = np.flatnonzero(~np.isfinite(numbers) & ~blank)
+    if len(wrong):
+        at = int(wrong[0])
+        raise InputError(
+            f"{source}: expected a finite number (eV/atom, with a point) or nothing in column {cells.name!r}, got "
+            f"{str(cells.iloc[at])!r} for {ids[at]} in row {at + 1}: correct it, or empty the cell to leave it out"
+        )
+    return numbers
 
 
 def _correction(structure: Structure | None) -> float:
@@ -96,16 +126,17 @@ def _correction(structure: Structure | None) -> float:
     return float("nan") if structure is None else mp2020(structure) / len(structure)
 
 
-def _require_elements(table: pd.DataFrame) -> None:
+def _require_elements(table: pd.DataFrame, lost: pd.DataFrame) -> None:
     """A hull without its corners says nothing."""
     from pymatgen.core import Composition
 
-    finite = table[np.isfinite(table["energy_per_atom"])]
-    compositions = [Composition(formula) for formula in finite["formula"]]
+    compositions = [Composition(formula) for formula in table["formula"]]
     pure = {c.elements[0].symbol for c in compositions if len(c.elements) == 1}
     missing = sorted({element.symbol for c in compositions for element in c.elements} - pure)
     if missing:
+        dropped = f" (left out: {', '.join(lost['id'].iloc[:10])})" if len(lost) else ""
         raise InputError(
             f"a hull needs an energy of each element, of the same type; there is none of {', '.join(missing)}: add the "
-            "elements' crystals to the sources (for energies of a potential, `hull build` computes them itself)"
+            f"elements' crystals to the sources{dropped} (for energies of a potential, `hull build` computes them "
+            "itself)"
         )

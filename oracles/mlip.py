@@ -211,6 +211,10 @@ class PotentialOracle:
             message=message,
         )
 
+    def _remark(self, place: HullResult) -> str:
+        """What is to be known of the phases that decided a distance."""
+        return self.references.unrelaxed_among(place.decomposition) if isinstance(self.references, References) else ""
+
     def _status(self, outcome: Relaxed, place: HullResult) -> tuple[str, str]:
         """Status and message of a label; the guards against energies that are too good to be true act here."""
         if not outcome.ok:
@@ -227,7 +231,7 @@ class PotentialOracle:
         if place.sparse:
             message = f"{place.n_entries} known phases in the chemical system: too few to judge stability"
             return (failed("sparse-hull") if self.config.abstain_when_sparse else OK), message
-        return OK, place.message
+        return OK, place.message or self._remark(place)
 
 
 def build_oracle(config: MlipConfig = MlipConfig()) -> PotentialOracle:

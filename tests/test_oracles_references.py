@@ -1,8 +1,8 @@
 """Tables of reference phases: which crystals, resumed builds, refusals, and the table that ships."""
 
 import json
+from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,9 +13,12 @@ from loop.cif_writer import to_cif
 from loop.errors import InputError
 from oracles.ase_potential import to_structure
 from oracles.potentials import load_potential
-from oracles.references import BuildConfig, build_references, ground_states, load_references
+from oracles.reference_energies import BuildConfig, build_references
+from oracles.references import load_references
+from oracles.relax import relax
 
 torch.set_num_threads(1)
+QUICK = BuildConfig(largest_prototype=0, relax_within=10.0)
 
 
 @pytest.fixture(scope="module")
@@ -46,36 +49,24 @@ def source(folder) -> pd.DataFrame:
     return frame
 
 
-def test_the_published_ground_state_of_each_formula_is_taken(tmp_path):
-    chosen = ground_states(source(tmp_path)).set_index("pretty_formula")["material_id"]
-    assert chosen["AlCu3"] == "d"
-    assert list(chosen.index[:2]) == ["Cu", "Al"]
-
-
-def test_formation_energy_decides_where_distances_are_not_all_known():
-    frame = pd.DataFrame(
-        {
-            "material_id": ["a", "b"],
-            "pretty_formula": ["X", "X"],
-            "e_above_hull": [0.0, np.nan],
-            "formation_energy_per_atom": [-1.0, -2.0],
-        }
-    )
-    assert list(ground_states(frame)["material_id"]) == ["b"]
-
-
 def test_a_table_holds_the_potentials_energies(tmp_path, emt):
     frame = source(tmp_path)
-    built = build_references([tmp_path / "crystals.csv"], tmp_path / "table.csv.gz", emt)
+    built = build_references([tmp_path / "crystals.csv"], tmp_path / "table.csv.gz", emt, QUICK)
     table = dict(zip(built.formulas, built.energies, strict=True))
-    copper = Structure.from_str(frame["cif"][0], fmt="cif")
-    assert table["Cu"] == pytest.approx(emt.energies([copper])[0], abs=2e-5)
+    copper, loose = (Structure.from_str(frame["cif"][row], fmt="cif") for row in (0, 3))
+    assert table["Cu"] == pytest.approx(relax([copper], emt)[0].energy, abs=1e-3)
+    assert table["AlCu3"] == pytest.approx(relax([loose], emt)[0].energy, abs=1e-3)  # both forms end as one
+    as_they_stand = dict(zip(built.formulas, built.unrelaxed, strict=True))
+    compact = Structure.from_str(frame["cif"][2], fmt="cif")
+    assert as_they_stand["AlCu3"] == pytest.approx(min(emt.energies([compact, loose])), abs=2e-5)
+    assert "AlCu3" not in built.not_relaxed
     assert {"Cu", "Al", "AlCu3", "AlCu"} <= set(table)
     assert "MgO" not in table
+    assert set(built.provenance["corners"]) == {"Al", "Cu"}
     assert built.energy_type == emt.energy_type
-    assert dict(zip(built.formulas, built.ids, strict=True))["Ni"] == "ase:Ni"  # an element that the source lacks
     assert [f for f, out in zip(built.formulas, built.held_out, strict=True) if out] == ["AlCu"]
-    assert built.provenance["not_computed"] == 2
+    assert built.provenance["dropped"] == {"failed:unsupported-element": 1, "unreadable CIF": 1}
+    assert built.provenance["dropped_ids"] == ["f", "g"]
     loaded = load_references(tmp_path / "table.csv.gz")
     assert loaded.checksum == built.checksum
     assert loaded.hull().e_above_hull("AlCu", 0.0, emt.energy_type).n_entries == 4
@@ -84,33 +75,67 @@ def test_a_table_holds_the_potentials_energies(tmp_path, emt):
 
 def test_a_killed_build_goes_on_and_gives_the_same_table(tmp_path, emt):
     source(tmp_path)
-    config = BuildConfig(chunk=2)
+    config = replace(QUICK, chunk=2)
     whole = build_references([tmp_path / "crystals.csv"], tmp_path / "whole.csv", emt, config)
 
-    def kill(done, total):
+    def kill(stage, done, total, info):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         build_references([tmp_path / "crystals.csv"], tmp_path / "cut.csv", emt, config, kill)
     assert len(list((tmp_path / "cut.csv.parts").glob("chunk_*.csv"))) == 1
     seen = []
-    cut = build_references([tmp_path / "crystals.csv"], tmp_path / "cut.csv", emt, config, lambda d, t: seen.append(d))
-    assert seen[0] == 4
+    cut = build_references(
+        [tmp_path / "crystals.csv"], tmp_path / "cut.csv", emt, config, lambda *a: seen.append(a[:2])
+    )
+    assert seen[0] == ("evaluate", 4)
     assert cut.checksum == whole.checksum
+
+
+def test_crystals_with_one_id_are_all_evaluated_by_a_killed_build(tmp_path, emt):
+    frame = source(tmp_path)
+    frame.assign(material_id="same").to_csv(tmp_path / "crystals.csv", index=False)
+
+    def kill(stage, done, total, info):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_references([tmp_path / "crystals.csv"], tmp_path / "t.csv", emt, replace(QUICK, chunk=2), kill)
+    built = build_references([tmp_path / "crystals.csv"], tmp_path / "t.csv", emt, replace(QUICK, chunk=2))
+    assert {"AlCu3", "AlCu"} <= set(built.formulas)
+
+
+def test_a_row_that_is_called_otherwise_is_left_out(tmp_path, emt):
+    frame = source(tmp_path)
+    frame.loc[4, "pretty_formula"] = "AlCu2"
+    frame.to_csv(tmp_path / "crystals.csv", index=False)
+    built = build_references([tmp_path / "crystals.csv"], tmp_path / "t.csv", emt, QUICK)
+    assert "AlCu" not in built.formulas
+    assert built.provenance["dropped"]["another formula than the row says"] == 1
+
+
+def test_phases_far_above_the_hull_and_large_cells_are_not_relaxed_and_said_so(tmp_path, emt):
+    source(tmp_path)
+    near = build_references([tmp_path / "crystals.csv"], tmp_path / "a.csv", emt, replace(QUICK, relax_within=-1.0))
+    assert near.not_relaxed == {"AlCu3", "AlCu"}
+    small = build_references([tmp_path / "crystals.csv"], tmp_path / "b.csv", emt, replace(QUICK, relax_atoms=2))
+    assert small.not_relaxed == {"AlCu3"}
+    assert small.unrelaxed_among({"AlCu3": 1.0}) == "competing phases not relaxed: AlCu3"
+    assert small.unrelaxed_among({"AlCu": 1.0}) == ""
 
 
 def test_parts_of_another_build_are_refused(tmp_path, emt):
     source(tmp_path)
-    build_references([tmp_path / "crystals.csv"], tmp_path / "table.csv", emt)
+    build_references([tmp_path / "crystals.csv"], tmp_path / "table.csv", emt, QUICK)
     frame = pd.read_csv(tmp_path / "crystals.csv")
     frame.iloc[:3].to_csv(tmp_path / "crystals.csv", index=False)
     with pytest.raises(InputError, match="another build"):
-        build_references([tmp_path / "crystals.csv"], tmp_path / "table.csv", emt)
+        build_references([tmp_path / "crystals.csv"], tmp_path / "table.csv", emt, QUICK)
 
 
 def test_splits_can_be_chosen(tmp_path, emt):
     source(tmp_path)
-    built = build_references([tmp_path / "crystals.csv"], tmp_path / "t.csv", emt, BuildConfig(splits=("train",)))
+    built = build_references([tmp_path / "crystals.csv"], tmp_path / "t.csv", emt, replace(QUICK, splits=("train",)))
     assert "AlCu3" not in built.formulas
 
 
@@ -132,7 +157,7 @@ def test_a_damaged_table_is_refused(tmp_path, damage):
 def test_no_crystals_is_an_error(tmp_path, emt):
     source(tmp_path).iloc[:0].to_csv(tmp_path / "none.csv", index=False)
     with pytest.raises(InputError, match="found none"):
-        build_references([tmp_path / "none.csv"], tmp_path / "t.csv", emt)
+        build_references([tmp_path / "none.csv"], tmp_path / "t.csv", emt, QUICK)
 
 
 @pytest.fixture(scope="module")

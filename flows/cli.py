@@ -117,6 +117,7 @@ from flows import (  # noqa: E402
     cli_oracles,
     cli_potential,
     cli_properties,
+    cli_tables,
 )
 
 for group in (
@@ -124,6 +125,7 @@ for group in (
     cli_generator,
     cli_oracles,
     cli_properties,
+    cli_tables,
     cli_dft,
     cli_operate,
     cli_potential,

@@ -27,7 +27,7 @@ _IDS = ("material_id", "id")
 _DESCRIBES = {"tokens", "space_group", "n_atoms_conventional", "description", "e_above_hull", "decomposition", "sparse"}
 _DESCRIBES |= {"energy", "energy_type", "energy_per_atom", "steps", "max_force", "max_stress", "p_stable", "distance"}
 _DESCRIBES |= {"mechanically_stable", "dynamically_stable", "elastic_tensor", "lowest_frequency", "highest_frequency"}
-_DESCRIBES |= {"lowest_frequency_gamma", "at", "supercell"}
+_DESCRIBES |= {"lowest_frequency_gamma", "at", "supercell", "prototype"}
 _RESULTS = {"energy", "energy_per_atom", "free_energy", "stress", "virial", "dipole", "magmom", "charge"}
 
 

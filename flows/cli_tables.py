@@ -91,21 +91,13 @@ def _write(output: Path, table: CrystalTable, chosen: Chosen, json: bool) -> Non
         note(text)
     if len(chosen.notes) > SHOWN:
         note(f"... and {len(chosen.notes) - SHOWN} more")
-    for asked, count in chosen.no_value.items():
-        if count:
-            note(f"{count} of {len(table)} rows have no value for: {asked}")
+    told = ", ".join(f"{asked} {count}" for asked, count in chosen.no_value.items() if count)
+    if told:
+        note(f"rows without a value, of {len(table)}: {told}")
     if not chosen.rows:
         note(f"no crystal is left: {output} holds no rows")
-    emit(
-        {
-            "rows": len(table),
-            "kept": len(chosen.rows),
-            "no_value": chosen.no_value,
-            **chosen.left_out,
-            "output": str(output),
-        },
-        json,
-    )
+    summary = {"rows": len(table), "kept": len(chosen.rows), "no_value": chosen.no_value if json else told or 0}
+    emit({**summary, **chosen.left_out, "output": str(output)}, json)
 
 
 def register(app: typer.Typer) -> None:

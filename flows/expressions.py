@@ -132,7 +132,8 @@ def _check_depth(tree: ast.expr, text: str) -> None:
 
 def _check(tree: ast.expr, text: str, source: str) -> None:
     """Refuse everything that is not on the list."""
-    compared = {id(node.comparators[-1]) for node in ast.walk(tree) if _is_in(node)}
+    comparisons = [node for node in ast.walk(tree) if isinstance(node, ast.Compare)]
+    compared = {id(node.comparators[-1]) for node in comparisons if _is_membership(node.ops[-1])}
     for node in ast.walk(tree):
         problem = _INSTEAD.get(type(node)) or ("" if isinstance(node, _ALLOWED) else "that is not allowed")
         if isinstance(node, ast.Constant):
@@ -153,10 +154,6 @@ def _check(tree: ast.expr, text: str, source: str) -> None:
 
 def _is_membership(op: ast.AST) -> bool:
     return isinstance(op, (ast.In, ast.NotIn))
-
-
-def _is_in(node: ast.AST) -> bool:
-    return isinstance(node, ast.Compare) and _is_membership(node.ops[-1])
 
 
 def _constant_problem(value: Any) -> str:
@@ -200,7 +197,7 @@ class _Walk:
             case ast.Name(id=name):
                 return self.columns[self.quoted.get(name, name)]
             case ast.BoolOp(op=op, values=parts):
-                join = _all if isinstance(op, ast.And) else _any
+                join = all_of if isinstance(op, ast.And) else _any
                 return _rowwise(TRUTH, join, [self.columns.truths(self.values(part)) for part in parts])
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 truths = self.columns.truths(self.values(operand))
@@ -216,7 +213,7 @@ class _Walk:
             case ast.Compare(left=left, ops=ops, comparators=others):
                 terms = [left, *others]
                 found = [self._compared(terms[i], op, terms[i + 1]) for i, op in enumerate(ops)]
-                return _rowwise(TRUTH, _all, found)
+                return _rowwise(TRUTH, all_of, found)
         raise InputError(f"expected {KNOWN}")  # nothing else passes the check
 
     def _called(self, name: str, arguments: list[Values]) -> Values:
@@ -286,7 +283,8 @@ def _computed(function: Callable[..., float], sides: Sequence[Sequence[float | N
     return _rowwise(NUMBER, one, sides)
 
 
-def _all(row: Iterable[bool | None]) -> bool | None:
+def all_of(row: Iterable[bool | None]) -> bool | None:
+    """Whether all are true; None where that depends on one that has no value."""
     parts = list(row)
     return False if False in parts else (None if None in parts else True)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from flows.expressions import Expression
+from flows.expressions import Expression, all_of
 from flows.tables import renamed_columns, status_of
 from flows.typed_columns import TEXT, Columns, Values, mostly_numbers
 from loop.cells import ID_COLUMNS
@@ -31,7 +31,7 @@ class Chosen:
 
     rows: list[int] = field(default_factory=list)
     columns: dict[int, dict[str, Any]] = field(default_factory=dict)  # by row: what is written beside the input's
-    no_value: dict[str, int] = field(default_factory=dict)  # rows without a value, by what was asked
+    no_value: dict[str, int] = field(default_factory=dict)  # rows without a value, by the column or the key
     left_out: dict[str, int] = field(default_factory=dict)  # rows, by the reason
     notes: list[str] = field(default_factory=list)
 
@@ -64,12 +64,15 @@ def filtered(table: CrystalTable, conditions: Sequence[Expression], *, keep_fail
     columns = Columns(with_ids(table))
     chosen = Chosen(notes=columns.notes)
     failed = {failure.row for failure in table.failures}
-    holds = [True] * len(table)
+    holds: list[bool | None] = [True] * len(table)
     for condition in conditions:
         truths = condition.truths(columns)
-        chosen.no_value[condition.text] = sum(truths[row] is None for row in range(len(table)) if row not in failed)
-        holds = [before and truth is True for before, truth in zip(holds, truths, strict=True)]
+        for name in condition.names():
+            cells = columns[name].cells
+            chosen.no_value[name] = sum(cells[row] is None for row in range(len(table)) if row not in failed)
+        holds = [all_of(pair) for pair in zip(holds, truths, strict=True)]
     chosen.rows = [row for row, held in enumerate(holds) if (keep_failed if row in failed else held)]
+    chosen.left_out["undecided"] = sum(held is None for row, held in enumerate(holds) if row not in failed)
     chosen.left_out["unreadable"] = 0 if keep_failed else len(failed)
     return chosen
 

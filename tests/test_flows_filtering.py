@@ -218,8 +218,9 @@ def test_a_filter_changes_no_cell(hull, tmp_path):
     assert done.exit_code == 0, done.stderr
     summary = json.loads(done.stdout)
     assert (summary["rows"], summary["kept"]) == (6, 4)
-    assert summary["no_value"] == {"bulk_modulus > 20": 1, "e_above_hull < 0.1": 1}
-    assert "1 of 6 rows have no value for: bulk_modulus > 20" in done.stderr
+    assert summary["no_value"] == {"bulk_modulus": 1, "e_above_hull": 1}
+    assert summary["undecided"] == 0  # kbr is too soft, cscl too far from the hull, whatever their other value
+    assert "rows without a value, of 6: bulk_modulus 1, e_above_hull 1" in done.stderr
     before = cells(hull)
     assert cells(tmp_path / "f.csv") == [before[row] for row in (0, 1, 3, 5)]
 
@@ -242,6 +243,12 @@ def test_the_order_is_that_of_pandas(hull, tmp_path, by):
         old = before[row["material_id"]]
         assert row | {"rank": old["rank"]} == old | {"input_rank": old["rank"]}
     assert json.loads(done.stdout)["no_value"][by[0]] == 1
+
+
+def test_what_no_value_leaves_undecided_is_counted(hull, tmp_path):
+    done = run("filter", "-i", hull, "-o", tmp_path / "f.csv", "--where", "not (bulk_modulus > 20)", "--json")
+    assert [row["material_id"] for row in cells(tmp_path / "f.csv")] == ["kbr"]
+    assert json.loads(done.stdout)["undecided"] == 1
 
 
 def test_an_expression_orders_too(hull, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from flows import cli_reference_crystals, cli_references
 from flows.cli_potential import Environment, Potential, load
 from flows.console import emit, note, progress
-from loop.errors import InputError
+from loop.errors import EnergyTypeError, InputError
 from loop.stability import IMPLAUSIBLE, METASTABLE
 
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ def hull(
     reference: Annotated[
         str | None,
         typer.Option(
-            help="Table of reference phases (of `hull build`), shipped, or demand: relaxed as they are needed."
+            help="Table of reference phases (of `hull build`), shipped, or demand: relaxed as they are needed. "
+            "Default: shipped; demand where none is shipped and crystals are relaxed."
         ),
     ] = None,
     device: Device = None,
@@ -130,7 +132,7 @@ def hull(
         config = RelaxConfig() if relax_first else None
         table_of_phases = _table_of_phases(reference, relax_first)
         loaded = load(potential, device=device, trust=trust, environment=environment)
-        references = table_of_phases or _judge(loaded, reference, report)
+        references = table_of_phases or _judge(loaded, reference, relax_first, report)
         settings = screening.hull_settings(loaded, config)
         with Journal(output, settings) as journal:
             tell_resumed(journal, report)
@@ -161,8 +163,10 @@ def _table_of_phases(reference: str | None, relaxed: bool) -> References | None:
     return None if reference in (None, "shipped", DEMAND) else load_references(reference)
 
 
-def _judge(potential: LoadedPotential, reference: str | None, report: Reporter) -> References | DemandHull:
-    """The shipped table of a potential's energies, or its hull on demand.
+def _judge(
+    potential: LoadedPotential, reference: str | None, relaxed: bool, report: Reporter
+) -> References | DemandHull:
+    """The shipped table of a potential's energies, or its hull on demand: where relaxed crystals have no such table.
 
     Raises:
         EnergyTypeError: no such table is shipped.
@@ -174,7 +178,8 @@ def _judge(potential: LoadedPotential, reference: str | None, report: Reporter) 
     from oracles.relax import RelaxConfig
 
     if reference != DEMAND:
-        return shipped_for(potential.energy_type)
+        with suppress(EnergyTypeError) if reference is None and relaxed else nullcontext():
+            return shipped_for(potential.energy_type)
     return demand_hull(
         potential, RelaxConfig(), progress=lambda done, total: report("competing phases", done, total, {})
     )

@@ -22,13 +22,10 @@ import numpy as np
 
 from loop.files import sha256, write_bytes, write_text
 from loop.values import EnergyType
-from oracles.phase_estimates import is_element
-from oracles.references import ATTRIBUTION, References, load_references
+from oracles.references import ATTRIBUTION, COLUMNS, References, is_element, load_references
 
 if TYPE_CHECKING:
     import pandas as pd
-
-COLUMNS = ["formula", "energy_per_atom", "id", "held_out", "relaxed", "unrelaxed"]
 
 
 def filled(raw: pd.DataFrame, corrections: Mapping[str, float], corners: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

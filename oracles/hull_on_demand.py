@@ -13,15 +13,17 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from loop.hull import Hull, HullEntry, HullResult, amounts_of
 from loop.values import OK, EnergyType, Evaluation
-from oracles.phase_estimates import CrystalSource, Estimates, Phase, is_element
+from oracles.element_prototypes import prototypes
+from oracles.phase_estimates import CrystalSource, Estimates, Phase
 from oracles.phase_ledger import PhaseLedger, Progress, require_crystals
-from oracles.references import References, shipped_tables
+from oracles.references import References, is_element, shipped_tables
 from oracles.relax import RelaxConfig
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from oracles.potentials import Potential
 
 LOWEST = -100.0  # eV/atom: stands for a phase of which nothing is known, which is then computed
-ASE = "ase:"  # ids of elements' crystals from ASE's table
+LARGEST_PROTOTYPE = 12  # atoms a cell, of prototypes tried for an element beside its published crystals
 WIDEN = 1.25  # times the largest drop below an estimate that was seen, where that exceeds the margin
 
 
@@ -170,12 +172,12 @@ class DemandHull(Hull):
                 self._corners[symbol] = (HullEntry(symbol, energy, id),)
 
     def _allotropes(self, symbol: str) -> set[str]:
-        """Crystals of an element that may be its lowest, by what is published of them, and ASE's reference state."""
+        """Crystals of an element that may be its lowest, by what is published of them, and prototypes."""
         phases = self._phases_of(frozenset((symbol,)))
         heights = np.array([phase.estimate for phase in phases])
         near = heights <= np.nanmin(heights, initial=np.inf) + self.estimates.other_margin
         published = {phase.id for phase, keep in zip(phases, near | np.isnan(heights), strict=True) if keep}
-        return published | ({f"{ASE}{symbol}"} if reference_state(symbol) else set())
+        return published | other_crystals(symbol).keys()
 
     def _bounded(self, system: frozenset[str]) -> Hull:
         """The hull of computed energies, and of lower bounds where there are none yet."""
@@ -214,8 +216,8 @@ class DemandHull(Hull):
         self._computed |= self.ledger.energies(crystals, self.progress)
 
     def _structure(self, id: str) -> Structure:
-        state = reference_state(id.removeprefix(ASE)) if id.startswith(ASE) else None
-        return self.source.structure(id) if state is None else state
+        symbol, named, _ = id.partition(" ")
+        return other_crystals(symbol)[id] if named else self.source.structure(id)
 
     def _widen(self, system: frozenset[str], ids: set[str]) -> bool:
         """Whether phases lie further below their estimates than was thought: others of the system may, too."""
@@ -242,16 +244,11 @@ class DemandHull(Hull):
         return replace(result, message="; ".join(filter(None, (result.message, f"not among the phases: {names}"))))
 
 
-def reference_state(symbol: str) -> Structure | None:
-    """The experimental crystal of an element in ASE's table; None where that holds none, as for gases."""
-    from ase.build import bulk
-
-    from oracles.ase_potential import to_structure
-
-    try:
-        return to_structure(bulk(symbol))
-    except (ValueError, KeyError, RuntimeError, NotImplementedError):
-        return None
+@cache
+def other_crystals(symbol: str) -> dict[str, Structure]:
+    """Crystals of an element that nobody published, or not in the table: ASE's state, molecules, named prototypes."""
+    found = {f"{symbol} {each.name}": each.structure for each in prototypes(symbol, largest=0)}
+    return {id: structure for id, structure in found.items() if len(structure) <= LARGEST_PROTOTYPE}
 
 
 def demand_hull(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -40,9 +41,7 @@ class MlipConfig:
     trust: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     environment: str | None = None  # overlay or interpreter that has the potential's packages; see `load_potential`
-    references: str | None = (
-        None  # table of reference phases; none: the shipped one of this potential; demand: computed
-    )
+    references: str | None = None  # table of reference phases, or demand; none: the shipped one, else demand
     phases: str | None = None  # ledger of phases computed on demand: file or URL; none: one for all of this user's work
     relax: RelaxConfig = field(default_factory=RelaxConfig)
     bulk: BulkConfig | None = field(default_factory=BulkConfig)  # None: no bulk modulus
@@ -245,16 +244,17 @@ def build_oracle(config: MlipConfig = MlipConfig()) -> PotentialOracle:
 
 
 def references_of(config: MlipConfig, potential: Potential) -> References | DemandHull:
-    """What the settings say to judge by.
+    """What the settings say to judge by: by default the shipped table of this potential, else a hull on demand.
 
     Raises:
         DiscoveryLoopError: see `load_references`, `shipped_for` and `demand_hull`.
     """
-    if config.references == DEMAND:
-        return demand_hull(potential, config.relax, ledger=config.phases)
+    if config.references not in (None, DEMAND):
+        return load_references(config.references)
     if config.references is None:
-        return shipped_for(potential.energy_type)
-    return load_references(config.references)
+        with suppress(EnergyTypeError):
+            return shipped_for(potential.energy_type)
+    return demand_hull(potential, config.relax, ledger=config.phases)
 
 
 def potential_of(config: MlipConfig, workers: int = 1) -> Potential:

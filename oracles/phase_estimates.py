@@ -7,7 +7,6 @@ lie lower.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -17,7 +16,7 @@ from pymatgen.core import Composition, Structure
 
 from loop.hull import HullEntry
 from loop.values import EnergyType
-from oracles.references import References
+from oracles.references import References, is_element
 
 if TYPE_CHECKING:
     from oracles.reference_crystals import Known
@@ -68,12 +67,6 @@ class Phase:
             return -np.inf
         shift = _mixture(self.formula, elements) if self.formation else 0.0
         return self.estimate + shift - max(self.margin, widened)
-
-
-def is_element(formula: str) -> str | None:
-    """The symbol where a formula is an element's (``N2``: ``N``), None where it is a compound's."""
-    match = re.fullmatch("([A-Z][a-z]?)[0-9]*", formula)
-    return match[1] if match else None
 
 
 def _mixture(formula: str, elements: Mapping[str, float]) -> float:
@@ -138,7 +131,8 @@ class _Table:
     """A table by formula: unrelaxed energies, since those are upper bounds of relaxed ones."""
 
     def __init__(self, table: References) -> None:
-        self.energy = dict(zip(table.formulas, table.energies.tolist(), strict=True))
+        energies = table.energies if table.unrelaxed is None else table.unrelaxed
+        self.energy = dict(zip(table.formulas, energies.tolist(), strict=True))
         singles = {f: symbol for f in table.formulas if (symbol := is_element(f))}
         self._elements = {symbol: self.energy[formula] for formula, symbol in singles.items()}
         corners = table.provenance.get("corners", {})

@@ -114,16 +114,20 @@ def shipped_tables() -> list[References]:
 
 
 def shipped_for(energy_type: EnergyType) -> References:
-    """The table in the package that holds energies of a type.
+    """The table in the package that judges energies of a type.
+
+    A table that lacks known phases (`complete` in its JSON is false) only proposes phases of a hull on demand: by
+    itself it would call crystals stable that decompose into what it lacks.
 
     Raises:
         EnergyTypeError: there is none.
     """
-    tables = {table.energy_type: table for table in shipped_tables()}
+    tables = {table.energy_type: table for table in shipped_tables() if table.provenance.get("complete", True)}
     if energy_type not in tables:
         raise EnergyTypeError(
-            f"No reference phases of type {energy_type} are shipped (there are {', '.join(map(str, tables))}): let "
-            "them be computed as they are needed (references: demand), or make a table with discovery-loop hull build."
+            f"No complete reference phases of type {energy_type} are shipped (there are "
+            f"{', '.join(map(str, tables))}): let them be computed as they are needed (references: demand; hull "
+            "--relax --reference demand), or make a table with discovery-loop hull build."
         )
     return tables[energy_type]
 

@@ -170,7 +170,7 @@ def test_without_any_table_all_phases_are_computed(emt, tmp_path):
     )
     result = hull.e_above_hull("CuPd", 0.0, emt.energy_type)
     assert result.status == "ok"
-    assert set(hull.computed) == {*hull.source.crystals, "ase:Cu", "ase:Pd"}
+    assert {id for id in hull.computed if " " not in id} == set(hull.source.crystals)
 
 
 def test_an_element_without_published_crystals_has_its_reference_state(made, emt):
@@ -178,7 +178,7 @@ def test_an_element_without_published_crystals_has_its_reference_state(made, emt
     del hull.source.crystals["Pd-fcc"]
     found, expected = (each.e_above_hull("CuPd", 0.0, emt.energy_type) for each in (hull, whole))
     assert found.e_above_hull == pytest.approx(expected.e_above_hull, abs=1e-6)
-    assert "ase:Pd" in hull.computed
+    assert "Pd ase:Pd" in hull.computed
 
 
 def test_margins_that_are_broken_are_widened(made, emt):
@@ -224,7 +224,7 @@ def test_refusals(made, emt):
         hull.e_above_hull("CuPd", 0.0, EnergyType("other", "", ""))
     assert hull.e_above_hull("CuFe", 0.0, emt.energy_type).status == "failed:no-reference"
     assert hull.e_above_hull("CuPd", float("nan"), emt.energy_type).status == "failed:no-energy"
-    assert not hull.computed.keys() - {"Cu-fcc", "ase:Cu"}
+    assert all(id.startswith("Cu ") or id == "Cu-fcc" for id in hull.computed)
 
 
 def test_polymorphs_are_put_where_they_are_published(emt):

@@ -12,7 +12,10 @@ from oracles import overlay
 from oracles.canary import check_canary
 from oracles.conformance import conformance
 from oracles.potentials import load_potential
+from oracles.reference_crystals import load_reference_crystals
+from oracles.references import shipped_tables
 from oracles.relax import RelaxConfig, relax
+from oracles.sevennet_potential import ENERGIES
 from tests import crystals
 
 pytestmark = [
@@ -120,3 +123,13 @@ def test_in_double_precision_round_off_is_small():
     single = load_potential("sevennet").energies([crystal])[0]
     assert potential.energies([crystal])[0] == pytest.approx(single, abs=1e-5)
     potential.close()
+
+
+def test_the_shipped_table_holds_its_energies(corrected):
+    """A table computed elsewhere, on another machine, from other copies of the crystals."""
+    source = load_reference_crystals()
+    table = next(table for table in shipped_tables() if table.energy_type == ENERGIES)
+    rows = dict(zip(table.formulas, zip(table.ids, table.energies, strict=True), strict=True))
+    formulas = ["MgO", "Fe2O3", "LiF", "Li3N", "Al3Ni", "K2S"]
+    found = corrected.energies([source.structure(rows[formula][0]) for formula in formulas])
+    assert found == pytest.approx([rows[formula][1] for formula in formulas], abs=2e-4)

@@ -35,6 +35,7 @@ def references(
     data: Data,
     n: Annotated[int, typer.Option("--n", min=1, help="Crystals to relax.")] = 500,
     unrelaxed: Annotated[bool, typer.Option("--unrelaxed", help="Single points only.")] = False,
+    former: Annotated[Path | None, typer.Option(help="table.csv of an earlier run, to compare with.")] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -42,7 +43,7 @@ def references(
     from flows.benchmarks.references import run
 
     with progress() as report:
-        record = run(output, n, data, not unrelaxed, seed=seed, progress=report)
+        record = run(output, n, data, not unrelaxed, seed=seed, former=former, progress=report)
     _tell(record, output, json)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pymatgen.core import Element, Lattice, Structure
@@ -166,7 +166,8 @@ def _of_aflow(element: str, volume: float, largest: int) -> Iterator[tuple[str, 
 
 def _scaled(structure: Structure, element: str, volume: float) -> Structure:
     """The prototype with another element and volume (A^3/atom)."""
-    scaled = Structure(structure.lattice, [element] * len(structure), structure.frac_coords)
+    species: list[Any] = [element] * len(structure)
+    scaled = Structure(structure.lattice, species, structure.frac_coords)
     scaled.scale_lattice(volume * len(scaled))
     return scaled
 
@@ -189,7 +190,8 @@ def _with_bond(structure: Structure, bond: float) -> Structure:
         near = min(structure.get_neighbors(site, 5.0), key=lambda other: other.nn_distance)
         centre, half = (site.coords + near.coords) / 2, (site.coords - near.coords) / 2
         cartesian[index] = centre + half / np.linalg.norm(half) * bond / 2
-    return Structure(structure.lattice, structure.species, cartesian, coords_are_cartesian=True)
+    species: list[Any] = structure.species
+    return Structure(structure.lattice, species, cartesian, coords_are_cartesian=True)
 
 
 def _ase_reference(element: str) -> Structure | None:
@@ -200,7 +202,7 @@ def _ase_reference(element: str) -> Structure | None:
 
     if element == "Pm":  # double hexagonal
         a, c = PROMETHIUM
-        sites = [[0, 0, 0], [1 / 3, 2 / 3, 0.25], [0, 0, 0.5], [2 / 3, 1 / 3, 0.75]]
+        sites = np.array([[0, 0, 0], [1 / 3, 2 / 3, 0.25], [0, 0, 0.5], [2 / 3, 1 / 3, 0.75]])
         return Structure(Lattice.hexagonal(a, c), ["Pm"] * 4, sites)
     try:
         return to_structure(bulk(element))

@@ -110,8 +110,8 @@ class _Parts:
         """All finished rows of a kind."""
         import pandas as pd
 
-        text = {"id": str, "formula": str, "reason": str, "status": str}
-        read = {
+        text: dict[Any, Any] = {"id": str, "formula": str, "reason": str, "status": str}
+        read: dict[str, Any] = {
             "keep_default_na": False,
             "na_values": {name: [""] for name in columns if name not in ("id", "formula")},
         }
@@ -146,7 +146,7 @@ def _read_sources(sources: Sequence[str | Path], config: BuildConfig) -> tuple[p
     return rows, digests
 
 
-def _chunks(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+def _chunks(rows: list[int], size: int) -> Iterator[list[int]]:
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 LARGEST = 20  # atoms a cell
 PROTOCOL = (
     "Crystals of the test split with at most 20 atoms a cell. Hull: reference phases without any formula of the test "
-    "split, single points in their published cells. Published distances refer to a DFT hull that holds the crystal "
+    "split, as they stand for `unrelaxed`, relaxed where the table is for `relaxed`; elements are the lowest of their "
+    "prototypes in all. `nitrides` and `hydrides` hold the element. `former` is the same crystals in the table of an "
+    "earlier run, judged by the references of then. Published distances refer to a DFT hull that holds the crystal "
     "itself, so they are never negative; found ones are, for a crystal below its competitors. `clipped` sets them to "
     "0. `full_hull` adds the formulas of the test split to the hull, as the table ships."
 )
@@ -53,6 +55,7 @@ def run(
     *,
     seed: int = 0,
     potential: str = "chgnet",
+    former: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compare, and write ``record.json``, ``table.csv`` and ``parity.png``. A killed run goes on with its relaxations.
@@ -64,6 +67,7 @@ def run(
         relax: whether to relax at all; the unrelaxed comparison takes all rows.
         seed: of the draw.
         potential: name of the potential; the shipped references belong to ``chgnet``.
+        former: table.csv of an earlier run, to put its figures beside.
         progress: told of stages.
 
     Returns:
@@ -81,15 +85,14 @@ def run(
     frame = _test_rows(data)
     make_folder(output)
     loaded, references = load_potential(potential), load_references()
-    hulls = [references.hull(with_held_out=False), references.hull()]
-    frame = frame.assign(**_unrelaxed(frame, loaded, hulls, progress))
+    frame = frame.assign(**_unrelaxed(frame, loaded, _hulls(references, relaxed=False), progress))
     results = {name: _compare(frame, name) for name in ("unrelaxed", "unrelaxed_full_hull")}
     results["unrelaxed_not_sparse"] = _compare(frame[~frame["sparse"].to_numpy(dtype=bool)], "unrelaxed")
     config = RelaxConfig()
     if relax:
         chosen = frame.sample(min(n, len(frame)), random_state=seed).index
         with Journal(output / "table.csv", {**relax_settings(loaded, config), "seed": seed}) as journal:
-            columns = _relaxed(frame.loc[chosen], (loaded, config), hulls, progress, journal)
+            columns = _relaxed(frame.loc[chosen], (loaded, config), references, progress, journal)
         for name, values in columns.items():
             frame.loc[chosen, name] = values
         part = frame.loc[chosen]
@@ -97,9 +100,45 @@ def run(
         results["relaxed"] |= {"statuses": dict(Counter(part["status"])), "seconds_each": float(part["seconds"].mean())}
         results["relaxed_full_hull"] = _compare(part, "relaxed_full_hull")
         results["relaxed_rows_unrelaxed"] = _compare(part, "unrelaxed")
+        results["relaxed_settled"] = _compare(part[part["unrelaxed_phases"] == 0], "relaxed")
+    results |= _apart(frame, former, relax)
     record = _record(results, loaded, references, {"n": n, "seed": seed, "relax": asdict(config) if relax else None})
     record["seconds"] = round(time.perf_counter() - began, 1)
     return _write(output, frame, record)
+
+
+def _hulls(references: References, *, relaxed: bool) -> list[Hull]:
+    """Without the test split's formulas, and with them."""
+    return [references.hull(with_held_out=with_them, relaxed=relaxed) for with_them in (False, True)]
+
+
+def _apart(frame: pd.DataFrame, former: Path | None, relax: bool) -> dict[str, Any]:
+    """Nitrides and hydrides by themselves, now and in an earlier run's table."""
+    import pandas as pd
+    from pymatgen.core import Composition
+
+    names = ["unrelaxed", "relaxed"] if relax else ["unrelaxed"]
+    if former is not None:
+        earlier = pd.read_csv(former, keep_default_na=False, na_values=[""]).set_index("material_id")
+        for name in names:
+            frame[f"former_{name}"] = earlier[name].reindex(frame["material_id"]).to_numpy()
+        names += [f"former_{name}" for name in names]
+    held = [set(Composition(formula).get_el_amt_dict()) for formula in frame["pretty_formula"]]
+    results = {}
+    for name in names:
+        # the same crystals are compared now and then
+        done = (
+            np.isfinite(frame["relaxed"])
+            if name.endswith("_relaxed") or name == "relaxed"
+            else np.isfinite(frame["unrelaxed"])
+        )
+        if name.startswith("former_"):
+            results[name] = _compare(frame[done], name)
+        for kind, symbol in (("nitrides", "N"), ("hydrides", "H")):
+            part = frame[done & np.array([symbol in elements for elements in held])]
+            if len(part) and np.isfinite(part[name]).any():
+                results[f"{name}_{kind}"] = _compare(part, name)
+    return results
 
 
 def _compare(frame: pd.DataFrame, column: str) -> dict[str, Any]:
@@ -151,6 +190,8 @@ def _test_rows(data: Sequence[Path]) -> pd.DataFrame:
     missing = {"split", "n_atoms", "e_above_hull", "material_id", "pretty_formula"} - set(frame)
     if missing:
         raise InputError(f"expected columns {', '.join(sorted(missing))} in {', '.join(map(str, data))}")
+    for name in ("n_atoms", "e_above_hull"):  # cells come as text
+        frame[name] = pd.to_numeric(frame[name], errors="coerce")
     frame = frame[(frame["split"] == "test") & (frame["n_atoms"] <= LARGEST) & frame["e_above_hull"].notna()]
     if frame.empty:
         raise InputError(f"expected rows of the test split in {', '.join(map(str, data))}, found none")
@@ -195,7 +236,7 @@ def _unrelaxed(
 def _relaxed(
     frame: pd.DataFrame,
     how: tuple[Potential, RelaxConfig],
-    hulls: Sequence[Hull],
+    references: References,
     progress: Progress | None,
     journal: Journal,
 ) -> dict[str, Any]:
@@ -203,8 +244,12 @@ def _relaxed(
     structures = _structures(frame)
     outcomes = relax_all(structures, *how, progress, journal)
     energies = np.array([outcome.energy if outcome.status == OK else np.nan for outcome in outcomes])
+    hulls = _hulls(references, relaxed=True)
     columns = _place(structures, energies, hulls, "relaxed")
     columns.pop("sparse")  # as found before
+    compositions = [structure.composition for structure in structures]
+    places = hulls[0].batch(compositions, energies, hulls[0].energy_type)
+    columns["unrelaxed_phases"] = [len(references.not_relaxed & place.decomposition.keys()) for place in places]
     columns["status"] = [outcome.status for outcome in outcomes]
     columns["steps"] = [outcome.steps for outcome in outcomes]
     columns["seconds"] = [outcome.seconds for outcome in outcomes]
@@ -220,7 +265,11 @@ def _record(
         "threshold": METASTABLE,
         "units": {"mae": "eV/atom", "bias": "eV/atom", "seconds": "s", "precision": "fraction", "recall": "fraction"},
         "potential": {"name": potential.name, "energy_type": asdict(potential.energy_type)},
-        "references": {"rows": len(references), "sha256": references.checksum},
+        "references": {
+            "rows": len(references),
+            "relaxed": len(references) - len(references.not_relaxed),
+            "sha256": references.checksum,
+        },
         "settings": settings,
         "attribution": references.provenance.get("attribution", ""),
         "results": results,
@@ -229,7 +278,7 @@ def _record(
 
 def _write(output: Path, frame: pd.DataFrame, record: dict[str, Any]) -> dict[str, Any]:
     columns = ["material_id", "pretty_formula", "unrelaxed", "unrelaxed_full_hull", "sparse"]
-    columns += ["relaxed", "relaxed_full_hull", "status", "steps"]
+    columns += ["relaxed", "relaxed_full_hull", "unrelaxed_phases", "status", "steps"]
     table = frame[[name for name in columns if name in frame]]  # only what was found here, none of the source's numbers
     write_text(output / "table.csv", table.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
     _figure(output / "parity.png", frame, record["results"])

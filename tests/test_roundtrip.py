@@ -33,7 +33,7 @@ from loop.settings import CampaignSettings
 from loop.store import Store
 from loop.structure_dicts import from_dict
 from loop.values import Candidate, Origin
-from oracles.reference_crystals import DEFAULT, load_reference_crystals
+from oracles.reference_crystals import load_reference_crystals
 from tests.crystals import SYSTEMS
 from tests.fakes import FakeGenerator, fake_parts
 from tests.readers import READERS, by_ourselves, of_atoms, same_atoms, same_crystal
@@ -112,15 +112,12 @@ def disagreements(name: str, held: Structure) -> Iterator[str]:
             yield f"{name}: {format}"
 
 
-needs_table = pytest.mark.skipif(not DEFAULT.is_file(), reason="this checkout has no table of reference crystals")
-
-
 @pytest.mark.parametrize(
     ("source", "n"),
     [
-        pytest.param(real, 100, marks=needs_table),
+        (real, 100),
         (generated, 50),
-        pytest.param(real, 1333, marks=[needs_table, pytest.mark.slow]),
+        pytest.param(real, 1333, marks=pytest.mark.slow),
         pytest.param(generated, 667, marks=pytest.mark.slow),
     ],
 )

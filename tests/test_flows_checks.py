@@ -98,7 +98,7 @@ def test_settings_are_refused_before_anything_is_loaded(setting, said):
     [
         ("oracle.mlip.potential=nope", "oracle.mlip: There is no potential 'nope'"),
         ("oracle.mlip.potential=ase.calculators.emt.EMT", "Did you mean 'ase.calculators.emt:EMT'?"),
-        ("oracle.mlip.potential=ase.calculators.emt:EMT", "choose references made with this potential"),
+        ("oracle.mlip.potential=ase.calculators.emt:EMT", "crystals as drawn need a cheap potential of their own"),
         ("oracle.mlip.potential=chgnet:9", "oracle.mlip: There is no CHGNet '9'"),
         ("generator.proposals.sampling.elements=[Ra, O]", "asks for Ra, which the potential"),
         (

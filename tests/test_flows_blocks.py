@@ -214,7 +214,15 @@ def test_budgets_name_settings_that_there_are(tmp_path):
     assert (config.campaign.max_calls, config.campaign.max_hours, config.oracle.handoff.best) == (2, 2, 2)
 
 
-def test_presets_are_as_they_were():
-    for preset in configfile.presets():
+def test_presets_without_blocks_are_as_they_were():
+    for preset in set(configfile.presets()) - {"quickstart", "quickstart-dft"}:
         config = read_config(preset)
         assert config.goal is config.space is config.budget is None
+
+
+def test_the_quickstart_says_its_goal_once_and_the_sections_follow():
+    config = read_config("quickstart")
+    assert (config.campaign.objective, config.campaign.threshold) == ("bulk_modulus", 0.05)
+    assert ("e_above_hull", 0.05) in [(item.name, item.at_most) for item in config.selection.constraints]
+    assert (config.campaign.rounds, config.campaign.budget, config.campaign.baseline_budget) == (3, 24, 48)
+    assert (config.oracle.screen.potential, config.oracle.mlip.potential) == ("chgnet", "chgnet")

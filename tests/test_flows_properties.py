@@ -25,7 +25,7 @@ from oracles.elasticity import ElasticConfig
 from oracles.mlip import MlipConfig, PotentialOracle
 from oracles.phonons import PhononConfig
 from oracles.potentials import load_potential
-from oracles.references import write_references
+from oracles.references import load_references, write_references
 
 EMT = "ase.calculators.emt:EMT"
 
@@ -112,7 +112,10 @@ def test_strains_are_chosen_on_other_crystals(tmp_path, monkeypatch):
 def test_they_are_properties_of_the_oracle(tmp_path):
     potential = load_potential(EMT)
     rows = pd.DataFrame({"formula": ["Cu"], "energy_per_atom": [-0.007], "id": ["cu"], "held_out": [0]})
-    references = write_references(tmp_path / "emt.csv", rows, potential)
+    write_references(tmp_path / "emt.csv", rows, potential)
+    (tmp_path / "old.csv").write_text("formula,energy_per_atom,id,held_out\nCu,-0.00700,cu,0\n")  # as version 0.1 did
+    (tmp_path / "old.json").write_text((tmp_path / "emt.json").read_text())
+    references = load_references(tmp_path / "old.csv")
     plain = MlipConfig(potential=EMT, bulk=None)
     config = dataclasses.replace(plain, elastic=ElasticConfig(), phonons=PhononConfig(min_length=4.5))
     label = PotentialOracle(potential, references, config).evaluate([Candidate(to_structure(bulk("Cu", a=3.65)))])[0]

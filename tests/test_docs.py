@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["docs/python.md"]
+PAGES = ["README.md", "docs/python.md"]
 ROOMS = ("loop", "generator", "surrogates", "oracles", "flows")
 
 

@@ -2,9 +2,10 @@
 
 Every known crystal of a chemical system enters a linear program with a lower bound of its relaxed energy (an estimate
 minus a margin, `oracles.phase_estimates`). The phases of the optimum that were not computed yet are computed, side by
-side, and replace their bounds; that is repeated until the optimum consists of computed phases alone. A phase that was
-left out could then not lower the hull even if it relaxed by its whole margin: the distance is that of the complete
-hull, as long as the margins hold. Margins that computed phases break are widened.
+side, and replace their bounds: first as they stand where the estimate was another's, which is cheap and may rule them
+out, then relaxed. That is repeated until the optimum consists of relaxed phases alone. A phase that was left out could
+then not lower the hull even if it relaxed by its whole margin: the distance is that of the complete hull, as long as
+the margins hold. Margins that computed phases break are widened.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class DemandHull(Hull):
         self._computed: dict[str, Evaluation] = {}  # by id of the phase, failures included
         self._phases: dict[frozenset[str], list[Phase]] = {}
         self._corners: dict[str, tuple[HullEntry, ...]] = {}  # by element
-        self._widened: dict[frozenset[str], float] = {}  # eV/atom, by chemical system
+        self._points: dict[str, float] = {}  # eV/atom of phases as they stand; NaN: cannot be computed
+        # eV/atom, by chemical system and whether a phase was computed as it stands
+        self._widened: dict[tuple[frozenset[str], bool], float] = {}
 
     @property
     def checksum(self) -> str:
@@ -89,7 +92,7 @@ class DemandHull(Hull):
             min_compounds=self.min_compounds, finds=(*self._finds, *entries), progress=self.progress,
         )  # fmt: skip
         hull._computed, hull._phases, hull._corners = self._computed, self._phases, self._corners
-        hull._widened = self._widened
+        hull._widened, hull._points = self._widened, self._points
         return hull
 
     def e_above_hull(
@@ -131,7 +134,7 @@ class DemandHull(Hull):
                 if not missing:
                     results[index] = self._told(system, result)
                     open_.discard(index)
-            self._compute({id for ids in wanted.values() for id in ids})
+            self._look_at(wanted)
             widened = {system for system, ids in wanted.items() if self._widen(system, ids)}
             open_ |= {index for index in finite if frozenset(asked[index]) in widened}
         return [result for result in results if result is not None]
@@ -184,19 +187,36 @@ class DemandHull(Hull):
         elements = {s: self._corners[s][0].energy for s in system if self._corners.get(s)}
         entries = [entry for symbol in system for entry in self._corners.get(symbol, ())]
         if len(elements) == len(system):
-            widened = self._widened.get(system, 0.0)
-            phases = [self._entry(phase, elements, widened) for phase in self._phases_of(system)]
+            phases = [self._entry(phase, elements, system) for phase in self._phases_of(system)]
             entries += [entry for entry in phases if entry is not None]
             entries += [find for find in self._finds if set(amounts_of(find.formula)) <= system]
         return Hull(entries, self.energy_type, min_compounds=self.min_compounds)
 
-    def _entry(self, phase: Phase, elements: Mapping[str, float], widened: float) -> HullEntry | None:
+    def _entry(self, phase: Phase, elements: Mapping[str, float], system: frozenset[str]) -> HullEntry | None:
         done = self._computed.get(phase.id)
         if done is not None:
             return HullEntry(phase.formula, done.value("energy"), phase.id) if _usable(done) else None
         if is_element(phase.formula):  # the corner is settled
             return None
-        return HullEntry(phase.formula, max(phase.lower(elements, widened), LOWEST), phase.id)
+        lower = self._known(phase).lower(elements, self._widened.get((system, phase.id in self._points), 0.0))
+        return HullEntry(phase.formula, max(lower, LOWEST), phase.id)
+
+    def _known(self, phase: Phase) -> Phase:
+        """With the energy as it stands in place of a guess, where that is known."""
+        point = self._points.get(phase.id, float("nan"))
+        if not np.isfinite(point):
+            return phase
+        return Phase(phase.id, phase.formula, point, False, self.estimates.own_margin, guessed=False)
+
+    def _look_at(self, wanted: Mapping[frozenset[str], set[str]]) -> None:
+        """Energies of phases as they stand where those are unknown; relaxation of the others."""
+        ids = {id for missing in wanted.values() for id in missing}
+        phases = {phase.id: phase for system in wanted for phase in self._phases_of(system) if phase.id in ids}
+        guessed = sorted(id for id, phase in phases.items() if phase.guessed and id not in self._points)
+        if guessed:
+            energies = self.ledger.potential.energies([self._structure(id) for id in guessed])
+            self._points |= dict(zip(guessed, energies.tolist(), strict=True))
+        self._compute(ids - set(guessed))
 
     def _unknown(self, system: frozenset[str], result: HullResult) -> set[str]:
         """Phases of a decomposition that stand there with a bound."""
@@ -221,18 +241,23 @@ class DemandHull(Hull):
 
     def _widen(self, system: frozenset[str], ids: set[str]) -> bool:
         """Whether phases lie further below their estimates than was thought: others of the system may, too."""
-        if not ids:
-            return False
-        before = self._widened.get(system, 0.0)
-        elements = {symbol: self._corners[symbol][0].energy for symbol in system}
-        for phase in self._phases_of(system):
-            done = self._computed.get(phase.id)
-            if phase.id not in ids or done is None or not _usable(done) or not np.isfinite(phase.estimate):
+        before = dict(self._widened)
+        elements = {symbol: entries[0].energy for symbol in system if (entries := self._corners.get(symbol))}
+        for phase in self._phases_of(system) if ids else []:
+            if phase.id not in ids:
                 continue
-            drop = phase.lower(elements, 0.0) + phase.margin - done.value("energy")
-            if drop > phase.margin:
-                self._widened[system] = max(self._widened.get(system, 0.0), WIDEN * drop)
-        return self._widened.get(system, 0.0) > before
+            known, point, done = self._known(phase), self._points.get(phase.id), self._computed.get(phase.id)
+            if point is not None:
+                self._note((system, False), phase, phase.lower(elements, 0.0) + phase.margin - point)
+            if done is not None:
+                drop = known.lower(elements, 0.0) + known.margin - done.value("energy")
+                self._note((system, point is not None), known, drop)
+        return self._widened != before
+
+    def _note(self, key: tuple[frozenset[str], bool], phase: Phase, drop: float) -> None:
+        """`drop`: how far below its estimate a phase turned out to lie, eV/atom."""
+        if np.isfinite(drop) and drop > phase.margin:
+            self._widened[key] = max(self._widened.get(key, 0.0), WIDEN * drop)
 
     def _told(self, system: frozenset[str], result: HullResult) -> HullResult:
         if result.status != OK:

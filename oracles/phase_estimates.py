@@ -55,6 +55,7 @@ class Phase:
     estimate: float  # eV/atom on the judge's scale; relative to the elements where `formation`; NaN: unknown
     formation: bool
     margin: float  # eV/atom by which its relaxed energy may lie below the estimate
+    guessed: bool = True  # not the judge's own energy of this very crystal
 
     def lower(self, elements: Mapping[str, float], widened: float) -> float:
         """Lower bound of its energy in eV/atom, -inf where nothing is known.
@@ -120,7 +121,9 @@ class Estimates:
         above = float(above) if np.isfinite(above) else 0.0
         for table in self._own:
             if known.formula in table.energy:
-                return Phase(known.id, known.formula, table.energy[known.formula] + above, False, self.own_margin)
+                estimate = table.energy[known.formula] + above
+                guessed = known.id != table.id_of[known.formula]
+                return Phase(known.id, known.formula, estimate, False, self.own_margin, guessed)
         for table in self._others:
             if (formation := table.formation(known.formula)) is not None:
                 return Phase(known.id, known.formula, formation + above, True, self.other_margin)
@@ -133,6 +136,7 @@ class _Table:
     def __init__(self, table: References) -> None:
         energies = table.energies if table.unrelaxed is None else table.unrelaxed
         self.energy = dict(zip(table.formulas, energies.tolist(), strict=True))
+        self.id_of = dict(zip(table.formulas, table.ids, strict=True))
         singles = {f: symbol for f in table.formulas if (symbol := is_element(f))}
         self._elements = {symbol: self.energy[formula] for formula, symbol in singles.items()}
         corners = table.provenance.get("corners", {})

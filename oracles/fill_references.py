@@ -52,7 +52,9 @@ def filled(raw: pd.DataFrame, corrections: Mapping[str, float], corners: Iterabl
     ]
     everything = pd.concat([rows[np.isfinite(energy)], pd.DataFrame(relaxed).assign(relaxed=1)], ignore_index=True)
     standing = everything[everything["relaxed"] == 0].groupby("formula")["energy_per_atom"].min()
-    lowest = everything.sort_values(["energy_per_atom", "id"]).drop_duplicates("formula").sort_values("formula")
+    everything["rounded"] = everything["energy_per_atom"].round(4)  # of equals the relaxed one
+    order = everything.sort_values(["rounded", "relaxed", "id"], ascending=[True, False, True])
+    lowest = order.drop_duplicates("formula").sort_values("formula")
     unrelaxed = lowest["formula"].map(standing).fillna(lowest["energy_per_atom"])
     return lowest.assign(held_out=0, unrelaxed=unrelaxed)[COLUMNS]
 

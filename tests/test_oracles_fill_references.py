@@ -54,6 +54,12 @@ def test_a_table_comes_back_and_settles_its_corners(tmp_path):
     }
 
 
+def test_a_corner_that_did_not_move_is_the_relaxed_one():
+    same = [{"element": "Na", "name": "mp-3", "energy": -0.99999}]
+    row = filled(RAW, dict.fromkeys(RAW.material_id, 0.0), same).set_index("formula").loc["Na"]
+    assert (row.id, row.relaxed) == ("mp-3", 1)
+
+
 def test_a_corner_above_a_published_crystal_settles_nothing(tmp_path):
     high = [{"element": "Na", "name": "ase:Na", "energy": -0.9}]
     table = filled(RAW, dict.fromkeys(RAW.material_id, 0.0), high)

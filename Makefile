@@ -32,8 +32,8 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@$(PIP) install $(PIPFLAGS) --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
-# SevenNet's packages, for its worker processes alone (some 75 MB): oracles/overlay.py says which
-$(VENV)/.installed-sevennet: oracles/overlay.py | $(VENV)/.installed
+# SevenNet's packages, for its worker processes alone (some 75 MB): oracles/potentials/overlay.py says which
+$(VENV)/.installed-sevennet: oracles/potentials/overlay.py | $(VENV)/.installed
 	@echo "installing the potential SevenNet ..."
 	@$(BIN)/discovery-loop potential install sevennet
 	@touch $@

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from flows.console import described, short
+from flows.cli.console import described, short
 from flows.narrative import told
 from flows.report_server import address_of
 
@@ -56,7 +56,7 @@ class Watcher:
 
     def finished(self, campaign: Campaign, summary: Mapping[str, Any]) -> None:
         """The report, and where it lies."""
-        from loop.columns import BRIEF, columns
+        from loop.report.columns import BRIEF, columns
 
         shown = columns(campaign.history, BRIEF)
         self._try(lambda: self._show_report(campaign.directory, summary, shown, round_rows(campaign)))
@@ -132,8 +132,8 @@ def round_rows(campaign: Campaign) -> list[dict[str, Any]]:
 
 def ranked_rows(campaign: Campaign) -> list[dict[str, Any]]:
     """The best rows of the ranked list, with the columns that a person reads, units in their heads."""
-    from loop.columns import columns
-    from loop.export import ranked_rows as all_rows
+    from loop.report.columns import columns
+    from loop.report.export import ranked_rows as all_rows
 
     shown = columns(campaign.history)
     rows = [{head: row.get(key) for key, head in shown.items()} for row in all_rows(campaign.history)[:SHOWN]]

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 from flows import configfile
 from flows.checks import problems, refuse
 from flows.config import CONFIG_FILE, CampaignConfig, check_same
-from flows.known_labels import read_known_labels
 from flows.ledger import open_ledger
 from flows.parallel import ParallelOracle
 from flows.provenance import cores, provenance
 from flows.rehull import Rehuller
 from flows.surrogate import CampaignSurrogate
-from generator.conditions import Sampling, names, symbols
+from flows.tables.known_labels import read_known_labels
+from generator.constraints.conditions import Sampling, names, symbols
 from loop.campaign import Campaign, Parts
 from loop.contracts import Generator, Oracle, Progress, Reward
 from loop.errors import ConfigError
-from loop.files import make_folder
+from loop.io.files import make_folder
 from loop.known import KnownCrystals
 from loop.novelty import NoveltyIndex
 from loop.reward import Judges, PropertyReward
@@ -29,7 +29,7 @@ from loop.rungs import Rung
 from loop.screening import HullScreen
 from oracles.cheap import CheapPotential
 from oracles.mlip import PotentialOracle, build_oracle, potential_of, references_of
-from oracles.reference_crystals import load_reference_crystals
+from oracles.references.crystals import load_reference_crystals
 from surrogates.acquisition import PoolAcquisition
 from surrogates.features import FeatureExtractor, default_blocks
 
@@ -126,12 +126,12 @@ class Builder:
         """Dearer oracles for the best of each round. The DFT engine is looked for here, before anything is spent."""
         found = []
         if (dft := self.config.oracle.dft) is not None:
-            from oracles.dft import DftOracle
+            from oracles.dft.oracle import DftOracle
 
             oracle = DftOracle(dft.oracle_config())
             found.append(Rung("dft", oracle, dft.best, dft.only_stable, oracle.accepts))
         if (handoff := self.config.oracle.handoff) is not None:
-            from oracles.handoff import HandoffOracle
+            from oracles.dft.handoff import HandoffOracle
 
             found.append(Rung("handoff", HandoffOracle(handoff.oracle_config()), handoff.best, handoff.only_stable))
         return tuple(found)
@@ -144,7 +144,7 @@ class Builder:
     @cached_property
     def generator(self) -> CrystalFormerGenerator:
         """The policy and its frozen base."""
-        from flows.generation import load_model
+        from flows.tables.generation import load_model
         from generator.policy import CrystalFormerGenerator
 
         section = self.config.generator
@@ -159,7 +159,7 @@ class Builder:
         section = self.config.generator
         if section.kind == "crystalformer":
             return self.generator
-        from flows.generation import substitution
+        from flows.tables.generation import substitution
 
         self._check_elements("proposals", section.proposals.conditions)
         return substitution(section.proposals.conditions, section.substitution)

@@ -20,7 +20,7 @@ from loop.validity import NOBLE_GASES, RADIOACTIVE
 if TYPE_CHECKING:
     from flows.build import Builder
     from flows.config import CampaignConfig
-    from generator.conditions import Sampling
+    from generator.constraints.conditions import Sampling
 
 # of a round's report, for stop rules; those of a prediction begin with the property's name
 METRICS = {"validity", "uniqueness", "novelty", "replay", "f_block_share", "element_concentration"}
@@ -140,7 +140,7 @@ def _conditions(config: CampaignConfig) -> Iterator[str]:
 
 
 def _dropped(config: CampaignConfig, key: str, conditions: Sampling) -> Iterator[str]:
-    from generator.conditions import names, numbers
+    from generator.constraints.conditions import names, numbers
 
     rules = config.validity
     dropped = {

@@ -24,8 +24,8 @@ from loop.reward import RewardConfig
 from loop.settings import CHANGEABLE, CampaignSettings
 from loop.validity import ValidityRules
 from oracles.cheap import ScreenConfig
-from oracles.dft import DftConfig
-from oracles.handoff import HandoffConfig
+from oracles.dft.handoff import HandoffConfig
+from oracles.dft.oracle import DftConfig
 from oracles.mlip import MlipConfig
 from surrogates.acquisition import AcquisitionConfig
 from surrogates.properties import GPConfig

@@ -15,9 +15,9 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from flows import yaml_core
-from flows.console import note
+from flows.cli.console import note
 from loop.errors import ConfigError
-from loop.files import write_text
+from loop.io.files import write_text
 
 Model = TypeVar("Model")  # a pydantic model, or a dataclass prepared by `flows.config.forbid_extra`
 UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")

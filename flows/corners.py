@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from loop.contracts import Progress
 from loop.errors import EnergyTypeError, InputError
-from oracles.element_prototypes import LARGEST, lowest_prototypes
+from oracles.references.element_prototypes import LARGEST, lowest_prototypes
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from oracles.potentials import Potential
-    from oracles.references import References
+    from oracles.potentials.base import Potential
+    from oracles.references.table import References
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def examine(
         potential: of the table's energy type.
         elements: symbols; None: all that the table holds.
         progress: told of stages.
-        largest: atoms in a cell of prototypes, see `oracles.element_prototypes.prototypes`.
+        largest: atoms in a cell of prototypes, see `oracles.references.element_prototypes.prototypes`.
 
     Raises:
         EnergyTypeError: table and potential do not belong together.
@@ -49,7 +49,7 @@ def examine(
     """
     import pandas as pd
 
-    from oracles.references import too_high
+    from oracles.references.table import too_high
 
     if references.energy_type != potential.energy_type:
         raise EnergyTypeError(

@@ -41,8 +41,8 @@ def examine_potential(
     Raises:
         ConfigError: it cannot be loaded.
     """
-    from oracles.conformance import conformance
-    from oracles.potentials import load_potential
+    from oracles.potentials.base import load_potential
+    from oracles.potentials.conformance import conformance
 
     findings = conformance(load_potential(name, device=device, trust=trust, environment=environment))
     return [Check(finding.name, "ok" if finding.passed else "failed", finding.text) for finding in findings]
@@ -88,9 +88,9 @@ def gpu() -> Check:
 
 def checkpoint() -> Check:
     """The shipped generator draws a crystal."""
-    from flows.generation import generate
+    from flows.tables.generation import generate
     from generator.checkpoint import load_checkpoint
-    from generator.conditions import Sampling
+    from generator.constraints.conditions import Sampling
 
     loaded = load_checkpoint()
     drawn = generate(loaded, 1, 0, Sampling())
@@ -108,8 +108,8 @@ def known_crystals() -> Check:
 
 def potential() -> Check:
     """The default potential gives the energies that it should."""
-    from oracles.canary import check_canary
-    from oracles.potentials import load_potential
+    from oracles.potentials.base import load_potential
+    from oracles.potentials.canary import check_canary
 
     loaded = load_potential()
     check_canary(loaded)
@@ -119,8 +119,8 @@ def potential() -> Check:
 def references() -> Check:
     """The reference phases of the default potential; their corners, the molecular ones computed again."""
     from flows.corners import examine
-    from oracles.potentials import load_potential
-    from oracles.references import load_references
+    from oracles.potentials.base import load_potential
+    from oracles.references.table import load_references
 
     table = load_references()  # refuses stored corners that lie above stored prototypes
     found = examine(table, load_potential(), MOLECULAR_CORNERS, largest=1)
@@ -134,7 +134,7 @@ def references() -> Check:
 
 def overlays() -> Check:
     """Potentials whose packages are apart from this environment's."""
-    from oracles.overlay import KNOWN, problem
+    from oracles.potentials.overlay import KNOWN, problem
 
     states = {name: problem(overlay) for name, overlay in KNOWN.items()}
     text = ", ".join(f"{name} {state or 'ok'}" for name, state in states.items())
@@ -158,7 +158,7 @@ def dft() -> Check:
     """The DFT engine."""
     import sys
 
-    from oracles.dft_process import INSTALL, find_engine
+    from oracles.dft.process import INSTALL, find_engine
 
     try:
         engine = find_engine(sys.executable)

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from loop.disk import writing
 from loop.errors import InputError
-from loop.files import make_folder
+from loop.io.disk import writing
+from loop.io.files import make_folder
 
 ENDING = ".partial.jsonl"
 

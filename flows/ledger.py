@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loop.errors import StoreError
-from loop.files import holder
+from loop.io.files import holder
 from loop.store import Store
 
 if TYPE_CHECKING:

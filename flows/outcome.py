@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from flows import records
-from loop import columns
-from loop.export import ranked_rows
-from loop.files import sha256
 from loop.history import History
+from loop.io.files import sha256
 from loop.ranking import FIND, KNOWN_STABLE
+from loop.report import columns
+from loop.report.export import ranked_rows
 
 TOP = 5  # candidates in the summary
 
@@ -60,7 +60,7 @@ RESULT_FILES = ("config.yaml", "ranked.csv", "ranked.json", "report.html")
 
 def write_results(history: History, directory: Path) -> dict[str, Any]:
     """Write everything that a finished (or paused) campaign leaves; returns the summary."""
-    from loop.export import write_cifs, write_ranked
+    from loop.report.export import write_cifs, write_ranked
 
     write_ranked(history, directory)
     write_cifs(history, directory)
@@ -72,7 +72,7 @@ def write_results(history: History, directory: Path) -> dict[str, Any]:
 
 def write_report(history: History, directory: Path) -> Path:
     """Write ``report.html``."""
-    from loop.report import write_report
+    from loop.report.page import write_report
 
     made_with = history.about.get("provenance", {})
     versions = made_with.get("versions", {})

@@ -17,8 +17,8 @@ from loop.settings import STAGES
 from loop.store import Store
 
 if TYPE_CHECKING:
+    from flows.cli.console import Reporter
     from flows.config import CampaignConfig
-    from flows.console import Reporter
 
 CONFIG_FILE = "config.yaml"
 
@@ -92,6 +92,6 @@ def status_of(history: History, directory: Path) -> dict[str, Any]:
 
 def export_campaign(history: History, directory: Path, format: str, output: Path) -> dict[str, Any]:
     """Write the ranked candidates; returns what was written."""
-    from loop.export import export
+    from loop.report.export import export
 
     return {"rows": export(history, format, output, directory=directory), "format": format, "output": str(output)}

@@ -14,9 +14,9 @@ __getattr__, __dir__, __all__ = attach(
     "generator",
     {
         "checkpoint": ["Checkpoint", "load_checkpoint", "save_checkpoint"],
-        "conditions": ["ConditionError", "Sampling"],
+        "constraints.conditions": ["ConditionError", "Sampling"],
         "draw": ["Drawn"],
-        "guard": ["Guard"],
+        "constraints.guard": ["Guard"],
         "likelihood": ["LogProb", "log_prob"],
         "model": ["CrystalFormer", "ModelConfig"],
         "policy": ["CrystalFormerGenerator", "PolicyConfig"],
@@ -26,8 +26,8 @@ __getattr__, __dir__, __all__ = attach(
         "rl.ppo": ["Ppo"],
         "rl.raft": ["Raft"],
         "rl.reinforce": ["Reinforce"],
-        "sequence": ["Crystals"],
+        "representation.sequence": ["Crystals"],
         "substitution": ["SubstitutionConfig", "SubstitutionGenerator"],
-        "tokens": ["CrystalBatch", "detokenize_all", "tokenize"],
+        "representation.tokens": ["CrystalBatch", "detokenize_all", "tokenize"],
     },
 )

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from generator.model import CrystalFormer, ModelConfig
 from loop.errors import CheckpointError
-from loop.files import make_folder
+from loop.io.files import make_folder
 
 FORMAT = "crystalformer-1"
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"

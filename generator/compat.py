@@ -2,8 +2,8 @@
 
 The published pipeline took the origin and the representative of each site as pymatgen, spglib and pyxtal returned them;
 the likelihood of its models depends on that choice. This follows the same steps with the same libraries, pyxtal's part
-(`pyxtal.from_seed`, version 1.0.7) on our tables. For anything else use `generator.tokens`, whose choice is canonical
-and which is some fifty times faster.
+(`pyxtal.from_seed`, version 1.0.7) on our tables. For anything else use `generator.representation.tokens`, whose choice
+is canonical and which is some fifty times faster.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from generator.tokens import ATOM_TYPES, MAX_SITES, CrystalBatch, TokenError, cell_parameters
-from generator.wyckoff import letter_index, project, symmetrize_lattice, tables
+from generator.representation.tokens import ATOM_TYPES, MAX_SITES, CrystalBatch, TokenError, cell_parameters
+from generator.representation.wyckoff import letter_index, project, symmetrize_lattice, tables
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

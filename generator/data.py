@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from generator.tokens import MAX_SITES, CrystalBatch, TokenError, tokenize, tokenize_arrays
-from loop.cif import parse_cif
-from loop.crystals import CIF_COLUMN, read_crystals, read_frame
+from generator.representation.tokens import MAX_SITES, CrystalBatch, TokenError, tokenize, tokenize_arrays
 from loop.errors import InputError
-from loop.formats import crystal_of
-from loop.opening import bare_name, clean
-from loop.structure_dicts import looks_like_dict
+from loop.io.cif import parse_cif
+from loop.io.crystals import CIF_COLUMN, read_crystals, read_frame
+from loop.io.formats import crystal_of
+from loop.io.opening import bare_name, clean
+from loop.io.structure_dicts import looks_like_dict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,7 +87,7 @@ def prepare(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Tokenise the crystals of a CSV or CSV.gz with a `cif` column (or of any source that `loop.crystals` reads).
+    """Tokenise the crystals of a CSV or CSV.gz with a `cif` column (or of any source that `loop.io.crystals` reads).
 
     Args:
         path: the source.

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from generator.conditions import Sampling
+from generator.constraints.conditions import Sampling
 from generator.model import ModelConfig
 
 LOG_2PI = math.log(2 * math.pi)

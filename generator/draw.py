@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from generator.conditions import Sampling
-from generator.guard import Guard
+from generator.constraints.conditions import Sampling
+from generator.constraints.guard import Guard
 from generator.likelihood import LogProb
 from generator.model import CrystalFormer
+from generator.representation.tokens import CrystalBatch
 from generator.sample import Sample, draw_space_groups, sample
-from generator.tokens import CrystalBatch
 
 SMALLEST_BATCH = 32  # of what is drawn again; smaller ones waste the network's speed
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from generator.array_pickle import PickledArray, read_pickle
 from loop.errors import CheckpointError
-from loop.opening import is_pointer
+from loop.io.opening import is_pointer
 
 if TYPE_CHECKING:
     from generator.model import ModelConfig

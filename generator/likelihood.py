@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generator.budgets import FULL
-from generator.conditions import Sampling, numbers
+from generator.constraints.budgets import FULL
+from generator.constraints.conditions import Sampling, numbers
+from generator.constraints.feasibility import Prefixes, Reach, reach
 from generator.distributions import Categorical, LatticeMixture, VonMisesMixture
 from generator.model import CrystalFormer
 from generator.prompt import Told, of_conditions
-from generator.reach import Prefixes, Reach, reach
-from generator.sequence import A, Crystals, TokenSequence, W, X, Z, build_sequence
-from generator.wyckoff import tables
+from generator.representation.sequence import A, Crystals, TokenSequence, W, X, Z, build_sequence
+from generator.representation.wyckoff import tables
 
 Definition = Literal["exact", "published"]
 
@@ -64,7 +64,7 @@ class LogProb:
 
 @dataclass(frozen=True)
 class Masks:
-    """What symmetry allows, as tensors: see `generator.wyckoff.WyckoffTables` for the sources."""
+    """What symmetry allows, as tensors: see `generator.representation.wyckoff.WyckoffTables` for the sources."""
 
     first_letter: Tensor  # (231, 28)
     next_letter: Tensor  # (231, 28, 28): by the letter before
@@ -126,7 +126,8 @@ def letter_distribution(
         before: letters before (m,).
         last: bool (m,), slots where only the stop letter is left.
         sampling: temperature and top-p.
-        further: sites (m, 28) of `generator.reach` where there are conditions, which imply what symmetry allows.
+        further: sites (m, 28) of `generator.constraints.feasibility` where there are conditions, which imply
+            what symmetry allows.
     """
     if further is not None:
         return _conditioned(raw, further, sampling)
@@ -151,7 +152,8 @@ def element_distribution(raw: Tensor, sampling: Sampling, *, further: Tensor | N
     Args:
         raw: logits (m, 119).
         sampling: allowed elements, bias, temperature and top-p.
-        further: sites (m, 119) of `generator.reach` where there are conditions, which imply the allowed elements.
+        further: sites (m, 119) of `generator.constraints.feasibility` where there are conditions, which imply the
+            allowed elements.
     """
     if sampling.bias:
         bias = torch.zeros(raw.shape[-1], dtype=raw.dtype)

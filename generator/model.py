@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generator.conditions import Sampling as Sampling  # where it used to be
+from generator.constraints.conditions import Sampling as Sampling  # where it used to be
 from generator.dropout import Dropout
 from generator.prompt import PromptEncoder, Told, of_conditions
-from generator.sequence import KINDS, LATTICE, A, TokenSequence, W, X
-from generator.wyckoff import WyckoffTables, tables
+from generator.representation.sequence import KINDS, LATTICE, A, TokenSequence, W, X
+from generator.representation.wyckoff import WyckoffTables, tables
 
 SPACE_GROUPS = 230
 WYCKOFF_FEATURES = 17  # log multiplicity, degrees of freedom, the first operator (12), free axes (3)

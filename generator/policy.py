@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from generator.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from generator.conditions import Sampling
+from generator.constraints.conditions import Sampling
+from generator.constraints.guard import Guard
 from generator.draw import Drawn, draw
-from generator.guard import Guard
 from generator.rl.config import FinetuneConfig
 from generator.rl.loop import Finetuner
 from generator.rl.rollout import to_candidates

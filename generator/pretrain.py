@@ -22,10 +22,10 @@ from generator import prompt
 from generator.checkpoint import load_checkpoint, save_checkpoint
 from generator.likelihood import Definition, LogProb, log_prob
 from generator.model import CrystalFormer, ModelConfig
+from generator.representation.sequence import Crystals
+from generator.representation.tokens import CrystalBatch
 from generator.schedule import batches as batches
 from generator.schedule import learning_rate as learning_rate
-from generator.sequence import Crystals
-from generator.tokens import CrystalBatch
 from loop.errors import CheckpointError
 
 if TYPE_CHECKING:

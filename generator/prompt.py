@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from generator.conditions import Sampling
-from generator.wyckoff import tables
+from generator.constraints.conditions import Sampling
+from generator.representation.wyckoff import tables
 
 ATOM_TYPES = 119
 SIZE = 2 * ATOM_TYPES + 2  # elements, shares, whether elements are given, whether shares are

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generator.conditions import Sampling
+from generator.constraints.conditions import Sampling
+from generator.constraints.feasibility import Prefixes, reach
 from generator.distributions import Categorical, LatticeMixture, VonMisesMixture
 from generator.likelihood import (
     LogProb,
@@ -20,10 +21,9 @@ from generator.likelihood import (
     space_group_logp,
 )
 from generator.model import Cache, CrystalFormer, Step
-from generator.reach import Prefixes, reach
-from generator.sequence import LATTICE, A, Crystals, W, X
-from generator.tokens import CrystalBatch
-from generator.wyckoff import symmetrize_lattice
+from generator.representation.sequence import LATTICE, A, Crystals, W, X
+from generator.representation.tokens import CrystalBatch
+from generator.representation.wyckoff import symmetrize_lattice
 
 
 @dataclass(frozen=True)

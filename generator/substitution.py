@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from generator.conditions import ConditionError, Sampling, names
+from generator.constraints.conditions import ConditionError, Sampling, names
 from loop.contracts import Progress, Reward
 from loop.errors import CheckpointError, ConfigError
 from loop.values import Candidate, Origin

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = attach(
     {
         "campaign": ["Campaign", "Parts"],
         "contracts": ["Acquisition", "Generator", "Oracle", "Reward", "Surrogate"],
-        "crystals": ["CrystalTable", "read_crystals", "write_crystals"],
+        "io.crystals": ["CrystalTable", "read_crystals", "write_crystals"],
         "errors": ["CheckpointError", "ConfigError", "DiscoveryLoopError", "InputError", "StoreError"],
         "history": ["History", "Label", "Pick"],
         "hull": ["Hull", "HullEntry"],

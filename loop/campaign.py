@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from loop import export
-from loop.columns import unit_of
 from loop.contracts import Acquisition, Generator, Oracle, Progress, Rehull, Reward, Screen, Surrogate, Validity
 from loop.errors import DiscoveryLoopError, StoreError
-from loop.files import FolderLock, read_candidates, write_candidates, write_folder
 from loop.history import CAMPAIGN, CREATED, DONE, SETTINGS, STOPPED, History, Pick
+from loop.io.files import FolderLock, read_candidates, write_candidates, write_folder
 from loop.novelty import NoveltyIndex
 from loop.properties import heading
 from loop.prototypes import parent_lattice, prototype
+from loop.report import export
+from loop.report.columns import unit_of
+from loop.report.summary import round_report
 from loop.rungs import Rung, climb, key_of
 from loop.selection import choose, columns_of, row_of
 from loop.settings import ENGINE, STAGES, CampaignSettings
 from loop.stopping import stop_reason
 from loop.store import Store
-from loop.summary import round_report
 from loop.values import Candidate, Evaluation, RoundReport
 
 WAIT_SECONDS = 2.0  # between looks at labels that another process is computing

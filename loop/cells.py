@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loop.errors import InputError
-from loop.opening import decode, read_bytes
+from loop.io.opening import decode, read_bytes
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from loop.disk import ADVICE
 from loop.errors import StoreError
+from loop.io.disk import ADVICE
 
 SCHEMA_VERSION = 2  # 2: table `structures`; a ledger of version 1 is brought up to date when it is opened
 BUSY_SECONDS = 60.0  # how long a writer waits for another one

@@ -19,9 +19,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from loop.crystals import read_frame
 from loop.errors import InputError
 from loop.fingerprint import N_GEOMETRY, SYMPRECS, Fingerprint, fingerprint
+from loop.io.crystals import read_frame
 
 MARGIN = 0.15  # beyond any tolerance of `loop.novelty`
 TRAIN, STABLE = 1, 2  # bits of `flags`: in the train split; at most 0.1 eV/atom above the published hull
@@ -180,7 +180,7 @@ def build(paths: list[Path]) -> tuple[KnownCrystals, dict[str, Any]]:
 def _fingerprints(paths: list[Path]) -> Iterator[tuple[str, Fingerprint | None, int]]:
     from pymatgen.core import Element, Lattice, Structure
 
-    from loop.cif import parse_cif
+    from loop.io.cif import parse_cif
 
     for path in paths:
         frame, ids = read_frame(path)

@@ -13,14 +13,14 @@ except ImportError as error:
 __getattr__, __dir__, __all__ = attach(
     "oracles",
     {
-        "elastic": ["BulkConfig"],
-        "elasticity": ["ElasticConfig"],
+        "properties.bulk": ["BulkConfig"],
+        "properties.elastic": ["ElasticConfig"],
         "mlip": ["MlipConfig", "PotentialOracle"],
-        "phonons": ["PhononConfig"],
-        "potentials": ["Potential", "load_potential"],
-        "reference_crystals": ["ReferenceCrystals", "load_reference_crystals"],
-        "reference_energies": ["build_references"],
-        "references": ["References", "load_references"],
+        "properties.phonons": ["PhononConfig"],
+        "potentials.base": ["Potential", "load_potential"],
+        "references.crystals": ["ReferenceCrystals", "load_reference_crystals"],
+        "references.energies": ["build_references"],
+        "references.table": ["References", "load_references"],
         "relax": ["RelaxConfig", "Relaxed"],
     },
 )

@@ -14,13 +14,13 @@ from loop.errors import ConfigError, EnergyTypeError
 from loop.hull import Hull, HullResult
 from loop.stability import REFUSED
 from loop.values import OK, Candidate, Cost, Evaluation, Quantity, failed
-from oracles.canary import check_canary
-from oracles.elastic import BulkConfig, BulkModulus, bulk_moduli
-from oracles.elasticity import ElasticConfig, elastic_tensor, tight
-from oracles.hull_on_demand import DemandHull, demand_hull
-from oracles.phonons import PhononConfig, phonons
-from oracles.potentials import Potential, load_potential
-from oracles.references import References, load_references, shipped_for
+from oracles.potentials.base import Potential, load_potential
+from oracles.potentials.canary import check_canary
+from oracles.properties.bulk import BulkConfig, BulkModulus, bulk_moduli
+from oracles.properties.elastic import ElasticConfig, elastic_tensor, tight
+from oracles.properties.phonons import PhononConfig, phonons
+from oracles.references.hull_on_demand import DemandHull, demand_hull
+from oracles.references.table import References, load_references, shipped_for
 from oracles.relax import RelaxConfig, Relaxed, relax
 from oracles.symmetry import space_group
 

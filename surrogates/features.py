@@ -13,8 +13,8 @@ import numpy as np
 from pymatgen.core import Structure
 
 from loop.contracts import Progress
-from loop.disk import writing
 from loop.errors import InputError
+from loop.io.disk import writing
 from loop.values import Candidate
 from surrogates.blocks import (
     Block,

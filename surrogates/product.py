@@ -162,7 +162,7 @@ class ProductSurrogate:
 
     def save(self, path: Path) -> None:
         """Write the processes and what joins them into a folder."""
-        from loop.files import write_text
+        from loop.io.files import write_text
 
         self._processes.save(path)
         about = {"correlation": self._correlation, "narrow": self._narrow, "width": self._width}

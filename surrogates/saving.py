@@ -24,7 +24,7 @@ _SCALER = ("mean", "weight", "size", "columns", "group")
 
 def save(surrogate: GPSurrogate, folder: Path) -> None:
     """Write a surrogate; each file appears complete or not at all, the JSON last."""
-    from loop.files import make_folder, write_bytes
+    from loop.io.files import make_folder, write_bytes
 
     folder = Path(folder)
     make_folder(folder)

@@ -13,7 +13,7 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 from pymatgen.io.cif import CifParser
 
-from loop.cif import parse_cif
+from loop.io.cif import parse_cif
 
 TIGHT = StructureMatcher(ltol=2e-3, stol=0.01, angle_tol=0.1, scale=False, primitive_cell=False)
 

@@ -8,10 +8,10 @@ import pytest
 from ase.build import bulk
 from sklearn.metrics import confusion_matrix, precision_score, recall_score
 
-from flows.benchmarks.references import Arrays, metrics, run
-from loop.cif_writer import to_cif
+from flows.benchmarks.oracles.references import Arrays, metrics, run
 from loop.errors import InputError
-from oracles.ase_potential import to_structure
+from loop.io.cif_writer import to_cif
+from oracles.potentials.ase import to_structure
 
 
 def test_metrics_are_those_of_sklearn():
@@ -50,7 +50,7 @@ def test_a_small_run_leaves_record_table_and_figure(tmp_path):
 
 
 def test_a_killed_run_relaxes_nothing_twice(tmp_path, monkeypatch):
-    from flows.benchmarks import references
+    from flows.benchmarks.oracles import references
     from oracles import relax as relaxing
 
     crystals = {"MgO": bulk("MgO", "rocksalt", a=4.21), "NaCl": bulk("NaCl", "rocksalt", a=5.64)}

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from flows.benchmarks import selection
-from flows.benchmarks.gate import GateConfig, shortfall, summarise
-from flows.benchmarks.pool_simulation import Campaign, Outcome
-from flows.benchmarks.pool_tasks import Pool
+from flows.benchmarks.pool import selection
+from flows.benchmarks.pool.gate import GateConfig, shortfall, summarise
+from flows.benchmarks.pool.simulation import Campaign, Outcome
+from flows.benchmarks.pool.tasks import Pool
 from loop.errors import ConfigError
 from tests.fakes import rocksalt
 

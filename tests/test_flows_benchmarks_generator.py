@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from flows.benchmarks import conditions, learning, preparation, sampling, training
 from flows.benchmarks.clock import timed
+from flows.benchmarks.generator import conditions, learning, preparation, sampling, training
 from flows.cli import app
 from tests.test_generator_likelihood import SMALL, random_model
 

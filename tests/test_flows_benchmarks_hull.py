@@ -7,10 +7,10 @@ import pytest
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition, Lattice, Structure
 
-from flows.benchmarks.hull import HullConfig
-from flows.benchmarks.hull_methods import InOrder, Ours, Pool, Ranking, random_crystals
-from flows.benchmarks.hull_summary import discovery_area, scores, summarise
-from flows.benchmarks.hull_world import Answer, Episode, Outcome, RelaxingOracle
+from flows.benchmarks.hull.methods import InOrder, Ours, Pool, Ranking, random_crystals
+from flows.benchmarks.hull.run import HullConfig
+from flows.benchmarks.hull.summary import discovery_area, scores, summarise
+from flows.benchmarks.hull.world import Answer, Episode, Outcome, RelaxingOracle
 from loop.errors import ConfigError
 from loop.fingerprint import fingerprint
 from loop.hull import Hull, HullEntry

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from flows.benchmarks import robustness
-from flows.benchmarks.damage import DAMAGES, damaged
-from flows.benchmarks.relaxation import RelaxationBenchmark
-from flows.benchmarks.relaxation import run as compare_relaxations
-from flows.benchmarks.relaxation_summary import compare
-from flows.benchmarks.robustness import CRASH, ESCAPED, HANG, Judge, RobustnessBenchmark, Worker, unnamed
+from flows.benchmarks.oracles import robustness
+from flows.benchmarks.oracles.damage import DAMAGES, damaged
+from flows.benchmarks.oracles.relaxation import RelaxationBenchmark
+from flows.benchmarks.oracles.relaxation import run as compare_relaxations
+from flows.benchmarks.oracles.relaxation_summary import compare
+from flows.benchmarks.oracles.robustness import CRASH, ESCAPED, HANG, Judge, RobustnessBenchmark, Worker, unnamed
 from loop.errors import InputError
 from loop.moyo import find_symmetry, safe_tolerance
 

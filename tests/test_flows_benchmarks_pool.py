@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from flows.benchmarks.pool import PoolConfig, run
-from flows.benchmarks.pool_simulation import Campaign, Engine, Outcome, settings_of, simulate, taught
-from flows.benchmarks.pool_summary import summarise
-from flows.benchmarks.pool_tasks import TASKS, candidate_of, load_pool
-from loop.cif_writer import to_cif
+from flows.benchmarks.pool.run import PoolConfig, run
+from flows.benchmarks.pool.simulation import Campaign, Engine, Outcome, settings_of, simulate, taught
+from flows.benchmarks.pool.summary import summarise
+from flows.benchmarks.pool.tasks import TASKS, candidate_of, load_pool
 from loop.errors import ConfigError, InputError
+from loop.io.cif_writer import to_cif
 from loop.validity import ValidityRules
 from surrogates.features import FeatureExtractor
 from surrogates.gp import GPSurrogate
@@ -184,7 +184,7 @@ def test_a_share_of_each_batch_is_left_to_chance_and_told_to_the_surrogate(table
             seen.append(([candidate.id for candidate in candidates], set(drawn)))
             return super().fit(candidates, evaluations, drawn=drawn)
 
-    monkeypatch.setattr("flows.benchmarks.pool_simulation.GPSurrogate", Watched)
+    monkeypatch.setattr("flows.benchmarks.pool.simulation.GPSurrogate", Watched)
     extractor = FeatureExtractor()
     campaigns = [Campaign(name, 3, initial=10, batch=10, budget=30, shadow=0.2) for name in ("greedy", "thompson")]
     first, second = (simulate(pool, campaign, extractor).order for campaign in campaigns)

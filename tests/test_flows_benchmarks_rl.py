@@ -8,20 +8,20 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from flows.benchmarks.rl import RLConfig
-from flows.benchmarks.rl_hull import Energies, IndependentHull, JudgeConfig, Phases, fitted_elements
-from flows.benchmarks.rl_judge import Samples, Tally, counts, drift
-from flows.benchmarks.rl_relaxed import COLUMN as RELAXED
-from flows.benchmarks.rl_relaxed import relaxed
-from flows.benchmarks.rl_summary import draw_curves, draw_shares, summarise, table
-from flows.benchmarks.rl_variants import RECIPE, VARIANTS
-from loop.cif_writer import to_cif
+from flows.benchmarks.rl.hull import Energies, IndependentHull, JudgeConfig, Phases, fitted_elements
+from flows.benchmarks.rl.judge import Samples, Tally, counts, drift
+from flows.benchmarks.rl.relaxed import COLUMN as RELAXED
+from flows.benchmarks.rl.relaxed import relaxed
+from flows.benchmarks.rl.run import RLConfig
+from flows.benchmarks.rl.summary import draw_curves, draw_shares, summarise, table
+from flows.benchmarks.rl.variants import RECIPE, VARIANTS
 from loop.errors import ConfigError
+from loop.io.cif_writer import to_cif
 from loop.novelty import NoveltyIndex
 from loop.values import Candidate, EnergyType, Origin
 from oracles.mlip import MlipConfig, PotentialOracle
-from oracles.potentials import load_potential
-from oracles.references import References
+from oracles.potentials.base import load_potential
+from oracles.references.table import References
 from oracles.relax import RelaxConfig, relax
 from tests.fakes import FCC, rocksalt
 

@@ -10,12 +10,11 @@ import torch
 from botorch.utils.multi_objective.hypervolume import Hypervolume
 from botorch.utils.multi_objective.pareto import is_non_dominated
 
-from flows.benchmarks.rl import RecipeOverrides
-from flows.benchmarks.rl_hull import JudgeConfig
-from flows.benchmarks.rl_megnet import gap_of
-from flows.benchmarks.rl_properties import TERMS, PropertiesConfig, reward_of, run
-from flows.benchmarks.rl_properties_figure import table
-from flows.benchmarks.rl_properties_front import (
+from flows.benchmarks.rl.hull import JudgeConfig
+from flows.benchmarks.rl.megnet_gaps import gap_of
+from flows.benchmarks.rl.properties import TERMS, PropertiesConfig, reward_of, run
+from flows.benchmarks.rl.properties_figure import table
+from flows.benchmarks.rl.properties_front import (
     dominated_share,
     front_of,
     hypervolume,
@@ -24,10 +23,11 @@ from flows.benchmarks.rl_properties_front import (
     shares,
     summarise_fronts,
 )
-from flows.benchmarks.rl_properties_models import LearningConfig, OnePass, Tables, errors
-from flows.benchmarks.rl_variants import REWARD, VARIANTS
-from loop.cif_writer import to_cif
+from flows.benchmarks.rl.properties_models import LearningConfig, OnePass, Tables, errors
+from flows.benchmarks.rl.run import RecipeOverrides
+from flows.benchmarks.rl.variants import REWARD, VARIANTS
 from loop.errors import ConfigError, InputError
+from loop.io.cif_writer import to_cif
 from tests.fakes import ANIONS, CATIONS, best_length, rocksalt
 
 
@@ -248,7 +248,7 @@ def test_a_run_in_small_and_again(tmp_path):
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"record.json", "table.csv", "fronts.png", "curves.png"} <= written
     assert str(tmp_path) not in (tmp_path / "out" / "record.json").read_text()
-    assert "rl_megnet.py" in (tmp_path / "runs").read_text()
+    assert "megnet_gaps.py" in (tmp_path / "runs").read_text()
     made = [*(tmp_path / "out" / "cells").iterdir(), tmp_path / "out" / "work" / "held_out.json"]
     before = [path.stat().st_mtime_ns for path in made]
     again = run(tmp_path / "table.csv", tmp_path / "out", replace(config, variants=("base",), judge=JudgeConfig()))

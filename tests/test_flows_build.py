@@ -65,8 +65,8 @@ def test_the_cheap_potential_is_apart_from_the_one_that_labels(tmp_path):
     from pymatgen.core import Lattice, Structure
 
     from loop.values import Candidate, Origin
-    from oracles.potentials import load_potential
-    from oracles.references import write_references
+    from oracles.potentials.base import load_potential
+    from oracles.references.table import write_references
 
     emt = load_potential("ase.calculators.emt:EMT")
     fcc = {symbol: Structure.from_spacegroup(225, Lattice.cubic(a), [symbol], [[0, 0, 0]]) for symbol, a in AU_CU}

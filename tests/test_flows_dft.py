@@ -8,13 +8,14 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from flows import build, dft, plain
-from flows.benchmarks import dft as benchmark
-from flows.benchmarks.dft import CASES, SOURCES, summary
+from flows import build, plain
+from flows.benchmarks.oracles import dft as benchmark
+from flows.benchmarks.oracles.dft import CASES, SOURCES, summary
 from flows.cli import app
 from flows.config import read_config
-from loop.crystals import read_crystals, write_crystals
+from flows.tables import dft
 from loop.errors import ConfigError, EngineError, InputError
+from loop.io.crystals import read_crystals, write_crystals
 from loop.values import OK, Cost, EnergyType, Evaluation, Quantity, failed
 from tests.crystals import nacl, perovskite, rutile
 

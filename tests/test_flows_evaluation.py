@@ -10,10 +10,10 @@ from pymatgen.core import Lattice, Structure
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.evaluation import EvaluationConfig, evaluate, told
-from flows.evaluation_distances import coverage, total_variation, wasserstein
-from flows.evaluation_figures import HULL_EDGES, SYSTEMS, figure_of
-from loop.crystals import CrystalTable, read_crystals, write_crystals
+from flows.evaluation.distances import coverage, total_variation, wasserstein
+from flows.evaluation.figures import HULL_EDGES, SYSTEMS, figure_of
+from flows.evaluation.report import EvaluationConfig, evaluate, told
+from loop.io.crystals import CrystalTable, read_crystals, write_crystals
 from tests import crystals as known
 
 CASES = Path(__file__).parent / "cases"
@@ -67,7 +67,7 @@ def test_no_element_ends_the_evaluation(tmp_path):
 def test_energies_say_what_is_stable_and_new(tmp_path):
     from flows.build import Builder
     from flows.config import CampaignConfig
-    from flows.evaluation import Judges
+    from flows.evaluation.report import Judges
 
     stretched = squeezed(1.5)
     samples = table(tmp_path, [known.nacl(), known.wurtzite(), stretched])

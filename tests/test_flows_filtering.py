@@ -13,10 +13,10 @@ from pymatgen.core import Lattice, Structure
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.expressions import Expression
-from flows.typed_columns import Columns
-from loop.crystals import read_crystals, write_crystals
+from flows.tables.expressions import Expression
+from flows.tables.typed_columns import Columns
 from loop.errors import InputError
+from loop.io.crystals import read_crystals, write_crystals
 
 FCC = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
 FRAME = pd.DataFrame(

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import loop.report
+import loop.report.page
 from flows import artifacts, configfile, outcome, yaml_core
-from flows.cli_campaign import outcome_text
+from flows.cli.campaign import outcome_text
 from flows.config import CampaignConfig, read_config
 from flows.goals import measured_properties
 from flows.narrative import told as told_in_words
@@ -82,7 +82,7 @@ def told(request, tmp_path_factory):
         parts = replace(parts, validity=rules)
     shown = {"table": [], "markdown": [], "link": [], "progress": []}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop.report, "_sections", lambda _: [])  # figures take seconds
+        patched.setattr(loop.report.page, "_sections", lambda _: [])  # figures take seconds
         for kind, calls in shown.items():
             patched.setattr(
                 f"prefect.artifacts.create_{kind}_artifact", lambda *args, calls=calls, **kw: calls.append((args, kw))
@@ -298,5 +298,5 @@ def test_a_ledger_of_an_earlier_version_still_opens(tmp_path):
     assert summary["accepted"] == 30
     best = [row["bulk_modulus"] for row in summary["top"]]
     assert best == sorted(best)
-    assert "not in this ledger" in loop.report.context(history, [])["diversity"]
+    assert "not in this ledger" in loop.report.page.context(history, [])["diversity"]
     assert "best objective" in told_in_words("report", history.done[0, "report"])

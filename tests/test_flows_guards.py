@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from flows.tables import rows_with
+from flows.tables.columns import rows_with
 from generator.data import PrepareConfig, prepare
-from loop.cif_writer import to_cif
-from loop.crystals import read_crystals
+from loop.io.cif_writer import to_cif
+from loop.io.crystals import read_crystals
 from tests import crystals
 from tests.test_loop_cif import CASES, cif
 

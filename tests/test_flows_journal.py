@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.journal import ENDING, Journal
-from loop.crystals import write_crystals
 from loop.errors import InputError
-from oracles.ase_potential import to_structure
+from loop.io.crystals import write_crystals
+from oracles.potentials.ase import to_structure
 
 EMT = "ase.calculators.emt:EMT"
 
@@ -95,8 +95,8 @@ def test_a_killed_relaxation_goes_on_where_it_was(tmp_path):
 
 
 def test_a_killed_hull_goes_on_too(tmp_path, monkeypatch):
-    from flows import screening
-    from oracles.potentials import Potential
+    from flows.tables import screening
+    from oracles.potentials.base import Potential
 
     alloys(tmp_path / "in.csv", 5)
     alloys(tmp_path / "known.csv", 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from flows.labels import import_labels, physical
+from flows.tables.import_labels import import_labels, physical
 from loop.errors import EnergyTypeError, InputError, StoreError
 from loop.store import OracleKey, Store
 from loop.values import Evaluation, Quantity

@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 
 from flows import plain
 from flows.ledger import worked_on
-from loop import database, disk, files
+from loop import database
 from loop.errors import InputError
+from loop.io import disk, files
 from loop.workers import worker_id
 from tests.test_flows_campaign import fakes, leave_figures_out, run, write_config  # noqa: F401
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flows.prediction import predict_table
-from loop.crystals import CrystalTable, read_crystals
+from flows.tables.prediction import predict_table
 from loop.errors import InputError
+from loop.io.crystals import CrystalTable, read_crystals
 from tests.fakes import rocksalt
 
 CASES = Path(__file__).parent / "cases"
@@ -17,7 +17,7 @@ CASES = Path(__file__).parent / "cases"
 def table(tmp_path) -> CrystalTable:
     import pandas as pd
 
-    from loop.cif_writer import to_cif
+    from loop.io.cif_writer import to_cif
 
     rows = {"material_id": ["salt", "broken"], "cif": [to_cif(rocksalt()), "no crystal"]}
     pd.DataFrame(rows).to_csv(tmp_path / "in.csv", index=False)

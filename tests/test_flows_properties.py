@@ -13,19 +13,19 @@ from ase.build import bulk
 from pymatgen.core import Lattice, Structure
 from typer.testing import CliRunner
 
-from flows.benchmarks import elasticity_strain
-from flows.benchmarks.elasticity import Material, errors, run
-from flows.benchmarks.elasticity_strain import choose
+from flows.benchmarks.oracles import elasticity_strain
+from flows.benchmarks.oracles.elasticity import Material, errors, run
+from flows.benchmarks.oracles.elasticity_strain import choose
 from flows.cli import app
-from loop.crystals import write_crystals
 from loop.errors import InputError
+from loop.io.crystals import write_crystals
 from loop.values import Candidate
-from oracles.ase_potential import to_structure
-from oracles.elasticity import ElasticConfig
 from oracles.mlip import MlipConfig, PotentialOracle
-from oracles.phonons import PhononConfig
-from oracles.potentials import load_potential
-from oracles.references import load_references, write_references
+from oracles.potentials.ase import to_structure
+from oracles.potentials.base import load_potential
+from oracles.properties.elastic import ElasticConfig
+from oracles.properties.phonons import PhononConfig
+from oracles.references.table import load_references, write_references
 
 EMT = "ase.calculators.emt:EMT"
 

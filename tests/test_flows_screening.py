@@ -9,7 +9,7 @@ from pymatgen.core import Lattice, Structure
 from typer.testing import CliRunner
 
 from flows.cli import app
-from loop.crystals import read_crystals, write_crystals
+from loop.io.crystals import read_crystals, write_crystals
 
 FCC = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
 EMT = "ase.calculators.emt:EMT"  # analytic, for a few metals: no weights to load

@@ -12,11 +12,11 @@ from flows.build import Builder
 from flows.cli import app
 from flows.config import CampaignConfig
 from flows.forecast import forecast
-from flows.generation import finetune
-from flows.shipped_crystals import shipped_crystals
+from flows.tables.generation import finetune
+from flows.tables.shipped_crystals import shipped_crystals
 from generator.substitution import SubstitutionGenerator
 from loop.errors import ConfigError, InputError
-from oracles.reference_crystals import load_reference_crystals
+from oracles.references.crystals import load_reference_crystals
 
 
 @pytest.fixture(autouse=True)

@@ -17,11 +17,11 @@ from pymatgen.core import Lattice, Structure
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.outputs import check_crystals, check_folder
-from flows.tables import renamed_columns
-from generator.text import describes, from_json
-from loop.crystals import read_crystals, write_crystals
+from flows.tables.columns import renamed_columns
+from flows.tables.outputs import check_crystals, check_folder
+from generator.representation.serialization import describes, from_json
 from loop.errors import InputError
+from loop.io.crystals import read_crystals, write_crystals
 from tests import crystals
 
 CASES = Path(__file__).parent / "cases"

@@ -11,10 +11,10 @@ from pymatgen.core import Lattice, Structure
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.console import short
+from flows.cli.console import short
 from flows.doctor import Check, attempt
-from loop.crystals import write_crystals
 from loop.errors import CheckpointError
+from loop.io.crystals import write_crystals
 
 FCC = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
 

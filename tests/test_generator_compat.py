@@ -8,10 +8,10 @@ from pymatgen.core import Element, Lattice, Structure
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from generator.compat import _as_parsed, tokenize_published
-from generator.tokens import TokenError
-from generator.wyckoff import letter_index
-from loop.cif import parse_cif
-from loop.cif_writer import to_cif
+from generator.representation.tokens import TokenError
+from generator.representation.wyckoff import letter_index
+from loop.io.cif import parse_cif
+from loop.io.cif_writer import to_cif
 from tests.crystals import SYSTEMS, bismuth_telluride
 
 

@@ -12,20 +12,20 @@ import torch
 from pymatgen.core import Composition, Structure
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
-from generator.budgets import FULL
 from generator.checkpoint import Checkpoint
-from generator.conditions import ConditionError, Sampling, numbers
+from generator.constraints.budgets import FULL
+from generator.constraints.conditions import ConditionError, Sampling, numbers
+from generator.constraints.feasibility import Prefixes, Reach, centring, reach
+from generator.constraints.guard import Guard
 from generator.draw import draw
-from generator.guard import Guard
 from generator.likelihood import element_distribution, log_prob, space_group_logp
 from generator.model import CrystalFormer, ModelConfig
 from generator.policy import CrystalFormerGenerator, PolicyConfig
-from generator.reach import Prefixes, Reach, centring, reach
+from generator.representation.sequence import Crystals
+from generator.representation.tokens import CrystalBatch, detokenize
+from generator.representation.wyckoff import letter_index, tables
 from generator.rl.config import FinetuneConfig
 from generator.sample import draw_space_groups, sample
-from generator.sequence import Crystals
-from generator.tokens import CrystalBatch, detokenize
-from generator.wyckoff import letter_index, tables
 from loop.errors import DiscoveryLoopError
 
 SMALL = {"layers": 1, "heads": 2, "head_size": 8, "width": 16, "embedding": 8, "first_letter_hidden": 16, "slots": 9}

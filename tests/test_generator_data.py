@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from generator.data import PrepareConfig, Prepared, prepare
-from generator.tokens import tokenize
-from loop.cif_writer import to_cif
-from loop.crystals import write_crystals
+from generator.representation.tokens import tokenize
 from loop.errors import InputError
+from loop.io.cif_writer import to_cif
+from loop.io.crystals import write_crystals
 from tests import crystals
 from tests.crystals import SYSTEMS
 

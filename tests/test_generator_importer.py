@@ -14,8 +14,8 @@ from generator.checkpoint import load_checkpoint
 from generator.importer import convert_checkpoint, import_checkpoint, published_names
 from generator.likelihood import log_prob
 from generator.model import CrystalFormer, ModelConfig
-from generator.sequence import Crystals
-from generator.tokens import CrystalBatch, tokenize
+from generator.representation.sequence import Crystals
+from generator.representation.tokens import CrystalBatch, tokenize
 from loop.errors import CheckpointError
 from tests.crystals import SYSTEMS
 

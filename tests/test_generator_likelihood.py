@@ -13,9 +13,9 @@ from generator.likelihood import (
     masks,
 )
 from generator.model import CrystalFormer, ModelConfig, Sampling
+from generator.representation.sequence import Crystals
+from generator.representation.wyckoff import tables
 from generator.sample import draw_space_groups, sample
-from generator.sequence import Crystals
-from generator.wyckoff import tables
 
 SMALL = {"layers": 2, "heads": 2, "head_size": 8, "width": 16, "embedding": 8, "first_letter_hidden": 16}
 LAYOUTS = {
@@ -247,7 +247,7 @@ def test_future_does_not_leak():
     cell = torch.ones(1, 6, dtype=torch.float64)
     other = a.clone()
     other[0, 1] = 9
-    from generator.sequence import build_sequence
+    from generator.representation.sequence import build_sequence
 
     one, two = (model(build_sequence(Crystals(g, w, el, xyz, cell), None)) for el in (a, other))
     changed = (one - two).abs().amax(-1)[0] > 1e-12
@@ -292,7 +292,7 @@ def test_published_parameter_counts(config, expected):
 
 
 def test_the_free_layout_is_shorter():
-    from generator.sequence import build_sequence
+    from generator.representation.sequence import build_sequence
 
     model = random_model(LAYOUTS["free"])
     rng = np.random.default_rng(0)

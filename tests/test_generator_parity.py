@@ -10,9 +10,9 @@ import torch
 from generator.importer import published_names
 from generator.likelihood import letter_distribution, log_prob
 from generator.model import CrystalFormer, ModelConfig, Sampling, rotary_table, rotate
-from generator.sequence import Crystals, build_sequence
-from generator.tokens import CrystalBatch
-from generator.wyckoff import symmetrize_lattice, tables
+from generator.representation.sequence import Crystals, build_sequence
+from generator.representation.tokens import CrystalBatch
+from generator.representation.wyckoff import symmetrize_lattice, tables
 
 TINY = ModelConfig.published(
     layers=2, heads=2, head_size=8, width=16, embedding=6, first_letter_hidden=8, coordinate_components=4,

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from generator.checkpoint import load_checkpoint, save_checkpoint
 from generator.model import ModelConfig
 from generator.pretrain import STATE, PretrainConfig, Trainer, mean_nll, pretrain, space_group_logits
+from generator.representation.sequence import Crystals
 from generator.sample import sample
 from generator.schedule import batches, learning_rate
-from generator.sequence import Crystals
 from loop.errors import CheckpointError
 from tests.test_generator_likelihood import SMALL, random_model
 

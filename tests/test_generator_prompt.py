@@ -8,13 +8,13 @@ import torch
 
 from generator import prompt
 from generator.checkpoint import load_checkpoint, save_checkpoint
-from generator.conditions import Sampling
+from generator.constraints.conditions import Sampling
 from generator.likelihood import log_prob, space_group_logp
 from generator.model import ModelConfig
 from generator.pretrain import PretrainConfig, Trainer
+from generator.representation.sequence import Crystals
+from generator.representation.tokens import CrystalBatch
 from generator.sample import draw_space_groups, sample
-from generator.sequence import Crystals
-from generator.tokens import CrystalBatch
 from tests.test_generator_likelihood import SMALL, random_model
 
 PROMPTED = ModelConfig(**SMALL, prompt=True)

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from generator.model import ModelConfig
+from generator.representation.sequence import Crystals
+from generator.representation.tokens import CrystalBatch
 from generator.rl.config import FinetuneConfig
 from generator.rl.dpo import Dpo
 from generator.rl.drift import DriftLimits, drift, element_ratios, element_shares, keys, over_represented
@@ -16,8 +18,6 @@ from generator.rl.ppo import Ppo
 from generator.rl.raft import Raft
 from generator.rl.replay import ReplayBuffer
 from generator.rl.rollout import policy_log_prob
-from generator.sequence import Crystals
-from generator.tokens import CrystalBatch
 from loop.errors import ConfigError
 from tests.test_generator_likelihood import SMALL, random_model
 

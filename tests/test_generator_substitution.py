@@ -9,11 +9,11 @@ from pymatgen.core import Composition, Lattice, Structure
 from typer.testing import CliRunner
 
 from flows.cli import app
-from generator.conditions import ConditionError, Sampling
+from generator.constraints.conditions import ConditionError, Sampling
 from generator.substitution import SubstitutionConfig, SubstitutionGenerator, _charges, _targets
 from loop.contracts import Generator
-from loop.crystals import read_crystals
 from loop.errors import CheckpointError, ConfigError
+from loop.io.crystals import read_crystals
 from tests.crystals import nacl, perovskite, rutile, spinel
 
 BRASS = Structure(Lattice.cubic(2.95), ["Cu", "Zn"], [[0, 0, 0], [0.5] * 3])

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from generator.model import ModelConfig
+from generator.representation.serialization import describe, from_json, to_json
+from generator.representation.tokens import CrystalBatch, TokenError, detokenize
 from generator.sample import sample
-from generator.text import describe, from_json, to_json
-from generator.tokens import CrystalBatch, TokenError, detokenize
 from tests.test_generator_likelihood import SMALL, random_model
 
 GROUPS = [2, 14, 62, 139, 166, 194, 216, 225, 227]

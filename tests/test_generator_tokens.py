@@ -8,8 +8,16 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
-from generator.tokens import CrystalBatch, TokenError, cell_matrix, detokenize, detokenize_all, tokenize, wrap
-from generator.wyckoff import project, tables
+from generator.representation.tokens import (
+    CrystalBatch,
+    TokenError,
+    cell_matrix,
+    detokenize,
+    detokenize_all,
+    tokenize,
+    wrap,
+)
+from generator.representation.wyckoff import project, tables
 from loop.errors import InputError
 from tests import crystals
 from tests.crystals import SYSTEMS

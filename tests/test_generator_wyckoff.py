@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from generator.wyckoff import LETTERS, letter_index, project, symmetrize_lattice, tables
+from generator.representation.wyckoff import LETTERS, letter_index, project, symmetrize_lattice, tables
 
 LETTERS_PER_GROUP = """
 1,9,5,1,3,3,1,2,1,15,6,10,7,5,6,21,5,3,1,3,12,11,11,4,9,3,5,4,1,3,2,3,1,3,6,2,4,6,4,3,2,5,2,5,3,3,27,13,18,13,12,5,9,6,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pymatgen.core import Structure
 
-from loop.cif import cif_blocks, parse_cif
-from loop.cif_writer import to_cif
 from loop.errors import DisorderedError, ImplausibleError, InputError
+from loop.io.cif import cif_blocks, parse_cif
+from loop.io.cif_writer import to_cif
 from loop.plausibility import MIN_DISTANCE, require_plausible, shortest_distance
 from tests import crystals
 

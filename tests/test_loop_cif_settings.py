@@ -10,8 +10,8 @@ import pytest
 from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
 
-from loop.cif import parse_cif, read_cif
 from loop.errors import InputError
+from loop.io.cif import parse_cif, read_cif
 from tests import crystals
 from tests.readers import by_ourselves, same_crystal
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
-from loop.cif_writer import to_cif, to_symmetrised_cif
 from loop.errors import ImplausibleError
+from loop.io.cif_writer import to_cif, to_symmetrised_cif
 from loop.moyo import find_symmetry
 from tests import crystals
 from tests.readers import READERS, same_atoms, same_crystal

@@ -9,10 +9,10 @@ from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
 
 from loop.cells import number_of
-from loop.cif import cif_blocks, parse_cif
-from loop.cif_writer import to_cif
-from loop.crystals import read_crystals, write_crystals
 from loop.errors import InputError
+from loop.io.cif import cif_blocks, parse_cif
+from loop.io.cif_writer import to_cif
+from loop.io.crystals import read_crystals, write_crystals
 from tests import crystals
 
 MATCHER = StructureMatcher(ltol=1e-4, stol=1e-4, angle_tol=1e-2, scale=False)

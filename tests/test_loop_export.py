@@ -15,14 +15,14 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp import Poscar
 
 from loop.campaign import Campaign
-from loop.crystals import read_crystals
 from loop.errors import ConfigError, InputError
-from loop.export import FORMATS, export, final_structure, ranked_rows
 from loop.history import History
+from loop.io.crystals import read_crystals
+from loop.io.optimade import resource
+from loop.io.poscar import to_poscar
 from loop.moyo import find_symmetry
-from loop.optimade import resource
-from loop.poscar import to_poscar
 from loop.ranking import ranked
+from loop.report.export import FORMATS, export, final_structure, ranked_rows
 from loop.settings import CampaignSettings
 from loop.store import Store
 from tests.fakes import fake_parts, rocksalt

@@ -19,11 +19,11 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 from pymatgen.entries.computed_entries import ComputedStructureEntry
 
-from loop.crystal_writers import file_names
-from loop.crystals import read_crystals, read_frame, write_crystals
 from loop.errors import InputError
-from loop.extxyz import read_extxyz, split_frames, to_extxyz
-from loop.optimade import to_json_lines
+from loop.io.crystal_writers import file_names
+from loop.io.crystals import read_crystals, read_frame, write_crystals
+from loop.io.extxyz import read_extxyz, split_frames, to_extxyz
+from loop.io.optimade import to_json_lines
 from tests import crystals
 
 CASES = Path(__file__).parent / "cases"

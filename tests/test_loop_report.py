@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from loop.campaign import Campaign
-from loop.export import ranked_rows, write_cifs
-from loop.figures import to_svg
 from loop.history import CAMPAIGN, CREATED, History
-from loop.report import _verdict, context, write_report
-from loop.report_tables import energy, number, percent, ratio
+from loop.report.export import ranked_rows, write_cifs
+from loop.report.figures import to_svg
+from loop.report.page import _verdict, context, write_report
+from loop.report.tables import energy, number, percent, ratio
 from loop.settings import CampaignSettings
 from loop.store import Store
 from tests.fakes import FakeGenerator, FakeOracle, fake_parts
@@ -129,7 +129,7 @@ def test_a_campaign_without_rounds_or_usable_labels_is_reported_too(tmp_path):
 
 
 def test_figures_are_the_same_twice(reported):
-    from loop import figures
+    from loop.report import figures
 
     history = reported[0]
     assert to_svg(figures.pareto(history), "a") == to_svg(figures.pareto(history), "a")

@@ -10,17 +10,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from flows.labels import import_labels, property_columns
-from loop import export
+from flows.tables.import_labels import import_labels, property_columns
 from loop.campaign import Campaign
 from loop.errors import ConfigError, EnergyTypeError, InputError, StoreError
 from loop.history import History
 from loop.ranking import ranked
+from loop.report import export
 from loop.rungs import Rung
 from loop.settings import CampaignSettings
 from loop.store import Store
 from loop.values import OK, Cost, EnergyType, Evaluation, Quantity, failed
-from oracles.handoff import HandoffConfig, HandoffOracle
+from oracles.dft.handoff import HandoffConfig, HandoffOracle
 from tests.fakes import fake_parts
 
 SETTINGS = CampaignSettings(name="rungs", rounds=1, pool=24, budget=6, chunk=2, seed=1, objective="dear_band_gap")
@@ -287,7 +287,7 @@ def test_energies_of_two_types_do_not_mix(campaign):
 
 
 def test_a_crystal_that_became_another_one_is_refused(campaign):
-    from loop.cif_writer import to_cif
+    from loop.io.cif_writer import to_cif
     from tests.crystals import perovskite
 
     name = form(campaign)["candidate_id"][0]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pymatgen.core import Lattice, Structure
 
 from loop.errors import InputError
-from loop.files import read_candidates, write_bytes, write_candidates, write_folder
+from loop.io.files import read_candidates, write_bytes, write_candidates, write_folder
 from loop.values import (
     Candidate,
     Cost,

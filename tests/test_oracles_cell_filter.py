@@ -7,7 +7,7 @@ from ase.calculators.emt import EMT
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS
 
-from oracles.cell_filter import CellFilter
+from oracles.potentials.cell_filter import CellFilter
 
 
 @pytest.fixture

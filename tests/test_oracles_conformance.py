@@ -8,8 +8,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from oracles.conformance import conformance, default_crystals
-from oracles.potentials import Potential, load_potential
+from oracles.potentials.base import Potential, load_potential
+from oracles.potentials.conformance import conformance, default_crystals
 from tests.test_oracles_potentials import tiny_mace
 
 torch.set_num_threads(1)

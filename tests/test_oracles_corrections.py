@@ -11,15 +11,15 @@ from pymatgen.core import Composition, Lattice, Structure
 from typer.testing import CliRunner
 
 from flows.cli import app
-from loop.crystals import write_crystals
 from loop.errors import ConfigError, InputError
+from loop.io.crystals import write_crystals
 from loop.values import EnergyType
-from oracles.ase_potential import to_structure
-from oracles.conformance import conformance
-from oracles.corrections import CorrectedPotential, mp2020, run_parameters
-from oracles.given_energies import Given, references_from
-from oracles.potentials import load_potential
-from oracles.references import load_references
+from oracles.potentials.ase import to_structure
+from oracles.potentials.base import load_potential
+from oracles.potentials.conformance import conformance
+from oracles.potentials.corrections import CorrectedPotential, mp2020, run_parameters
+from oracles.references.given_energies import Given, references_from
+from oracles.references.table import load_references
 from tests.crystals import nacl, perovskite, rutile
 
 PBE = EnergyType("X", "PBE(+U)", "none", "0" * 64)

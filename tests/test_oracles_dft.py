@@ -17,11 +17,13 @@ import pytest
 
 from loop.errors import ConfigError, EngineError
 from loop.values import Candidate
-from oracles import dft, dft_process, dft_worker
-from oracles.dft import DftConfig, DftOracle
-from oracles.dft_mesh import mesh_size, monkhorst_pack, response_mesh
-from oracles.dft_presets import PRESETS, DftSettings
-from oracles.dft_process import Engine, Resources, command, find_engine, run_worker
+from oracles.dft import oracle as dft
+from oracles.dft import process as dft_process
+from oracles.dft import worker as dft_worker
+from oracles.dft.mesh import mesh_size, monkhorst_pack, response_mesh
+from oracles.dft.oracle import DftConfig, DftOracle
+from oracles.dft.presets import PRESETS, DftSettings
+from oracles.dft.process import Engine, Resources, command, find_engine, run_worker
 from tests.crystals import nacl, perovskite, spinel
 
 SILICON = np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]) * 5.43
@@ -123,16 +125,16 @@ def test_a_worker_ends_with_its_parent(tmp_path):
     worker = tmp_path / "engine.py"
     worker.write_text(
         f"import os, sys, threading, time\nsys.path.insert(0, {str(Path(dft_worker.__file__).parent)!r})\n"
-        "from dft_worker import leave_with_parent\nthreading.Thread(target=leave_with_parent, daemon=True).start()\n"
+        "from worker import leave_with_parent\nthreading.Thread(target=leave_with_parent, daemon=True).start()\n"
         "print(os.getpid(), flush=True)\ntime.sleep(60)\n"
     )
     parent = tmp_path / "parent.py"
     parent.write_text(
-        f"import sys\nfrom pathlib import Path\nfrom oracles import dft_process as p\n"
+        f"import sys\nfrom pathlib import Path\nfrom oracles.dft import process as p\n"
         f"p.WORKER = Path({str(worker)!r})\n"
         f"p.run_worker(Path({str(tmp_path)!r}), p.Resources(cores=1), p.Engine('0', '0', False, frozenset()), 60)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(dft.__file__).parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(dft.__file__).parents[2])}
     process = subprocess.Popen([sys.executable, str(parent)], env=environment)
     try:
         text, deadline = tmp_path / "stdout.txt", time.monotonic() + 60

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from ase.io import read
 
-from loop.crystals import read_crystals
 from loop.errors import EngineError
-from oracles import dft_inputs
-from oracles.dft_inputs import vasp_flow, write_espresso, write_inputs
+from loop.io.crystals import read_crystals
+from oracles.dft import inputs as dft_inputs
+from oracles.dft.inputs import vasp_flow, write_espresso, write_inputs
 from tests.crystals import nacl, rutile
 
 

@@ -9,9 +9,9 @@ from ase.eos import EquationOfState
 from ase.units import GPa
 
 from loop.errors import ConfigError
-from oracles.ase_potential import to_structure
-from oracles.elastic import BulkConfig, _fit, bulk_moduli
-from oracles.potentials import load_potential
+from oracles.potentials.ase import to_structure
+from oracles.potentials.base import load_potential
+from oracles.properties.bulk import BulkConfig, _fit, bulk_moduli
 from oracles.relax import RelaxConfig, relax
 
 torch.set_num_threads(1)

@@ -10,9 +10,9 @@ from ase.calculators.emt import EMT
 from pymatgen.core import Lattice, Structure
 
 from loop.errors import ConfigError
-from oracles.ase_potential import to_structure
-from oracles.elasticity import ElasticConfig, elastic_tensor, tight
-from oracles.potentials import load_potential
+from oracles.potentials.ase import to_structure
+from oracles.potentials.base import load_potential
+from oracles.properties.elastic import ElasticConfig, elastic_tensor, tight
 from oracles.relax import RelaxConfig, relax
 
 torch.set_num_threads(1)

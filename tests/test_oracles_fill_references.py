@@ -11,12 +11,12 @@ from pymatgen.core import Composition
 
 from loop.errors import EnergyTypeError
 from loop.values import EnergyType
-from oracles import fill_references
-from oracles.fill_references import corrections_of, filled, write
-from oracles.phase_estimates import Estimates
-from oracles.reference_crystals import load_reference_crystals
-from oracles.references import is_element, shipped_for, shipped_tables
-from oracles.sevennet_potential import ENERGIES
+from oracles.potentials.sevennet import ENERGIES
+from oracles.references import fill as fill_references
+from oracles.references.crystals import load_reference_crystals
+from oracles.references.fill import corrections_of, filled, write
+from oracles.references.phase_estimates import Estimates
+from oracles.references.table import is_element, shipped_for, shipped_tables
 from tests.crystals import nacl, wurtzite
 
 KIND = EnergyType("potential", "PBE(+U)", "MP2020", "a" * 64)

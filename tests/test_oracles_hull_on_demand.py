@@ -16,13 +16,13 @@ from flows.rehull import Rehuller
 from loop.errors import ConfigError, EnergyTypeError
 from loop.hull import HullEntry
 from loop.values import Candidate, EnergyType, Evaluation, Quantity
-from oracles import phase_ledger
-from oracles.hull_on_demand import DemandHull
 from oracles.mlip import MlipConfig, PotentialOracle
-from oracles.phase_estimates import Estimates, Phase
-from oracles.phase_ledger import PhaseLedger
-from oracles.potentials import load_potential
-from oracles.references import References
+from oracles.potentials.base import load_potential
+from oracles.references import phase_ledger
+from oracles.references.hull_on_demand import DemandHull
+from oracles.references.phase_estimates import Estimates, Phase
+from oracles.references.phase_ledger import PhaseLedger
+from oracles.references.table import References
 from oracles.relax import RelaxConfig
 
 METALS = {"Cu": 3.61, "Ni": 3.52, "Pd": 3.89, "Pt": 3.92, "Al": 4.05}

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from loop.errors import ConfigError, InputError
-from oracles.ase_potential import to_structure
-from oracles.materials_project import canonical, fetch
+from oracles.potentials.ase import to_structure
+from oracles.references.materials_project import canonical, fetch
 from tests.crystals import nacl
 
 SECRET = "abcdefghijklmnopqrstuvwxyz012345"  # as long as real keys are

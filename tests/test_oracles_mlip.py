@@ -13,12 +13,12 @@ from pymatgen.core import Lattice, Structure
 from loop.contracts import Oracle
 from loop.errors import EnergyTypeError, PotentialError
 from loop.values import Candidate, Evaluation
-from oracles.ase_potential import to_structure
-from oracles.canary import check_canary
-from oracles.elastic import BulkConfig
 from oracles.mlip import MlipConfig, PotentialOracle, build_oracle
-from oracles.potentials import SinglePoint, load_potential
-from oracles.references import load_references, write_references
+from oracles.potentials.ase import to_structure
+from oracles.potentials.base import SinglePoint, load_potential
+from oracles.potentials.canary import check_canary
+from oracles.properties.bulk import BulkConfig
+from oracles.references.table import load_references, write_references
 from oracles.relax import RelaxConfig, relax
 
 torch.set_num_threads(1)

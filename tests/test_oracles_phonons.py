@@ -10,9 +10,9 @@ from ase.units import _e, _hplanck
 from pymatgen.core import Lattice, Structure
 
 from loop.errors import ConfigError
-from oracles.ase_potential import to_structure
-from oracles.phonons import PhononConfig, phonons, supercell_of
-from oracles.potentials import load_potential
+from oracles.potentials.ase import to_structure
+from oracles.potentials.base import load_potential
+from oracles.properties.phonons import PhononConfig, phonons, supercell_of
 from oracles.relax import RelaxConfig, relax
 
 torch.set_num_threads(1)

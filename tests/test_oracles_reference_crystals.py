@@ -13,12 +13,12 @@ from pymatgen.core import Composition, Element, Lattice, Structure
 from typer.testing import CliRunner
 
 from flows.cli import app
-from loop.cif import parse_cif
-from loop.cif_writer import to_cif
-from loop.crystals import read_crystals
 from loop.errors import InputError
-from oracles.reference_build import EXACT, build, pack
-from oracles.reference_crystals import DEFAULT, STEPS, expand, load_reference_crystals, operations, primitive_basis
+from loop.io.cif import parse_cif
+from loop.io.cif_writer import to_cif
+from loop.io.crystals import read_crystals
+from oracles.references.build import EXACT, build, pack
+from oracles.references.crystals import DEFAULT, STEPS, expand, load_reference_crystals, operations, primitive_basis
 from tests.crystals import SYSTEMS
 
 CELLS = {2: (5, 6, 7, 81, 94, 103), 15: (5, 6, 7, 90, 101, 90), 74: (5, 6, 7, 90, 90, 90), 142: (5, 5, 7, 90, 90, 90),

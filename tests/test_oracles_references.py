@@ -9,12 +9,12 @@ import torch
 from ase.build import bulk
 from pymatgen.core import Composition, Lattice, Structure
 
-from loop.cif_writer import to_cif
 from loop.errors import InputError
-from oracles.ase_potential import to_structure
-from oracles.potentials import load_potential
-from oracles.reference_energies import BuildConfig, build_references
-from oracles.references import load_references
+from loop.io.cif_writer import to_cif
+from oracles.potentials.ase import to_structure
+from oracles.potentials.base import load_potential
+from oracles.references.energies import BuildConfig, build_references
+from oracles.references.table import load_references
 from oracles.relax import relax
 
 torch.set_num_threads(1)

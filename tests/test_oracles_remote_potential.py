@@ -16,12 +16,14 @@ import pytest
 from ase.build import bulk
 
 from loop.errors import ConfigError, PotentialError
-from oracles import overlay, potential_worker, remote_potential
-from oracles.ase_potential import to_structure
-from oracles.conformance import conformance
-from oracles.potentials import load_potential
+from oracles.potentials import overlay
+from oracles.potentials import remote as remote_potential
+from oracles.potentials import worker as potential_worker
+from oracles.potentials.ase import to_structure
+from oracles.potentials.base import load_potential
+from oracles.potentials.conformance import conformance
+from oracles.potentials.remote import _pieces
 from oracles.relax import relax
-from oracles.remote_potential import _pieces
 
 EMT = "ase.calculators.emt:EMT"
 CALCULATORS = """
@@ -178,7 +180,7 @@ def test_environments_that_are_none(tmp_path, monkeypatch):
 def test_workers_leave_with_a_parent_that_is_killed(tmp_path):
     code = f"""
         import time
-        from oracles.potentials import load_potential
+        from oracles.potentials.base import load_potential
         potential = load_potential({EMT!r}, environment={sys.executable!r})
         worker = potential._idle.get()
         print(worker.pid, flush=True)

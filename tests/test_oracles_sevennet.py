@@ -8,14 +8,14 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.entries.compatibility import MaterialsProject2020Compatibility
 from pymatgen.entries.computed_entries import ComputedStructureEntry
 
-from oracles import overlay
-from oracles.canary import check_canary
-from oracles.conformance import conformance
-from oracles.potentials import load_potential
-from oracles.reference_crystals import load_reference_crystals
-from oracles.references import shipped_tables
+from oracles.potentials import overlay
+from oracles.potentials.base import load_potential
+from oracles.potentials.canary import check_canary
+from oracles.potentials.conformance import conformance
+from oracles.potentials.sevennet import ENERGIES
+from oracles.references.crystals import load_reference_crystals
+from oracles.references.table import shipped_tables
 from oracles.relax import RelaxConfig, relax
-from oracles.sevennet_potential import ENERGIES
 from tests import crystals
 
 pytestmark = [

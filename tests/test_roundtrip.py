@@ -17,25 +17,25 @@ from pymatgen.io.vasp import Poscar
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.generation import generate, load_model
-from generator.conditions import Sampling
-from generator.guard import Guard
-from loop.ase_database import to_bytes
+from flows.tables.generation import generate, load_model
+from generator.constraints.conditions import Sampling
+from generator.constraints.guard import Guard
 from loop.campaign import Campaign
-from loop.cif_writer import to_cif, to_symmetrised_cif
-from loop.crystals import read_crystals
 from loop.errors import ImplausibleError
-from loop.export import FORMATS, export, final_structure, write_cifs
-from loop.extxyz import read_extxyz, to_extxyz
-from loop.optimade import resource
+from loop.io.ase_database import to_bytes
+from loop.io.cif_writer import to_cif, to_symmetrised_cif
+from loop.io.crystals import read_crystals
+from loop.io.extxyz import read_extxyz, to_extxyz
+from loop.io.optimade import resource
+from loop.io.poscar import to_poscar
+from loop.io.structure_dicts import from_dict
 from loop.plausibility import require_plausible_structure
-from loop.poscar import to_poscar
 from loop.ranking import ranked
+from loop.report.export import FORMATS, export, final_structure, write_cifs
 from loop.settings import CampaignSettings
 from loop.store import Store
-from loop.structure_dicts import from_dict
 from loop.values import Candidate, Origin
-from oracles.reference_crystals import load_reference_crystals
+from oracles.references.crystals import load_reference_crystals
 from tests.crystals import SYSTEMS
 from tests.fakes import FakeGenerator, best_length, fake_parts
 from tests.readers import READERS, by_ourselves, of_atoms, same_atoms, same_crystal

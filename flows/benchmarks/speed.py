@@ -11,7 +11,7 @@ import numpy as np
 
 from flows.records import write_record
 from loop.contracts import Progress
-from loop.files import make_folder
+from loop.io.files import make_folder
 
 CRYSTALS = 512  # drawn, scored
 TRAINING_BATCH = 100
@@ -60,7 +60,7 @@ def _training(builder: Any, seed: int) -> dict[str, float]:
 
     from generator.draw import draw
     from generator.likelihood import log_prob
-    from generator.sequence import Crystals
+    from generator.representation.sequence import Crystals
 
     model = copy.deepcopy(builder.generator.base.model)
     batch = draw(model, TRAINING_BATCH, np.random.default_rng(seed)).sample.batch

@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import BeforeValidator, Discriminator
 
-from generator.conditions import Sampling
+from generator.constraints.conditions import Sampling
 from generator.rl.dpo import Dpo
 from generator.rl.drift import DriftLimits
 from generator.rl.ppo import Ppo

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from generator.tokens import CrystalBatch
+from generator.representation.tokens import CrystalBatch
 from loop.validity import RADIOACTIVE
 
 F_BLOCK = np.array([*range(57, 72), *range(89, 104)])

@@ -7,9 +7,9 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
+from generator.representation.sequence import Crystals
 from generator.rl.replay import ReplayBuffer
 from generator.rl.rollout import Rollout
-from generator.sequence import Crystals
 
 
 class Learner(Protocol):

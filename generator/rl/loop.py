@@ -23,13 +23,13 @@ from torch import Tensor
 
 from generator.likelihood import space_group_logp
 from generator.model import CrystalFormer
+from generator.representation.sequence import Crystals
 from generator.rl import state as rl_state
 from generator.rl.config import FinetuneConfig, adapted
 from generator.rl.drift import SHARES_DECAY, drift, element_ratios, element_shares, keys, over_represented
 from generator.rl.replay import ReplayBuffer
 from generator.rl.rollout import Rollout, policy_log_prob, to_candidates
 from generator.sample import Sample, draw_space_groups, sample
-from generator.sequence import Crystals
 from loop.contracts import Progress, Reward
 
 BASE_BATCHES = 4  # drawn from the reference, for the element shares that the policy's are compared with

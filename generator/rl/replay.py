@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generator.tokens import CrystalBatch
+from generator.representation.tokens import CrystalBatch
 
 FIELDS = ("G", "W", "A", "XYZ", "L")
 

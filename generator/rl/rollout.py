@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generator.conditions import Sampling
+from generator.constraints.conditions import Sampling
 from generator.likelihood import LogProb, log_prob
 from generator.model import CrystalFormer
+from generator.representation.sequence import Crystals
+from generator.representation.tokens import detokenize_all
 from generator.sample import Sample
-from generator.sequence import Crystals
-from generator.tokens import detokenize_all
 from loop.values import Candidate, Origin
 
 

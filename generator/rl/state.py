@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from loop.disk import writing
 from loop.errors import CheckpointError
+from loop.io.disk import writing
 
 if TYPE_CHECKING:
     from generator.rl.loop import Finetuner

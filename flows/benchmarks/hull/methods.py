@@ -1,0 +1,215 @@
+"""Methods of discovery that the hull benchmark compares: which crystal to ask the oracle about next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from flows.benchmarks.hull.world import Answer, Episode
+from loop.fingerprint import formula_key, symmetry
+from loop.values import OK, Candidate, Evaluation, Origin, Quantity
+
+if TYPE_CHECKING:
+    from loop.hull import Hull
+    from loop.known import KnownCrystals
+    from surrogates.features import FeatureExtractor
+
+RANDOM, GENERATOR, RANKING, OURS = "random", "generator", "generator_ranking", "ours"
+METHODS = (OURS, RANKING, GENERATOR, RANDOM)  # the random crystals take longest to relax
+LENGTHS, ANGLES = (3.0, 15.0), (60.0, 120.0)  # Angstrom, degrees: the random generator of arXiv 2601.20996
+MIN_DISTANCE = 0.5  # Angstrom: filter of the published ranking
+SYMPREC = 0.1  # Angstrom: crystals of one formula and one symmetry at this tolerance are tried once
+
+
+class Method(Protocol):
+    """Chooses queries; told of each answer."""
+
+    def propose(self, episode: Episode, k: int) -> list[Candidate]:
+        """Up to k crystals to ask about next."""
+        ...
+
+    def observe(self, candidate: Candidate, answer: Answer, initial: float) -> None:
+        """An answer, and the distance from the initial hull (eV/atom), NaN where there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Crystals drawn by the generator in one system, in the order drawn, with unrelaxed energies (eV/atom)."""
+
+    candidates: tuple[Candidate, ...]
+    energies: np.ndarray  # (n,), NaN where the potential fails
+
+
+def random_crystals(system: Sequence[str], n: int, max_atoms: int, seed: int) -> list[Candidate]:
+    """Random cells with atoms anywhere, of compositions of at least two elements drawn uniformly."""
+    from pymatgen.core import Lattice, Structure
+
+    rng = np.random.default_rng(seed)
+    amounts = [
+        counts
+        for counts in product(range(max_atoms + 1), repeat=len(system))
+        if sum(counts) <= max_atoms and np.count_nonzero(counts) > 1
+    ]
+    made = []
+    for _ in range(n):
+        counts = amounts[rng.integers(len(amounts))]
+        lattice = Lattice.from_parameters(*rng.uniform(*LENGTHS, 3), *rng.uniform(*ANGLES, 3))
+        species = [symbol for symbol, count in zip(system, counts, strict=True) for _ in range(count)]
+        made.append(Candidate(Structure(lattice, species, rng.random((len(species), 3))), Origin(RANDOM)))
+    return made
+
+
+class InOrder:
+    """Asks about given crystals in a given order: methods that do not look at answers."""
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self._rest = list(candidates)
+
+    def propose(self, _: Episode, k: int) -> list[Candidate]:
+        """The next k."""
+        chosen, self._rest = self._rest[:k], self._rest[k:]
+        return chosen
+
+    def observe(self, candidate: Candidate, answer: Answer, initial: float) -> None:
+        """Nothing to learn."""
+
+
+class Ranking:
+    """Lowest unrelaxed energy above the present hull first, of crystals that pass the published filters."""
+
+    def __init__(self, pool: Pool) -> None:
+        keep = [i for i in _apart(pool) if np.isfinite(pool.energies[i])]
+        keep = _unique(pool, sorted(keep, key=lambda i: pool.energies[i]))
+        self._rest = {i: pool.candidates[i] for i in keep}
+        self._energies = pool.energies
+
+    def propose(self, episode: Episode, k: int) -> list[Candidate]:
+        """The k lowest."""
+        rows = list(self._rest)
+        above = distances(episode.hull, [self._rest[i] for i in rows], self._energies[rows])
+        return [self._rest.pop(rows[i]) for i in np.argsort(above, kind="stable")[:k]]
+
+    def observe(self, candidate: Candidate, answer: Answer, initial: float) -> None:
+        """Its hull is the episode's."""
+
+
+@dataclass
+class Ours:
+    """Probability of stability by a Gaussian process that learns what relaxation does, new prototypes only.
+
+    Each crystal of the pool that is valid and not known is asked about in the order of its probability of lying within
+    the tolerance of the present hull; of crystals that share formula and symmetry only the likeliest is ever tried, and
+    none that shares them with a known crystal: relaxation keeps symmetry, and most of these end in the known one.
+
+    Args:
+        pool: valid crystals that are not known, with unrelaxed energies.
+        extractor: features, the distance of the unrelaxed crystal from the initial hull among them.
+        tolerance: eV/atom.
+        known: known crystals; None for none.
+        learn: off, the process stays at its prior.
+    """
+
+    pool: Pool
+    extractor: FeatureExtractor
+    tolerance: float
+    known: KnownCrystals | None = None
+    learn: bool = True
+    _taken: set[tuple[str, int]] = field(init=False, default_factory=set)
+    _asked: list[Candidate] = field(init=False, default_factory=list)
+    _labels: list[Evaluation] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        from surrogates.gp import GPSurrogate
+        from surrogates.properties import E_ABOVE_HULL, GPConfig
+
+        self._property = E_ABOVE_HULL
+        self._surrogate = GPSurrogate(self.extractor, GPConfig(properties=(E_ABOVE_HULL,)))
+        usable = np.flatnonzero(np.isfinite(self.pool.energies))
+        self._candidates = [self.pool.candidates[i] for i in usable]
+        self._kinds = [_kind(candidate) for candidate in self._candidates]
+        if self.known is not None:
+            pairs = zip(self._candidates, self._kinds, strict=True)
+            self._taken |= {kind for candidate, kind in pairs if kind[1] in _symmetries(self.known, candidate)}
+        if self._candidates:
+            self._surrogate.adapt(self._candidates)
+
+    def propose(self, episode: Episode, k: int) -> list[Candidate]:
+        """The k likeliest, each of another prototype."""
+        chosen = []
+        for i in np.argsort(-self.log_stable(episode), kind="stable"):
+            if self._kinds[i] not in self._taken:
+                self._taken.add(self._kinds[i])
+                chosen.append(self._candidates[i])
+            if len(chosen) == k:
+                break
+        return chosen
+
+    def log_stable(self, episode: Episode) -> np.ndarray:
+        """Log-probability (n,) of lying within the tolerance of the present hull."""
+        from scipy.stats import norm
+
+        if not self._candidates:
+            return np.empty(0)
+        if self.learn and self._labels:
+            self._surrogate.fit(self._asked, self._labels)
+        mean, std = self._surrogate.marginal(self._candidates)
+        nothing = np.zeros(len(self._candidates))
+        lowered = distances(episode.initial, self._candidates, nothing) - distances(
+            episode.hull, self._candidates, nothing
+        )  # how far the hull has come down since the start, eV/atom, at most 0
+        bound = self._property.to_scale(self.tolerance + lowered)
+        return norm.logcdf((bound - mean[:, 0]) / std[:, 0])
+
+    def observe(self, candidate: Candidate, answer: Answer, initial: float) -> None:
+        """One more label; what it relaxed to counts as tried."""
+        if answer.ok and answer.structure is not None and np.isfinite(initial):
+            self._taken.add(_kind(Candidate(answer.structure)))
+            self._asked.append(candidate)
+            quantity = {self._property.name: Quantity(initial, self._property.unit)}
+            self._labels.append(Evaluation(candidate.id, "benchmark@1", "hull", OK, quantity))
+
+
+def distances(hull: Hull, candidates: Sequence[Candidate], energies: np.ndarray) -> np.ndarray:
+    """Distances (n,) of energies (eV/atom) from a hull, eV/atom."""
+    compositions = [candidate.structure.composition for candidate in candidates]
+    return np.array([place.e_above_hull for place in hull.batch(compositions, energies, hull.energy_type)])
+
+
+def _kind(candidate: Candidate) -> tuple[str, int]:
+    """Formula, and hash of space group and sites."""
+    return candidate.formula, symmetry(candidate.structure, SYMPREC)[1]
+
+
+def _symmetries(known: KnownCrystals, candidate: Candidate) -> set[int]:
+    """Symmetry hashes of the known crystals of a formula."""
+    rows = known.of_formula(formula_key(candidate.structure))
+    return {key for row in rows for key in known.symmetries(row)}
+
+
+def _apart(pool: Pool) -> list[int]:
+    from loop.validity import ValidityRules
+
+    rules = ValidityRules(
+        min_distance=MIN_DISTANCE,
+        radius_fraction=None,
+        charge_balance=True,
+        radioactive=True,
+        noble_gases=True,
+        cell_lengths=None,
+        cell_angles=None,
+        volume_per_atom=None,
+    )
+    return [i for i, candidate in enumerate(pool.candidates) if rules.reason(candidate.structure) is None]
+
+
+def _unique(pool: Pool, rows: Sequence[int]) -> list[int]:
+    """Rows without later copies of a crystal (pymatgen's StructureMatcher at its defaults)."""
+    from loop.novelty import DUPLICATE, NoveltyIndex
+
+    verdicts = NoveltyIndex().judge([pool.candidates[i].structure for i in rows], [str(i) for i in rows])
+    return [i for i, verdict in zip(rows, verdicts, strict=True) if verdict.kind != DUPLICATE]

@@ -1,0 +1,122 @@
+"""From episodes to AF, EF, AUDC and mSUN with standard errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flows.benchmarks.hull.methods import RANDOM
+from flows.benchmarks.hull.world import Outcome
+from loop.metrics import acceleration_factor
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CAP = 100.0  # on the enhancement factor, as published: the random generator may find nothing
+PUBLISHED = {"af": 6.4, "ef": 6.0, "audc": 0.42, "msun": 0.40}  # best of arXiv 2601.20996, table 1, at 0.1 eV/atom
+
+
+def discovery_area(curve: Sequence[float]) -> float:
+    """AUDC: area under the discoveries after 0, 1, ... queries over that of one discovery a query (trapezoids)."""
+    full = np.concatenate([[0.0], np.asarray(curve, dtype=float)])
+    return float(np.trapezoid(full) / (len(curve) ** 2 / 2))
+
+
+def scores(curve: Sequence[float], baseline: Sequence[float] | None) -> dict[str, float]:
+    """Metrics of one episode.
+
+    Args:
+        curve: discoveries after 1, 2, ... queries.
+        baseline: the same for the random generator, mean over its episodes in that system; None where it was not run,
+            which leaves the first two metrics NaN.
+
+    Returns:
+        ``af``: queries after which the baseline has all that it ever finds, over those of this episode (0 where it
+        does not get there; NaN where the baseline finds nothing). ``ef``: discoveries over the baseline's at the end,
+        at most `CAP` (NaN where neither finds anything). ``audc``: `discovery_area`. ``msun``: share of queries that
+        are discoveries at the end.
+    """
+    found = float(curve[-1])
+    result = {"af": np.nan, "ef": np.nan, "audc": discovery_area(curve), "msun": found / len(curve)}
+    if baseline is None:
+        return result
+    most = baseline[-1]
+    if most > 0:
+        return result | {"af": acceleration_factor(curve, baseline, most), "ef": min(found / most, CAP)}
+    return result | {"ef": CAP if found else np.nan}
+
+
+def summarise(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """One row a tolerance and method: means over systems and seeds, standard errors as ``<name>_se``."""
+    rows = []
+    for tolerance in dict.fromkeys(t for outcome in outcomes for t in outcome.curves):
+        for method in dict.fromkeys(outcome.method for outcome in outcomes):
+            own = [o for o in outcomes if o.method == method and tolerance in o.curves]
+            row: dict[str, Any] = {"tolerance": float(tolerance), "method": method, "episodes": len(own)}
+            table = [scores(o.curves[tolerance], _baseline(outcomes, o.system, tolerance)) for o in own]
+            for name in table[0] if table else ():
+                values = np.array([entry[name] for entry in table])
+                values = values[np.isfinite(values)]
+                row[name] = float(values.mean()) if len(values) else float("nan")
+                row[f"{name}_se"] = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+                row[f"{name}_n"] = len(values)
+            rows.append(row | _failures(own))
+    return rows
+
+
+def _failures(own: Sequence[Outcome]) -> dict[str, float]:
+    """Shares of queries without an energy, of known crystals and of copies of earlier queries."""
+    queries = [query for outcome in own for query in outcome.queries]
+    total = max(len(queries), 1)
+    shares = {kind: sum(query["verdict"] == kind for query in queries) / total for kind in ("known", "duplicate")}
+    return {"failed": sum(not query["verdict"] for query in queries) / total, **shares}
+
+
+def _baseline(outcomes: Sequence[Outcome], system: str, tolerance: str) -> list[float] | None:
+    """Mean curve of the random generator in a system."""
+    curves = [o.curves[tolerance] for o in outcomes if o.method == RANDOM and o.system == system]
+    return np.mean(curves, axis=0).tolist() if curves else None
+
+
+def tables(outcomes: Sequence[Outcome], summary: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
+    """``summary``, ``curves`` (discoveries by query) and ``queries`` (what was asked)."""
+    import pandas as pd
+
+    curves, queries = [], []
+    for outcome in outcomes:
+        head = {"system": outcome.system, "method": outcome.method, "seed": outcome.seed}
+        for tolerance, curve in outcome.curves.items():
+            curves += [head | {"tolerance": tolerance, "query": i + 1, "found": n} for i, n in enumerate(curve)]
+        tag = next(iter(outcome.curves)) if len(outcome.curves) == 1 else "all"
+        queries += [head | {"tolerance": tag, "query": i + 1} | query for i, query in enumerate(outcome.queries)]
+    return {"summary": pd.DataFrame(summary), "curves": pd.DataFrame(curves), "queries": pd.DataFrame(queries)}
+
+
+def draw(outcomes: Sequence[Outcome], path: Path) -> Path:
+    """Discoveries by query, mean over episodes with its standard error, one panel a tolerance."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    tolerances = list(dict.fromkeys(t for outcome in outcomes for t in outcome.curves))
+    figure, axes = plt.subplots(1, len(tolerances), figsize=(4.6 * len(tolerances), 3.6), squeeze=False)
+    for axis, tolerance in zip(axes[0], tolerances, strict=True):
+        for method in dict.fromkeys(outcome.method for outcome in outcomes):
+            curves = np.array([o.curves[tolerance] for o in outcomes if o.method == method and tolerance in o.curves])
+            queries = np.arange(1, curves.shape[1] + 1)
+            error = curves.std(axis=0, ddof=1) / np.sqrt(len(curves)) if len(curves) > 1 else 0 * queries
+            (line,) = axis.plot(queries, curves.mean(axis=0), label=method)
+            axis.fill_between(
+                queries, curves.mean(0) - error, curves.mean(0) + error, color=line.get_color(), alpha=0.2
+            )
+        axis.plot(queries, queries, "k:", lw=0.8, label="one a query")
+        axis.set(xlabel="oracle queries", ylabel="new crystals near the hull", title=f"within {tolerance} eV/atom")
+    axes[0][0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path

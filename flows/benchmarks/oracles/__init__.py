@@ -1,0 +1,1 @@
+"""Benchmarks of oracles, references and novelty."""

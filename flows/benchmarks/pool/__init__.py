@@ -1,0 +1,1 @@
+"""Benchmarks of selection, on pools of crystals with known properties."""

@@ -1,0 +1,128 @@
+"""From judged samples to numbers with intervals, tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from flows.benchmarks.rl.variants import BASE
+from loop.metrics import rate_ratio, wilson
+
+COUNTS: tuple[str, ...] = ("structure_valid", "composition_valid", "valid", "accepted", "unique", "known", "replay")
+COUNTS += ("stable", "metastable", "sun", "msun", "accepted_msun")
+DRIFT = ("element_ratio", "f_block", "radioactive", "single_element", "largest_group_share", "group_entropy")
+PREFIXES = ("", "independent_", "relaxed_")  # who judged stability: the reward's potential, another, after relaxation
+RATIOS = ("metastable", "sun", "msun", "accepted_msun", "valid")
+SHOWN = ("valid", "metastable", "msun", "accepted_msun")
+JUDGES = dict(zip(PREFIXES, ("reward's potential", "independent judge", "relaxed"), strict=True))
+COLOURS = ("#2f6fb0", "#c8641e", "#4a9a5b")
+
+
+def summarise(cells: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """For each variant shares with 95 % intervals, ratios to the base, drift, and finds per reward evaluation.
+
+    Shares pool the samples of all seeds (Wilson); `*_seeds` holds the share of each seed. Uniqueness is relative to
+    the structure-valid samples. `yield` counts distinct metastable, new, accepted crystals by the reward's own
+    potential: those met while learning and those among the fresh samples, over all crystals evaluated.
+    """
+    frame = pd.DataFrame(list(cells))
+    base = frame[frame["variant"] == BASE]
+    summary: dict[str, dict[str, Any]] = {}
+    for name, group in frame.groupby("variant", sort=False):
+        entry: dict[str, Any] = {"seeds": len(group), "samples": int(group["samples"].sum())}
+        for prefix in PREFIXES:
+            if f"{prefix}msun" in group and group[f"{prefix}msun"].notna().all():
+                entry |= _shares(group, base, prefix)
+        entry |= {key: float(group[key].mean()) for key in DRIFT}
+        entry["elements"] = sorted(set(group["element"]))
+        evaluations, finds = int(group["evaluations"].sum()), int(group["finds"].sum())
+        entry |= {"evaluations": evaluations, "cpu_seconds": float(group["cpu_seconds"].mean())}
+        total = evaluations + int(group["samples"].sum())
+        drawn = 0 if name == "best-of-n" else int(group["accepted_msun"].sum())
+        total = evaluations if name == "best-of-n" else total  # its samples are among the evaluated
+        entry["yield"] = (finds + drawn) / max(total, 1)
+        stopped = [text for text in group["stopped"] if isinstance(text, str) and text]
+        summary[str(name)] = entry | ({"stopped": stopped} if stopped else {})
+    return summary
+
+
+def _shares(group: pd.DataFrame, base: pd.DataFrame, prefix: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {}
+    n, m = int(group[f"{prefix}samples"].sum()), int(base[f"{prefix}samples"].sum())
+    for key in COUNTS:
+        whole = int(group[f"{prefix}structure_valid"].sum()) if key == "unique" else n
+        entry[prefix + key] = asdict(wilson(int(group[prefix + key].sum()), whole))
+        of = "structure_valid" if key == "unique" else "samples"
+        entry[f"{prefix}{key}_seeds"] = (group[prefix + key] / group[prefix + of].clip(lower=1)).round(4).tolist()
+    for key in RATIOS:
+        hits = (int(group[prefix + key].sum()), n), (int(base[prefix + key].sum()), m)
+        entry[f"{prefix}{key}_ratio"] = asdict(rate_ratio(*hits))
+    return entry
+
+
+def table(summary: dict[str, dict[str, Any]]) -> str:
+    """One line a variant, as CSV: shares in per cent with half-widths left to the record."""
+    rows = []
+    for name, entry in summary.items():
+        row: dict[str, Any] = {"variant": name, "seeds": entry["seeds"], "samples": entry["samples"]}
+        for prefix in PREFIXES:
+            for key in COUNTS:
+                if prefix + key in entry:
+                    row[f"{prefix}{key}_percent"] = round(100 * entry[prefix + key]["value"], 1)
+            for key in RATIOS:
+                if f"{prefix}{key}_ratio" in entry:
+                    row[f"{prefix}{key}_ratio"] = round(entry[f"{prefix}{key}_ratio"]["value"], 2)
+        row |= {key: round(entry[key], 3) for key in DRIFT}
+        row |= {"yield_percent": round(100 * entry["yield"], 1), "cpu_seconds": round(entry["cpu_seconds"])}
+        rows.append(row)
+    return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+
+
+def draw_curves(about: dict[tuple[str, int], dict[str, Any]], path: Path) -> None:
+    """Reward, validity, known share, KL and the largest space group's share over the iterations, one line a run."""
+    from matplotlib.figure import Figure
+
+    runs = {cell: told["curve"] for cell, told in about.items() if told.get("curve")}
+    if not runs:
+        return
+    panels = ("reward", "valid", "known", "kl", "element_ratio", "group_share")
+    figure = Figure(figsize=(12, 6.4), layout="constrained")
+    names = list(dict.fromkeys(name for name, _ in runs))
+    for axis, key in zip(figure.subplots(2, 3).ravel(), panels, strict=True):
+        for (name, _), rows in runs.items():
+            points = [(row["iteration"], row[key]) for row in rows if key in row]
+            if points:
+                axis.plot(*np.array(points).T, color=f"C{names.index(name) % 10}", lw=1, label=name)
+        axis.set(xlabel="iteration", ylabel=key.replace("_", " "))
+    handles = {text.get_label(): text for text in axis.get_lines()}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def draw_shares(summary: dict[str, dict[str, Any]], path: Path) -> None:
+    """Shares of the samples with 95 % intervals, by each judge."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.2 * len(summary) + 4, 6.4), layout="constrained")
+    names = list(summary)
+    for axis, key in zip(figure.subplots(2, 2).ravel(), SHOWN, strict=True):
+        for (prefix, label), shift, colour in zip(JUDGES.items(), (-0.27, 0.0, 0.27), COLOURS, strict=True):
+            at = [
+                (k + shift, summary[name][prefix + key])
+                for k, name in enumerate(names)
+                if prefix + key in summary[name]
+            ]
+            if not at or (prefix and key == "valid"):
+                continue
+            heights = [share["value"] for _, share in at]
+            errors = [[s["value"] - s["low"] for _, s in at], [s["high"] - s["value"] for _, s in at]]
+            axis.bar([x for x, _ in at], heights, 0.27, yerr=errors, color=colour, label=label)
+        axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+        axis.set(ylabel=f"{key.replace('_', ' ')} (share of samples)", ylim=(0, 1))
+    figure.legend(*figure.axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    figure.savefig(path, dpi=130)

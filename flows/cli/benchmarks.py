@@ -1,0 +1,229 @@
+"""Verbs of ``discovery-loop benchmark``: each writes a record, tables and figures into a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli import benchmarks_generator, benchmarks_oracles
+from flows.cli.console import emit, note, progress
+from flows.cli.records import Json, Output, Seed
+
+Data = Annotated[list[Path], typer.Option("--data", help="CSV with a cif column and labels. Repeatable.")]
+
+app = typer.Typer(no_args_is_help=True, help="Measure this installation and its methods; records go to a folder.")
+benchmarks_generator.register(app)
+benchmarks_oracles.register(app)
+
+
+@app.command()
+def speed(output: Output, seed: Seed = 0, json: Json = False) -> None:
+    """Throughput of sampling, likelihood, reward, hull and relaxation here; needs no data."""
+    from flows.benchmarks.speed import run
+
+    with progress() as report:
+        record = run(output, seed=seed, progress=report)
+    emit(record["results"], json)
+    note(f"wrote {output}/record.json")
+
+
+@app.command()
+def references(
+    output: Output,
+    data: Data,
+    n: Annotated[int, typer.Option("--n", min=1, help="Crystals to relax.")] = 500,
+    unrelaxed: Annotated[bool, typer.Option("--unrelaxed", help="Single points only.")] = False,
+    former: Annotated[Path | None, typer.Option(help="table.csv of an earlier run, to compare with.")] = None,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Energies above the hull of held-out crystals against the published ones."""
+    from flows.benchmarks.oracles.references import run
+
+    with progress() as report:
+        record = run(output, n, data, not unrelaxed, seed=seed, former=former, progress=report)
+    _tell(record, output, json)
+
+
+Table = Annotated[Path, typer.Option("--data", help="CSV with a cif column and labels.")]
+Seeds = Annotated[int | None, typer.Option(min=1, help="Campaigns for each strategy, or in each system.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as budget=200.")]
+
+
+@app.command()
+def pool(output: Output, data: Table, seeds: Seeds = None, settings: Settings = None, json: Json = False) -> None:
+    """Simulated campaigns on a table with hidden labels: strategies against chance and a random forest."""
+    from flows.benchmarks.pool.run import PoolConfig, run
+
+    with progress() as report:
+        record = run(data, output, _settings(PoolConfig, settings, seeds), report)
+    _tell(record, output, json)
+
+
+@app.command()
+def gate(output: Output, data: Table, seeds: Seeds = None, settings: Settings = None, json: Json = False) -> None:
+    """How good the best 20 are when a tenth or a fifth of a table is labelled, against labelling all."""
+    from flows.benchmarks.pool.gate import GateConfig, run
+
+    with progress() as report:
+        record = run(data, output, _settings(GateConfig, settings, seeds), report)
+    _tell(record, output, json)
+
+
+@app.command()
+def hull(output: Output, seeds: Seeds = None, settings: Settings = None, json: Json = False) -> None:
+    """Closed-loop discovery on ternary phase diagrams: chance, generator, ranking and the engine; needs no data."""
+    from flows.benchmarks.hull.run import HullConfig, run
+
+    with progress() as report:
+        record = run(output, _settings(HullConfig, settings, seeds), report)
+    _tell(record, output, json)
+
+
+@app.command()
+def selection(output: Output, settings: Settings = None, json: Json = False) -> None:
+    """Time and memory to choose a batch from 100,000 candidates whose features are cached; needs no data."""
+    from flows.benchmarks.pool.selection import SelectionConfig, run
+
+    with progress() as report:
+        record = run(output, _settings(SelectionConfig, settings), report)
+    _tell(record, output, json)
+
+
+@app.command()
+def rl(
+    output: Output,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of each main arm.")] = None,
+    judge_model: Annotated[Path | None, typer.Option(help="Folder of a matgl potential, for a second opinion.")] = None,
+    judge_python: Annotated[Path | None, typer.Option(help="Python that has matgl 2.0.4; else this one.")] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="CSV of the known crystals, for the second hull.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as samples=300.")] = None,
+    json: Json = False,
+) -> None:
+    """Fine-tuning: stable, unique, new crystals of base, tuned policy, equal-cost baselines and ablations."""
+    from flows import configfile
+    from flows.benchmarks.rl.run import RLConfig, run
+    from flows.config import forbid_extra
+
+    chosen = configfile.parse_settings(settings or [])
+    if seeds is not None:
+        chosen["seeds"] = seeds
+    if judge_model is not None:
+        chosen["judge"] = {"model": judge_model, "python": judge_python, "data": data or []}
+    with progress() as report:
+        record = run(output, configfile.load(forbid_extra(RLConfig), None, chosen), report)
+    _tell(record, output, json)
+
+
+@app.command("rl-properties")
+def rl_properties(
+    output: Output,
+    data: Table,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of each arm.")] = None,
+    judge_model: Annotated[Path | None, typer.Option(help="Folder of MEGNet for gaps, for a second opinion.")] = None,
+    judge_python: Annotated[
+        Path | None, typer.Option(help="Python that has matgl 2.0.4 with dgl; else this one.")
+    ] = None,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Fine-tuning for a wide gap and a high dielectric constant: Pareto fronts, and retrieval."""
+    from flows import configfile
+    from flows.benchmarks.rl.properties import PropertiesConfig, run
+    from flows.config import forbid_extra
+
+    chosen = configfile.parse_settings(settings or [])
+    if seeds is not None:
+        chosen["seeds"] = seeds
+    if judge_model is not None:
+        chosen["judge"] = {"model": judge_model, "python": judge_python}
+    with progress() as report:
+        record = run(data, output, configfile.load(forbid_extra(PropertiesConfig), None, chosen), report)
+    _tell(record, output, json)
+
+
+@app.command("rl-speed")
+def rl_speed(
+    output: Output,
+    crystals: Annotated[int, typer.Option(min=1, help="Crystals that the batched reward judges.")] = 300,
+    slow: Annotated[int, typer.Option(min=1, help="The first of them, judged by the published scheme, too.")] = 20,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Tuned instead of the shipped one, as of another size.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch in an iteration.")] = 2,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Seconds of a fine-tuning iteration, and the reward against the published one-by-one scheme."""
+    from flows.benchmarks.rl.speed import RLSpeed, run
+
+    config = RLSpeed(crystals, slow, checkpoint, threads, seed)
+    with progress() as report:
+        record = run(output, config, report)
+    _tell(record, output, json)
+
+
+@app.command()
+def novelty(
+    output: Output,
+    data: Annotated[Path, typer.Option("--data", help="CSV of the crystals behind the shipped fingerprints.")],
+    crystals: Annotated[int, typer.Option(min=1, help="Crystals to distort.")] = 1000,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs of polymorphs.")] = 2000,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """How often distorted known crystals look new, and polymorphs look known."""
+    from flows.benchmarks.oracles.novelty import measure
+    from flows.records import write_record
+    from flows.tables.outputs import check_folder
+
+    check_folder(output)
+    record = write_record(output, measure(data, crystals, pairs, seed))
+    _tell(record, output, json)
+
+
+@app.command()
+def dft(
+    output: Output,
+    preset: Annotated[
+        list[str] | None, typer.Option(help="test, fast or converged. Repeatable. Default: test.")
+    ] = None,
+    crystal: Annotated[list[str] | None, typer.Option(help="Formula, as Si. Repeatable. Default: all eight.")] = None,
+    lattice: Annotated[bool, typer.Option("--lattice", help="Relax cells too: lattice parameters.")] = False,
+    cores: Annotated[int, typer.Option(min=0, help="MPI processes; 0: one a core.")] = 0,
+    time_limit: Annotated[float, typer.Option(help="Seconds for one crystal.")] = 3600.0,
+    json: Json = False,
+) -> None:
+    """Band gaps, dielectric constants and lattice parameters of eight crystals against published PBE values."""
+    from flows.benchmarks.oracles.dft import run
+    from oracles.dft.oracle import DftConfig
+    from oracles.dft.process import Resources
+
+    config = DftConfig(resources=Resources(cores=cores), time_limit=time_limit)
+    with progress() as report:
+        record = run(output, preset or ["test"], config, names=crystal, lattice=lattice, progress=report)
+    _tell(record, output, json)
+
+
+def _settings(kind: type[Any], settings: list[str] | None, seeds: int | None = None) -> Any:
+    """The settings of a benchmark with what the user changes."""
+    from flows import configfile
+    from flows.config import forbid_extra
+
+    chosen = configfile.parse_settings(settings or [])
+    if seeds is not None:
+        chosen["seeds"] = seeds
+    return configfile.load(forbid_extra(kind), None, chosen)
+
+
+def _tell(record: dict[str, Any], output: Path, json: bool) -> None:
+    shown = {name: value for name, value in record.items() if name in ("results", "summary", "distorted", "pairs")}
+    emit(record if json else shown, json)
+    note(f"wrote {output}/record.json")
+
+
+def register(parent: typer.Typer) -> None:
+    """Add the verbs."""
+    parent.add_typer(app, name="benchmark", rich_help_panel="Operate")

@@ -1,0 +1,76 @@
+"""Verbs of ``discovery-loop benchmark`` that measure the oracles: relaxation, elasticity, robustness."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.console import progress
+from flows.cli.potential import Potential
+from flows.cli.records import Json, Output, Seed, tell
+
+Minutes = Annotated[float, typer.Option(help="Begin nothing after this time; repeat the command, and it goes on.")]
+FOREVER = float("inf")
+
+
+def relaxation(
+    output: Output,
+    n: Annotated[int, typer.Option("--n", min=1, help="Crystals to draw and relax.")] = 200,
+    chunk: Annotated[int, typer.Option(min=1, help="Crystals relaxed together; on a GPU some 200.")] = 16,
+    max_atoms: Annotated[int | None, typer.Option(min=1, help="Of the primitive cell. Default: any.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda, for all variants.")] = "cpu",
+    optimizer: Annotated[
+        list[str] | None, typer.Option(help="Of ASE: LBFGS (default), FIRE, BFGS. Repeatable.")
+    ] = None,
+    minutes: Minutes = FOREVER,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Batched relaxation against ASE one by one with the same CHGNet: speed, and whether both end alike."""
+    from flows.benchmarks.oracles.relaxation import RelaxationBenchmark, run
+
+    optimizers = tuple(optimizer or ("LBFGS",))
+    config = RelaxationBenchmark(n, chunk, seed, max_atoms, device, optimizers=optimizers, minutes=minutes)
+    with progress() as report:
+        record = run(output, config, report)
+    tell(record, output, json)
+
+
+def elasticity(
+    output: Output,
+    potential: Potential = "chgnet",
+    data: Annotated[Path | None, typer.Option("--data", help="Published moduli: choose the size of strains.")] = None,
+    others: Annotated[int, typer.Option(min=2, help="Crystals of that table to choose it on.")] = 40,
+    trust: Annotated[bool, typer.Option("--trust", help="Load a MACE file, which is a pickle.")] = False,
+    json: Json = False,
+) -> None:
+    """Elastic constants and phonons of 16 textbook crystals against published values."""
+    from flows.benchmarks.oracles.elasticity import run
+
+    with progress() as report:
+        chosen = None if data is None else (data, others)
+        record = run(output, potential, trust=trust, others=chosen, progress=report)
+    tell(record, output, json)
+
+
+def robustness(
+    output: Output,
+    n: Annotated[int, typer.Option("--n", min=1, help="Damaged inputs.")] = 10_000,
+    minutes: Minutes = FOREVER,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Damaged and absurd inputs through reading, symmetry, relaxation and hull: each outcome must have a name."""
+    from flows.benchmarks.oracles.robustness import RobustnessBenchmark, run
+
+    with progress() as report:
+        record = run(output, RobustnessBenchmark(n, seed=seed, minutes=minutes), report)
+    tell(record, output, json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (relaxation, elasticity, robustness):
+        app.command()(verb)

@@ -1,0 +1,234 @@
+"""Verbs of a campaign: init, validate, schema, run, resume, status, report, export."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli.console import emit, note, out
+from loop.errors import ConfigError, InputError
+from loop.settings import check_name
+
+Config = Annotated[str, typer.Argument(help="YAML file of the campaign, or the name of a preset.")]
+Folder = Annotated[Path, typer.Argument(help="Results folder of the campaign.")]
+Results = Annotated[Path | None, typer.Option(help="Results folder. Default: results/NAME.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", "-s", help="Change a setting, as campaign.rounds=5. Repeatable.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+class Format(StrEnum):
+    """What `export` can write."""
+
+    csv = "csv"
+    json = "json"
+    cif = "cif"
+    poscar = "poscar"
+    extxyz = "extxyz"
+    ase_db = "ase-db"
+    optimade = "optimade"
+    zip = "zip"
+
+
+ENDINGS = {".json": Format.json, ".extxyz": Format.extxyz, ".xyz": Format.extxyz, ".db": Format.ase_db}
+ENDINGS |= {".jsonl": Format.optimade, ".zip": Format.zip, ".poscar": Format.poscar}
+OWN_FILES = {"campaign.db", "config.yaml", "record.json", "ranked.csv", "ranked.json", "report.html", "cifs"}
+OWN_FILES |= {"generator", "surrogate", "pools", "oracle", "handoff"}
+
+
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the campaign; the file is NAME.yaml.")],
+    preset: Annotated[str, typer.Option(help="Preset to begin with.")] = "quickstart",
+    output: Annotated[Path | None, typer.Option(help="File to write. Default: NAME.yaml.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Write the configuration of a new campaign, to be edited."""
+    from flows.configfile import presets, read_text
+
+    check_name(name)
+    path = output or Path(f"{name}.yaml")
+    if preset not in presets():
+        raise ConfigError(f"there is no preset {preset!r}; there are: {', '.join(presets())}")
+    if path.exists() and not force:
+        raise ConfigError(f"{path} exists: choose another name, or replace it with --force")
+    from flows.config import renamed
+
+    path.write_text(renamed(read_text(preset), name), encoding="utf-8")
+    emit(
+        {"file": str(path)},
+        False,
+        f"wrote {path}\ncheck it:  discovery-loop validate {path}\nrun it:    discovery-loop run {path}",
+    )
+
+
+def validate(
+    config: Config,
+    settings: Settings = None,
+    elsewhere: Annotated[
+        bool,
+        typer.Option("--elsewhere", help="It will run on another machine: do not look for files, devices, engines."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Check that a configuration can run, potential, checkpoint and conditions included; tell what would run."""
+    from flows.checks import check
+    from flows.config import read_config
+    from flows.configfile import parse_settings
+    from flows.forecast import forecast
+
+    checked = read_config(config, parse_settings(settings or []))
+    check(checked, elsewhere=elsewhere)
+    emit({"valid": True, **forecast(checked)}, json)
+
+
+def schema(
+    output: Annotated[Path | None, typer.Option(help="File to write. Default: standard output.")] = None,
+) -> None:
+    """Print the JSON schema of a campaign's configuration, for editors."""
+    import json
+
+    from flows.config import CampaignConfig
+    from loop.io.files import write_text
+
+    text = json.dumps(CampaignConfig.model_json_schema(), indent=2)
+    if output is None:
+        out.print(text, markup=False)
+    else:
+        write_text(output, text + "\n")
+        note(f"wrote {output}")
+
+
+def run(
+    config: Config,
+    results: Results = None,
+    settings: Settings = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would run: oracle calls, time.")] = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Run a campaign, or continue the one that the results folder holds."""
+    from flows.config import read_config
+    from flows.configfile import parse_settings
+
+    checked = read_config(config, parse_settings(settings or []))
+    directory = checked.directory(results)
+    if dry_run:
+        from flows.checks import problems, refuse
+        from flows.forecast import forecast, measured
+
+        refuse(problems(checked))
+        emit({"results": str(directory), **forecast(checked), **measured(checked)}, json)
+        return
+    go(checked, directory, quiet, json)
+
+
+def resume(
+    directory: Folder,
+    settings: Settings = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Continue the campaign of a results folder; nothing that was labelled is labelled again."""
+    from flows.config import stored_config
+    from flows.configfile import parse_settings
+
+    go(stored_config(directory, parse_settings(settings or [])), directory, quiet, json, resume=True)
+
+
+def go(config: Any, directory: Path, quiet: bool, json: bool, *, resume: bool = False) -> None:
+    """Run all that is left of a campaign and print its outcome."""
+    from flows.cli.console import progress
+    from flows.plain import run_campaign
+
+    if not quiet:
+        note(f"campaign {config.campaign.name}: results in {directory}")
+    with progress(quiet) as reporter:
+        summary = run_campaign(config, directory, reporter, resume=resume)
+    emit(summary, json, None if json else outcome_text(directory, summary))
+
+
+def outcome_text(directory: Path, summary: dict[str, Any]) -> str:
+    """The summary for people: the counts, the best finds, what is known already, where things lie."""
+    from flows.cli.console import aligned, shown
+    from loop.report.columns import headings
+
+    apart = ("top", "known", "units")
+    counts = {name: value for name, value in summary.items() if name not in apart and value != ""}
+    width = max(len(name) for name in counts)
+    units = summary.get("units", {})
+    lines = [f"{name:<{width}}  {shown(value)} {units.get(name, '')}".rstrip() for name, value in counts.items()]
+    titles = {"top": "best finds (stable and new):", "known": "stable, but known or a copy (no finds):"}
+    for name, title in titles.items():
+        if rows := summary.get(name, []):
+            lines += ["", title, *(f"  {line}" for line in aligned(rows, headings(rows[0], units)))]
+    return "\n".join([*lines, "", f"results: {directory}/ranked.csv, ranked.json, cifs/, report.html"])
+
+
+def status(directory: Folder, json: Json = False) -> None:
+    """Tell how far a campaign is."""
+    from flows.plain import open_history, status_of
+
+    with open_history(directory) as history:
+        summary = status_of(history, directory)
+    emit(summary, json, outcome_text(directory, summary))
+
+
+def report(
+    directory: Folder,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder to write to. Default: the campaign's, or where that can only be read, the present one.",
+        ),
+    ] = None,
+) -> None:
+    """Write the HTML report of a campaign; works while it runs."""
+    from flows.outcome import write_report
+    from flows.plain import open_history
+
+    with open_history(directory) as history:
+        path = write_report(history, output or (directory if os.access(directory, os.W_OK) else Path.cwd()))
+    emit({"report": str(path)}, False, f"wrote {path}")
+
+
+def export(
+    directory: Folder,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to write.")],
+    format: Annotated[
+        Format | None, typer.Option("--format", "-f", help="What to write. Default: by the ending of OUTPUT, else csv.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write the ranked candidates of a campaign in a format of the field."""
+    from flows.plain import export_campaign, open_history
+
+    _refuse_own_files(directory, output)
+    chosen = format or ENDINGS.get(output.suffix.lower(), Format.csv)
+    with open_history(directory) as history:
+        summary = export_campaign(history, directory, chosen.value, output)
+    emit(summary, json, f"wrote {summary['rows']} candidates to {output}")
+
+
+def _refuse_own_files(directory: Path, output: Path) -> None:
+    """What a campaign keeps in its folder is not replaced by an export.
+
+    Raises:
+        InputError: the output is such a file or folder, or the campaign's folder itself.
+    """
+    place, own = output.resolve(), directory.resolve()
+    if place.is_relative_to(own) and (place == own or place.relative_to(own).parts[0] in OWN_FILES):
+        raise InputError(f"{output} belongs to the campaign in {directory}: choose another place")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (init, validate, schema, run, resume, status, report, export):
+        app.command(rich_help_panel="Campaigns")(verb)

@@ -1,0 +1,135 @@
+"""Verbs of DFT and of people's labels: dft, dft-inputs, import-labels."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli.console import emit, note, progress
+from flows.cli.oracles import Input
+from loop.errors import InputError
+
+Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+
+
+class Preset(StrEnum):
+    """Presets of `oracles.dft.presets`."""
+
+    test = "test"
+    fast = "fast"
+    converged = "converged"
+
+
+class What(StrEnum):
+    """Properties beside the energy."""
+
+    gap = "gap"
+    dielectric = "dielectric"
+
+
+class Relax(StrEnum):
+    """What may move."""
+
+    none = "none"
+    positions = "positions"
+    cell = "cell"
+
+
+class Code(StrEnum):
+    """Codes whose inputs can be written."""
+
+    vasp = "vasp"
+    espresso = "espresso"
+
+
+def dft(
+    input: Input,
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write; one that is there is gone on with.")],
+    preset: Annotated[Preset, typer.Option(help="How accurate.")] = Preset.fast,
+    property: Annotated[list[What] | None, typer.Option(help="Beside the energy. Repeatable. Default: both.")] = None,
+    relax: Annotated[Relax, typer.Option(help="What may move.")] = Relax.none,
+    settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="Change the preset, as ecut=500.")] = None,
+    energy_only: Annotated[bool, typer.Option("--energy-only", help="Neither gap nor dielectric constant.")] = False,
+    max_atoms: Annotated[int, typer.Option(min=1, help="Of the primitive cell; larger crystals are left out.")] = 16,
+    time_limit: Annotated[float, typer.Option(help="Seconds for one crystal.")] = 1800.0,
+    cores: Annotated[int, typer.Option(min=0, help="MPI processes; 0: one a core, at most 8.")] = 0,
+    memory: Annotated[float, typer.Option(help="GiB for one crystal.")] = 8.0,
+    python: Annotated[str | None, typer.Option(help="Interpreter that has GPAW. Default: this one.")] = None,
+    json: Json = False,
+) -> None:
+    """Energy, band gap and dielectric constant of crystals by DFT (PBE, GPAW), with or without relaxation."""
+    from flows import configfile
+    from flows.tables.columns import read_input
+    from flows.tables.dft import dft_table
+    from flows.tables.outputs import check_file
+    from flows.tables.screening import statuses_of
+    from oracles.dft.oracle import ALL, DftConfig, DftOracle
+    from oracles.dft.process import Resources
+
+    if not output.name.endswith((".csv", ".csv.gz")):
+        raise InputError(f"expected a name ending in .csv or .csv.gz, got {output}")
+    check_file(output, input)
+    asked = [] if energy_only else [item.value for item in property or What]
+    config = DftConfig(
+        preset=preset.value,
+        settings=configfile.parse_settings(settings or []),
+        properties=tuple(name for name in ALL if name in asked),
+        relax=relax.value,  # type: ignore[arg-type]
+        max_atoms=max_atoms,
+        time_limit=time_limit,
+        resources=Resources(cores=cores, memory_gib=memory, python=python),
+    )
+    oracle = DftOracle(config)
+    with progress() as report:
+        frame = dft_table(read_input(input), oracle, output, report)
+    summary: dict[str, Any] = {"rows": len(frame), "statuses": statuses_of(frame)}
+    emit({**summary, "energy_type": str(oracle.energy_type), "output": str(output)}, json)
+
+
+def dft_inputs(
+    input: Input,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; one folder a crystal.")],
+    code: Annotated[Code, typer.Option(help="vasp (needs the extra discovery-loop[vasp]) or espresso.")] = Code.vasp,
+    json: Json = False,
+) -> None:
+    """Write inputs of relaxation, static run and dielectric response for VASP or Quantum ESPRESSO."""
+    from flows.tables.columns import read_input
+    from flows.tables.outputs import check_folder
+    from oracles.dft.inputs import write_inputs
+
+    check_folder(output)
+    table = read_input(input)
+    folders = write_inputs(table.readable(), output, code.value)
+    emit({"crystals": len(folders), "unreadable": len(table.failures), "output": str(output)}, json)
+
+
+def import_labels(
+    campaign: Annotated[Path, typer.Argument(help="Results folder of the campaign.")],
+    file: Annotated[Path, typer.Argument(help="CSV: candidate_id, and columns as 'band_gap (eV)'.")],
+    name: Annotated[str, typer.Option(help="Prefix of the columns: NAME_band_gap.")] = "handoff",
+    json: Json = False,
+) -> None:
+    """Put results from elsewhere into a campaign's ledger; ranking, resume and retraining use them."""
+    from flows.plain import open_history, open_store
+    from flows.tables.import_labels import import_labels as take
+
+    with open_store(campaign) as (store, campaign_name):
+        done = take(store, campaign_name, file, rung=name)
+    if done.taken:
+        from loop.report.export import write_ranked
+
+        with open_history(campaign) as history:
+            write_ranked(history, campaign)
+    for line in done.examples:
+        note(f"skipped: {line}")
+    emit(done.summary(), json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (dft, dft_inputs):
+        app.command(rich_help_panel="Oracles and surrogates")(verb)
+    app.command(rich_help_panel="Campaigns")(import_labels)

@@ -1,0 +1,1 @@
+"""Quality of generated crystals by the field's metrics."""

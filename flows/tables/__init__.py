@@ -1,0 +1,1 @@
+"""The verbs from files to files."""

@@ -1,0 +1,1 @@
+"""What a sample must obey: conditions, atom budgets, feasibility, distances."""

@@ -1,0 +1,1 @@
+"""A crystal as Wyckoff positions, tokens and sequences, and back."""

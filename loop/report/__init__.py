@@ -1,0 +1,1 @@
+"""What people read of a campaign: report, tables, figures, exports."""

@@ -1,0 +1,1 @@
+"""Density functional theory: GPAW here, inputs for VASP and Quantum ESPRESSO, hand-off to people."""

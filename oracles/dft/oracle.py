@@ -1,0 +1,323 @@
+"""The DFT oracle: energy, band gap and electronic dielectric constant of crystals, by GPAW."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pymatgen.core import Structure
+
+from loop.errors import ConfigError
+from loop.values import NOT_CONVERGED, OK, TIMEOUT, Candidate, Cost, EnergyType, Evaluation, Quantity, failed
+from oracles.dft.mesh import mesh_size, monkhorst_pack, response_mesh
+from oracles.dft.presets import DftSettings, starting_moments
+from oracles.dft.process import Engine, Outcome, Resources, find_engine, run_worker
+from oracles.guards import Limits, check
+from oracles.symmetry import primitive, space_group
+
+VERSION = "1"  # raised when the same settings no longer give the same numbers
+EMPTY_BANDS = 8  # in the ground state: enough to see the lowest empty ones of any insulator
+ALL: tuple[Literal["gap", "dielectric"], ...] = ("gap", "dielectric")  # properties
+LARGE = ("bands.gpw",)  # work files not worth keeping between attempts
+
+
+@dataclass(frozen=True)
+class DftConfig:
+    """What the oracle does.
+
+    Raises:
+        ConfigError: no such preset or setting, or a value is out of its range.
+    """
+
+    preset: str = "fast"
+    settings: Mapping[str, Any] = field(default_factory=dict)  # changes to the preset
+    properties: tuple[Literal["gap", "dielectric"], ...] = ALL
+    relax: Literal["none", "positions", "cell"] = "none"
+    spin: Literal["auto", "off"] = "auto"  # auto: where there is an element that is often magnetic
+    max_atoms: int = 16  # of the primitive cell
+    time_limit: float = 1800.0  # s, for one crystal
+    min_gap: float = 0.1  # eV: below it no static dielectric constant is asked for
+    symprec: float = 0.05  # A: a crystal is made exactly symmetric within this
+    resources: Resources = field(default_factory=Resources)  # change how fast a result comes, not what it is
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        _ = self.numbers
+        if self.max_atoms < 1 or not self.time_limit > 0:
+            raise ConfigError(
+                f"DFT: expected max_atoms >= 1 and time_limit > 0, got {self.max_atoms}, {self.time_limit}."
+            )
+
+    @cached_property
+    def numbers(self) -> DftSettings:
+        """The preset with its changes."""
+        return DftSettings.preset(self.preset, **self.settings)
+
+
+class DftOracle:
+    """Implements `loop.contracts.Oracle`.
+
+    A calculation that is cut off leaves its finished steps in a scratch folder and goes on from the last good one;
+    one that ends, well or not, leaves nothing.
+
+    Args:
+        config: settings.
+
+    Raises:
+        EngineError: there is no DFT engine here.
+    """
+
+    def __init__(self, config: DftConfig = DftConfig()) -> None:
+        self.config = config
+        self.engine: Engine = find_engine(config.resources.interpreter)
+
+    @property
+    def name(self) -> str:
+        """``name@version``."""
+        return f"dft-gpaw@{VERSION}"
+
+    @cached_property
+    def settings_hash(self) -> str:
+        """Hash of everything that changes the result: settings, version of the engine and its data sets."""
+        settings = {name: value for name, value in asdict(self.config).items() if name != "resources"}
+        for name in ("preset", "settings"):  # what they lead to is in `numbers`
+            settings.pop(name)
+        return _hash([VERSION, self.engine.version, self.engine.data, asdict(self.config.numbers), settings])
+
+    @cached_property
+    def energy_type(self) -> EnergyType:
+        """Type of the energies; they are relative to GPAW's atoms, and meet those of the same settings only."""
+        numbers = self.config.numbers
+        what = [self.engine.version, self.engine.data, numbers.ecut, numbers.k_spacing, numbers.width, self.config.spin]
+        return EnergyType("GPAW", numbers.functional, "none", _hash(what))
+
+    def evaluate(
+        self, candidates: Sequence[Candidate], progress: Callable[[int, int], None] | None = None
+    ) -> list[Evaluation]:
+        """One evaluation a candidate, in order."""
+        found = []
+        for done, candidate in enumerate(candidates, start=1):
+            found.append(self._evaluate(candidate))
+            if progress is not None:
+                progress(done, len(candidates))
+        return found
+
+    def accepts(self, structure: Structure) -> bool:
+        """Whether a crystal is one that can be computed: no overlaps, known elements, not too large."""
+        return not self._refusal(structure)[0]
+
+    # one crystal ------------------------------------------------------------------------------------------------------
+
+    def _evaluate(self, candidate: Candidate) -> Evaluation:
+        refused, message = self._refusal(candidate.structure)
+        if refused:
+            return self._evaluation(candidate, refused, message=message)
+        cell = primitive(candidate.structure, self.config.symprec)
+        key = _hash([candidate.id, self.settings_hash])
+        with _work_folder(self.config.resources.scratch, key) as folder:
+            calculation = Calculation(self, folder, cell)
+            calculation.run()
+            return self._result(candidate, calculation)
+
+    def _refusal(self, structure: Structure) -> tuple[str, str]:
+        """Status and message of what is not computed; empty texts otherwise."""
+        verdict = check(structure, self.engine.elements, Limits())
+        if not verdict.ok:
+            return verdict.status, verdict.message
+        atoms = len(primitive(structure, self.config.symprec))
+        if atoms <= self.config.max_atoms:
+            return "", ""
+        return failed("size"), f"{atoms} atoms in the primitive cell, at most {self.config.max_atoms} are computed"
+
+    def _result(self, candidate: Candidate, calculation: Calculation) -> Evaluation:
+        """The evaluation that the finished steps and the ending amount to."""
+        steps, status, message = calculation.steps, *calculation.verdict()
+        final = calculation.structure
+        properties = _measured(steps, final)
+        known = "ground" in steps
+        return self._evaluation(
+            candidate,
+            status,
+            message=message,
+            properties=properties,
+            energy_type=self.energy_type if known else None,
+            structure=final if known or "relax" in steps else None,
+            space_group=space_group(candidate.structure, self.config.symprec),
+            space_group_relaxed=space_group(final, self.config.symprec),
+            cost=Cost(calculation.seconds, "cpu", self.config.resources.processes),
+        )
+
+    def _evaluation(self, candidate: Candidate, status: str, **rest: Any) -> Evaluation:
+        return Evaluation(candidate.id, self.name, self.settings_hash, status, **rest)
+
+
+class Calculation:
+    """One crystal's calculation in a folder: up to two runs of the engine, relaxation and electrons."""
+
+    def __init__(self, oracle: DftOracle, folder: Path, cell: Structure) -> None:
+        self.config, self.engine, self.folder, self.cell = oracle.config, oracle.engine, folder, cell
+        self.outcome = Outcome("done", 0.0)
+        self.seconds = 0.0
+
+    @property
+    def steps(self) -> dict[str, Any]:
+        """Finished steps."""
+        path = self.folder / "done.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    @property
+    def structure(self) -> Structure:
+        """The relaxed crystal as far as it is, exactly symmetric; the one to begin with where nothing was relaxed."""
+        relaxed = self.steps.get("relax")
+        if relaxed is None:
+            return self.cell
+        data = relaxed["structure"]
+        moved = Structure(data["cell"], data["numbers"], data["positions"])
+        return primitive(moved, min(self.config.symprec, 0.01))
+
+    def run(self) -> None:
+        """Relax where asked, then what electrons do; stops at the first run that does not end well."""
+        if self.config.relax != "none":
+            self._launch(["relax"], self.cell)
+            if self.outcome.ending != "done" or not self.steps.get("relax", {}).get("converged"):
+                return
+        wanted = [name for name in ALL if name in self.config.properties]
+        needed = ["ground", *(["gap"] if wanted else []), *wanted]  # the dielectric constant asks for the gap first
+        self._launch(list(dict.fromkeys(needed)), self.structure)
+
+    def verdict(self) -> tuple[str, str]:
+        """Status and message."""
+        steps, kinds = self.steps, {"timeout": TIMEOUT, "memory": failed("memory"), "crashed": failed("crashed")}
+        broken = steps.get("failed")
+        status, message = kinds.get(self.outcome.ending, OK), self.outcome.message
+        if broken:
+            status, message = failed(broken["kind"]), broken["message"]
+        elif status == OK and "relax" in steps and not steps["relax"]["converged"]:
+            last = steps["relax"]
+            text = f"after {last['steps']} steps {last['max_force']:.3g} eV/A and {last['max_stress']:.3g} GPa are left"
+            return NOT_CONVERGED, text
+        if status != OK and "ground" in steps:  # the energy stands, and the gap where there is one
+            missing = [name for name in self.config.properties if name not in steps]
+            return OK, f"no {' and no '.join(missing)}: {message}"
+        if status == OK:
+            response = steps.get("dielectric", {})
+            message = response.get("skipped", "")
+            if (diagonal := response.get("diagonal")) and not _possible(diagonal):
+                message = f"no dielectric: the response gave {diagonal}, expected finite values of at least 1"
+        return status, message
+
+    def _launch(self, steps: list[str], cell: Structure) -> None:
+        job = self.job(steps, cell)
+        (self.folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        left = self.config.time_limit - self.seconds
+        self.outcome = run_worker(self.folder, self.config.resources, self.engine, left)
+        self.seconds += self.outcome.seconds
+
+    def job(self, steps: list[str], cell: Structure) -> dict[str, Any]:
+        """What the engine is told."""
+        numbers, lattice = self.config.numbers, cell.lattice.matrix
+        moments = starting_moments(cell)
+        magnetic = self.config.spin == "auto" and any(moments)
+        return {
+            "steps": steps,
+            "structure": {
+                "cell": lattice.tolist(),
+                "numbers": [site.specie.Z for site in cell],
+                "positions": cell.frac_coords.tolist(),
+            },
+            "settings": asdict(numbers),
+            "relax": self.config.relax,
+            "min_gap": self.config.min_gap,
+            "magmoms": moments if magnetic else None,
+            "kpts": monkhorst_pack(mesh_size(lattice, numbers.k_spacing)).tolist(),
+            "empty_bands": EMPTY_BANDS + math.ceil(sum(moments) / 2),  # the majority spin fills that many more
+            "response": {"kpts": response_mesh(lattice, numbers.response_k_spacing).tolist()},
+        }
+
+
+def build_dft_oracle(config: DftConfig = DftConfig()) -> DftOracle:
+    """Make the oracle; picklable, so that worker processes can do it too.
+
+    Raises:
+        EngineError: there is no DFT engine here.
+    """
+    return DftOracle(config)
+
+
+def _measured(steps: dict[str, Any], final: Structure) -> dict[str, Quantity]:
+    """Properties from the finished steps."""
+    found: dict[str, Quantity] = {}
+    if ground := steps.get("ground"):
+        found["energy"] = Quantity(ground["energy"], "eV/atom")
+        found["volume"] = Quantity(final.volume / len(final), "A^3/atom")
+        found["max_force"] = Quantity(ground["max_force"], "eV/A")
+        found["max_stress"] = Quantity(ground["max_stress"], "GPa")
+        found["magnetic_moment"] = Quantity(ground["magnetic_moment"] / len(final), "mu_B/atom")
+        found["scf_attempts"] = Quantity(float(ground["attempts"]), "1")
+    if relaxed := steps.get("relax"):
+        found["steps"] = Quantity(float(relaxed["steps"]), "1")
+    if gap := steps.get("gap"):
+        found["band_gap"] = Quantity(gap["gap"], "eV")
+        found["band_gap_direct"] = Quantity(gap["direct"], "eV")
+    diagonal = steps.get("dielectric", {}).get("diagonal")
+    if diagonal and _possible(diagonal):
+        found["dielectric_electronic"] = Quantity(float(np.mean(diagonal)), "1")
+    return found
+
+
+def _possible(diagonal: Sequence[float]) -> bool:
+    """Whether a static dielectric tensor can have these: below 1 nothing is screened."""
+    return all(math.isfinite(value) and value >= 1.0 for value in diagonal)
+
+
+@contextmanager
+def _work_folder(scratch: str | None, key: str) -> Iterator[Path]:
+    """The folder of one calculation, with what an earlier, cut-off attempt left; removed unless this one is cut off."""
+    root = Path(scratch or Path(tempfile.gettempdir()) / f"discovery-loop-dft-{os.getuid()}")
+    root.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder = root / key
+    with (root / f"{key}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # another process computes the same: let it, out of its way
+            with tempfile.TemporaryDirectory(dir=root, prefix=f"{key}-") as other:
+                yield Path(other)
+            return
+        folder.mkdir(exist_ok=True)
+        _forget_failure(folder)
+        try:
+            yield folder
+        except BaseException:
+            for name in LARGE:
+                (folder / name).unlink(missing_ok=True)
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+        (root / f"{key}.lock").unlink(missing_ok=True)
+
+
+def _forget_failure(folder: Path) -> None:
+    """Drop what a killed attempt may have said last; a damaged log counts as none."""
+    path = folder / "done.json"
+    if path.is_file():
+        try:
+            steps = json.loads(path.read_text())
+            steps.pop("failed", None)
+            path.write_text(json.dumps(steps))
+        except (ValueError, AttributeError):
+            path.unlink()
+
+
+def _hash(what: Any) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Interatomic potentials: their contract, the shipped ones, users' own, and those in other environments."""

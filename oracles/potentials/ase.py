@@ -1,0 +1,142 @@
+"""ASE calculators as potentials, and potentials as ASE calculators."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import CalculationFailed, Calculator, all_changes
+from ase.data import chemical_symbols
+from ase.stress import full_3x3_to_voigt_6_stress
+from pymatgen.core import Structure
+
+from loop.errors import ConfigError
+from loop.values import EnergyType
+from oracles.potentials.base import About, Potential, SinglePoint
+from oracles.symmetry import Group
+
+
+class PotentialCalculator(Calculator):
+    """A `Potential` for ASE. One evaluation gives energy (eV), forces and stress."""
+
+    implemented_properties = [  # noqa: RUF012  (the name and type are ASE's)
+        "energy",
+        "free_energy",
+        "forces",
+        "stress",
+    ]
+
+    def __init__(self, potential: Potential) -> None:
+        super().__init__()
+        self.potential = potential
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Evaluate.
+
+        Raises:
+            UnsupportedElementError: the potential does not know an element.
+            CalculationFailed: it cannot compute this crystal.
+        """
+        super().calculate(atoms, list(properties), list(system_changes))
+        if self.atoms is None:
+            raise ValueError("expected atoms, got None")
+        structure = to_structure(self.atoms)
+        self.potential.require(structure)
+        point = self.potential.single_points([structure], gradients=bool({"forces", "stress"} & set(properties)))[0]
+        if not point.ok:
+            raise CalculationFailed(f"{self.potential.name}: {point.status}, {point.message}")
+        self.results = as_results(point, len(structure))
+
+
+def as_results(point: SinglePoint, n_atoms: int) -> dict[str, Any]:
+    """A single point as the results of an ASE calculator (energy of the whole cell in eV, stress in Voigt order)."""
+    energy = point.energy * n_atoms
+    results: dict[str, Any] = {"energy": energy, "free_energy": energy}
+    if point.forces is not None and point.stress is not None:
+        results |= {"forces": point.forces, "stress": full_3x3_to_voigt_6_stress(point.stress)}
+    return results
+
+
+def to_structure(atoms: Atoms) -> Structure:
+    """A structure with the atoms' order and cell."""
+    return Structure(atoms.cell.array, atoms.numbers, atoms.positions, coords_are_cartesian=True)
+
+
+def to_atoms(structure: Structure) -> Atoms:
+    """Periodic atoms with the structure's order and cell."""
+    numbers = [species.Z for species in structure.species]
+    return Atoms(numbers=numbers, positions=structure.cart_coords, cell=structure.lattice.matrix, pbc=True)
+
+
+class AsePotential(Potential):
+    """Any ASE calculator that gives energy, forces and stress; no descriptors."""
+
+    def __init__(self, about: About, factory: type[Calculator], options: Mapping[str, Any]) -> None:
+        super().__init__(about)
+        self._factory, self._options = factory, dict(options)
+
+    def calculator(self) -> Calculator:
+        """A fresh calculator."""
+        return self._factory(**self._options)
+
+    def compute(
+        self,
+        structures: Sequence[Structure],
+        groups: Sequence[Group],  # noqa: ARG002  (a calculator makes no use of symmetry)
+        *,
+        gradients: bool,
+    ) -> list[SinglePoint]:
+        """Evaluate crystals one by one."""
+        return [self._compute(to_atoms(structure), gradients) for structure in structures]
+
+    def _compute(self, atoms: Atoms, gradients: bool) -> SinglePoint:
+        atoms.calc = self.calculator()
+        energy = float(atoms.get_potential_energy()) / len(atoms)
+        if not gradients:
+            return SinglePoint(energy=energy)
+        forces = np.array(atoms.get_forces(), dtype=float)
+        return SinglePoint(energy=energy, forces=forces, stress=np.array(atoms.get_stress(voigt=False), dtype=float))
+
+
+def load_ase(path: str, *, options: Mapping[str, Any] | None = None) -> AsePotential:
+    """Load an ASE calculator by ``module:Class``.
+
+    Raises:
+        ConfigError: it cannot be imported or made, or it gives no forces and stress.
+    """
+    module, _, attribute = path.partition(":")
+    options = dict(options or {})
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+        made = factory(**options)
+        lacking = {"energy", "forces", "stress"} - set(made.implemented_properties)
+    except Exception as error:  # a user's module may fail in any way
+        raise ConfigError(f"The ASE calculator {path!r} with {options} cannot be made: {error}.") from error
+    if lacking:
+        raise ConfigError(f"The ASE calculator {path!r} gives no {', '.join(sorted(lacking))}, which relaxation needs.")
+    settings = hashlib.sha256(json.dumps([path, options], sort_keys=True, default=str).encode()).hexdigest()
+    about = About(
+        name=path,
+        energy_type=EnergyType(attribute, "", "none", settings),
+        elements=_elements(factory),
+        citation="Hjorth Larsen et al., J. Phys. Condens. Matter 29, 273002 (2017), doi 10.1088/1361-648X/aa680e",
+        licence="see the calculator",
+    )
+    return AsePotential(about, factory, options)
+
+
+def _elements(factory: type[Calculator]) -> frozenset[str]:
+    """Elements of EMT, whose table is known; all of them for other calculators, which refuse by themselves."""
+    from ase.calculators.emt import EMT, parameters
+
+    return frozenset(parameters) if factory is EMT else frozenset(chemical_symbols[1:])

@@ -1,0 +1,317 @@
+"""A potential whose packages do not fit this environment, computed by worker processes in another one.
+
+The workers run `oracles.potentials.worker`, by this interpreter with an overlay in front of its packages, or by another
+interpreter. They are started when they are needed, killed when they hang, and replaced when they die: what a dead one
+was computing is computed again, crystal by crystal if need be, so that only a crystal that kills its worker is lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from pymatgen.core import Structure
+
+from loop.errors import ConfigError, PotentialError
+from loop.values import failed
+from oracles.potentials import worker as protocol
+from oracles.potentials.base import About, Potential, SinglePoint
+from oracles.potentials.overlay import require
+from oracles.symmetry import Group
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+START_SECONDS = 300.0  # a cold disk and a large package
+TRIES = 3  # of a piece whose worker died: the death may have been another process's doing
+LONELY = "an atom has no neighbour within the potential's cutoff, where it knows nothing of it"
+SHARES = 3  # pieces of a batch for each worker: the last one to finish keeps the others waiting less
+
+
+class WorkerDiedError(Exception):
+    """A worker ended, or had to be ended, before it answered."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where workers run.
+
+    Args:
+        job: first message to each: backend, and what that one wants.
+        python: interpreter.
+        path: folder in front of its packages.
+        workers: processes side by side.
+        threads: of each.
+        time_limit: seconds after which a batch counts as hung.
+    """
+
+    job: Mapping[str, Any]
+    python: str = sys.executable
+    path: Path | None = None
+    workers: int = 1
+    threads: int = 1
+    time_limit: float = 900.0
+    environment: Mapping[str, str] = field(default_factory=dict)  # further variables
+
+
+class Worker:
+    """One process. Used by one thread at a time.
+
+    Raises:
+        PotentialError: it cannot be started, or cannot load its potential.
+        WorkerDiedError: it ended as it started.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the worker)
+        try:
+            self._process = subprocess.Popen(
+                [place.python, str(Path(protocol.__file__))],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=_environment(place),
+            )  # fmt: skip
+        except OSError as error:
+            raise PotentialError(f"The worker of a potential cannot be started by {place.python}: {error}") from error
+        self._finalizer = weakref.finalize(self, _end, self._process)
+        self.about, _ = self.ask({**place.job, "threads": place.threads}, limit=START_SECONDS)
+        if "error" in self.about:
+            self.close()
+            raise PotentialError(str(self.about["error"]))
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def is_alive(self) -> bool:
+        """Whether it still runs: an idle one may have been killed."""
+        return self._process.poll() is None
+
+    def ask(
+        self, message: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None, *, limit: float
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Send a message and wait for its answer.
+
+        Raises:
+            WorkerDiedError: there is none within `limit` seconds.
+        """
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        late = threading.Timer(limit, self._process.kill)
+        late.daemon = True
+        late.start()
+        try:
+            protocol.send(self._process.stdin, message, arrays)
+            return protocol.receive(self._process.stdout)
+        except (EOFError, OSError, ValueError) as error:
+            hung = late.finished.is_set()
+            self.close()
+            raise WorkerDiedError(f"no answer within {limit:g} s" if hung else self._last_words()) from error
+        finally:
+            late.cancel()
+
+    def close(self) -> None:
+        """End it; calling it twice is fine."""
+        self._finalizer()
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        lines = [line for line in self._errors.read()[-4000:].decode(errors="replace").splitlines() if line.strip()]
+        return (lines or [f"exit code {self._process.returncode}"])[-1][:300]
+
+
+class RemotePotential(Potential):
+    """A potential in worker processes.
+
+    Args:
+        about: provenance; `elements` of it may be empty where the worker knows them.
+        place: where and how the workers run.
+
+    Raises:
+        PotentialError: a worker cannot be started, or cannot load the potential.
+    """
+
+    def __init__(self, about: About, place: Place) -> None:
+        try:
+            first = Worker(place)  # what it cannot do is said before anything is spent
+        except WorkerDiedError as error:
+            raise PotentialError(f"The worker of {about.name} ended as it started: {error}") from error
+        elements = frozenset(first.about.get("elements", ())) or about.elements
+        super().__init__(About(**{**vars(about), "elements": elements}))
+        self.versions: dict[str, str] = first.about.get("versions", {})
+        self._place = place
+        self._idle: SimpleQueue[Worker | None] = SimpleQueue()  # None: not started, or dead
+        for worker in (first, *[None] * (place.workers - 1)):
+            self._idle.put(worker)
+
+    @property
+    def in_processes(self) -> bool:
+        """True."""
+        return True
+
+    def compute(
+        self,
+        structures: Sequence[Structure],
+        groups: Sequence[Group],  # noqa: ARG002  (the worker's features are tensors)
+        *,
+        gradients: bool,
+    ) -> list[SinglePoint]:
+        """Evaluate one batch, its pieces side by side."""
+        crystals = [_crystal(structure) for structure in structures]
+        pieces = _pieces([len(structure) for structure in structures], self._place.workers)
+        done: list[SinglePoint | None] = [None] * len(crystals)
+        with ThreadPoolExecutor(self._place.workers) as pool:
+            for piece, points in zip(
+                pieces,
+                pool.map(lambda piece: self._piece([crystals[i] for i in piece], gradients), pieces),
+                strict=True,
+            ):
+                for index, point in zip(piece, points, strict=True):
+                    done[index] = point
+        return [point for point in done if point is not None]
+
+    def calculator(self) -> Calculator:
+        """An ASE calculator of the same evaluation."""
+        from oracles.potentials.ase import PotentialCalculator
+
+        return PotentialCalculator(self)
+
+    def close(self) -> None:
+        """End the workers that are idle; they start again when they are needed."""
+        for _ in range(self._place.workers):
+            worker = self._idle.get()
+            if worker is not None:
+                worker.close()
+            self._idle.put(None)
+
+    def _piece(self, crystals: list[protocol.Crystal], gradients: bool) -> list[SinglePoint]:
+        """One piece by one worker; again after its worker died; at last, as after an error, crystal by crystal."""
+        kind, message = "", ""
+        for _ in range(TRIES):
+            try:
+                return self._ask(crystals, gradients)
+            except WorkerDiedError as error:
+                kind, message = "crashed", f"the worker process died: {error}"
+            except _ComputeError as error:
+                kind, message = "error", str(error)
+                break
+        if len(crystals) == 1:
+            return [SinglePoint(status=failed(kind), message=message)]
+        return [self._piece([crystal], gradients)[0] for crystal in crystals]
+
+    def _ask(self, crystals: list[protocol.Crystal], gradients: bool) -> list[SinglePoint]:
+        worker, alive = self._idle.get(), None
+        try:
+            if worker is None or not worker.is_alive():
+                worker = Worker(self._place)
+            message, arrays = worker.ask(
+                {"gradients": gradients}, protocol.pack(crystals), limit=self._place.time_limit
+            )
+            alive = worker
+        finally:
+            self._idle.put(alive)
+        if "error" in message:
+            raise _ComputeError(message["error"])
+        return _points(crystals, arrays)
+
+
+def place_in(environment: str, job: Mapping[str, Any], workers: int) -> Place:
+    """Workers in the environment that a user named: an interpreter's path, else the name of an overlay.
+
+    Raises:
+        ConfigError: there is no such overlay.
+    """
+    if "/" in environment or Path(environment).is_file():
+        return Place(job, environment, workers=workers)
+    return Place(job, path=require(environment), workers=workers)
+
+
+def package_folder(python: str, name: str) -> Path:
+    """Where another interpreter has a package; it is not imported for that.
+
+    Raises:
+        ConfigError: it has none, or is no interpreter.
+    """
+    code = f"import importlib.util as u; s = u.find_spec({name!r}); print(s.submodule_search_locations[0] if s else '')"
+    try:
+        asked = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=START_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"expected an interpreter of Python at {python}: {error}") from error
+    if not asked.stdout.strip():
+        raise ConfigError(f"The interpreter {python} has no package {name}: {asked.stderr.strip()[-200:] or 'none'}")
+    return Path(asked.stdout.strip())
+
+
+class _ComputeError(Exception):
+    """The potential raised an error."""
+
+
+def _crystal(structure: Structure) -> protocol.Crystal:
+    numbers = np.array([species.Z for species in structure.species], dtype=np.int64)
+    return numbers, np.array(structure.cart_coords), np.array(structure.lattice.matrix)
+
+
+def _pieces(sizes: Sequence[int], workers: int) -> list[list[int]]:
+    """Indices in pieces of about equal numbers of atoms, some for each worker; one piece for one worker."""
+    if workers == 1:
+        return [list(range(len(sizes)))]
+    pieces: list[list[int]] = [[] for _ in range(min(len(sizes), SHARES * workers))]
+    loads = [0] * len(pieces)
+    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        lightest = loads.index(min(loads))
+        pieces[lightest].append(index)
+        loads[lightest] += sizes[index]
+    return pieces
+
+
+def _points(crystals: list[protocol.Crystal], arrays: Mapping[str, np.ndarray]) -> list[SinglePoint]:
+    sizes = [len(numbers) for numbers, _, _ in crystals]
+    forces = np.split(arrays["forces"], np.cumsum(sizes)[:-1]) if "forces" in arrays else [None] * len(sizes)
+    stress, features = arrays.get("stress"), arrays.get("features")
+    lonely = arrays.get("lonely", np.zeros(len(sizes), dtype=bool))
+    return [
+        SinglePoint(
+            energy=float(arrays["energy"][index]) / sizes[index],
+            forces=forces[index],
+            stress=None if stress is None else stress[index],
+            features=None if features is None else features[index],
+        )
+        if not lonely[index]
+        else SinglePoint(status=failed("isolated-atoms"), message=LONELY)
+        for index in range(len(sizes))
+    ]
+
+
+def _environment(place: Place) -> dict[str, str]:
+    """The parent's, with bounded threads and the overlay in front."""
+    threads = dict.fromkeys(THREADS, str(place.threads))
+    path = [str(place.path)] if place.path else []
+    path += [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+    return {**os.environ, **threads, **place.environment, "PYTHONPATH": os.pathsep.join(path)}
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a worker: it leaves by itself when its input ends, unless it is computing."""
+    with contextlib.suppress(OSError):
+        if process.stdin:
+            process.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+    if process.stdout:
+        process.stdout.close()

@@ -1,0 +1,1 @@
+"""Properties from a potential: bulk modulus, elastic tensor, phonons."""

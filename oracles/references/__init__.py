@@ -1,0 +1,1 @@
+"""Competing phases: reference crystals, their energies, tables and hulls on demand."""

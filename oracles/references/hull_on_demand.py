@@ -1,0 +1,308 @@
+"""A hull whose competing phases are computed by the very potential that judges, and only those that can matter.
+
+Every known crystal of a chemical system enters a linear program with a lower bound of its relaxed energy (an estimate
+minus a margin, `oracles.references.phase_estimates`). The phases of the optimum that were not computed yet are
+computed, side by side, and replace their bounds: first as they stand where the estimate was another's, which is cheap
+and may rule them out, then relaxed. That is repeated until the optimum consists of relaxed phases alone. A phase that
+was left out could then not lower the hull even if it relaxed by its whole margin: the distance is that of the complete
+hull, as long as the margins hold. Margins that computed phases break are widened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from loop.hull import Hull, HullEntry, HullResult, amounts_of
+from loop.values import OK, EnergyType, Evaluation
+from oracles.references.element_prototypes import prototypes
+from oracles.references.phase_estimates import CrystalSource, Estimates, Phase
+from oracles.references.phase_ledger import PhaseLedger, Progress, require_crystals
+from oracles.references.table import References, is_element, shipped_tables
+from oracles.relax import RelaxConfig
+
+if TYPE_CHECKING:
+    from pymatgen.core import Composition, Structure
+
+    from oracles.potentials.base import Potential
+
+LOWEST = -100.0  # eV/atom: stands for a phase of which nothing is known, which is then computed
+LARGEST_PROTOTYPE = 12  # atoms a cell, of prototypes tried for an element beside its published crystals
+WIDEN = 1.25  # times the largest drop below an estimate that was seen, where that exceeds the margin
+
+
+class DemandHull(Hull):
+    """The hull of the phases that matter, each computed when it is first needed.
+
+    Args:
+        ledger: computes phases, once.
+        source: known crystals.
+        estimates: what their energies could be.
+        finds: further phases of known energy, such as a campaign's own.
+        progress: called with phases done and their total, of each round of computing.
+    """
+
+    def __init__(
+        self,
+        ledger: PhaseLedger,
+        source: CrystalSource,
+        estimates: Estimates,
+        *,
+        min_compounds: int | None = None,
+        finds: Sequence[HullEntry] = (),
+        progress: Progress | None = None,
+    ) -> None:
+        super().__init__((), ledger.potential.energy_type, min_compounds=min_compounds)
+        self.ledger, self.source, self.estimates, self.progress = ledger, source, estimates, progress
+        self._finds = tuple(finds)
+        self._computed: dict[str, Evaluation] = {}  # by id of the phase, failures included
+        self._phases: dict[frozenset[str], list[Phase]] = {}
+        self._corners: dict[str, tuple[HullEntry, ...]] = {}  # by element
+        self._points: dict[str, float] = {}  # eV/atom of phases as they stand; NaN: cannot be computed
+        # eV/atom, by chemical system and whether a phase was computed as it stands
+        self._widened: dict[tuple[frozenset[str], bool], float] = {}
+
+    @property
+    def checksum(self) -> str:
+        """Of everything that a distance depends on: phases, settings of their relaxation, margins."""
+        margins = [self.estimates.own_margin, self.estimates.other_margin]
+        what = [self.ledger.key.oracle, self.ledger.key.settings, margins, self.source.checksum]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+    @property
+    def computed(self) -> dict[str, Evaluation]:
+        """Phases that were computed or found in the ledger, by id; failures included."""
+        return dict(self._computed)
+
+    def with_entries(self, entries: Iterable[HullEntry], energy_type: EnergyType) -> Self:
+        """A hull with further phases, such as new finds; what is computed through either counts for both.
+
+        Raises:
+            EnergyTypeError: their energies are of another type.
+        """
+        self.require(energy_type)
+        hull = type(self)(
+            self.ledger, self.source, self.estimates,
+            min_compounds=self.min_compounds, finds=(*self._finds, *entries), progress=self.progress,
+        )  # fmt: skip
+        hull._computed, hull._phases, hull._corners = self._computed, self._phases, self._corners
+        hull._widened, hull._points = self._widened, self._points
+        return hull
+
+    def e_above_hull(
+        self, composition: Composition | Mapping[str, float] | str, energy_per_atom: float, energy_type: EnergyType
+    ) -> HullResult:
+        """`batch` of one energy."""
+        return self.batch([composition], [energy_per_atom], energy_type)[0]
+
+    def batch(
+        self,
+        compositions: Sequence[Composition | Mapping[str, float] | str],
+        energies_per_atom: Sequence[float] | np.ndarray,
+        energy_type: EnergyType,
+    ) -> list[HullResult]:
+        """Distances from the hull; the phases that they need are computed together.
+
+        A competing phase that could not be computed is left out, and named in the message.
+
+        Raises:
+            EnergyTypeError: the energies are of another type.
+            InputError: a composition is none.
+        """
+        self.require(energy_type)
+        asked = [amounts_of(composition) for composition in compositions]
+        results: list[HullResult | None] = [None] * len(asked)
+        finite = [index for index, energy in enumerate(energies_per_atom) if np.isfinite(energy)]
+        open_ = set(range(len(asked)))
+        self._settle_corners(sorted({symbol for index in finite for symbol in asked[index]}))
+        while open_:
+            hulls: dict[frozenset[str], Hull] = {}
+            wanted: dict[frozenset[str], set[str]] = {}
+            for index in sorted(open_):
+                system = frozenset(asked[index])
+                if system not in hulls:
+                    hulls[system] = self._bounded(system)
+                result = hulls[system].e_above_hull(asked[index], float(energies_per_atom[index]), energy_type)
+                missing = self._unknown(system, result)
+                wanted.setdefault(system, set()).update(missing)
+                if not missing:
+                    results[index] = self._told(system, result)
+                    open_.discard(index)
+            self._look_at(wanted)
+            widened = {system for system, ids in wanted.items() if self._widen(system, ids)}
+            open_ |= {index for index in finite if frozenset(asked[index]) in widened}
+        return [result for result in results if result is not None]
+
+    def complete(self, elements: Iterable[str]) -> Hull:
+        """The hull of every known compound of a chemical system, all of them computed: what `batch` saves."""
+        system = frozenset(elements)
+        self._settle_corners(sorted(system))
+        self._compute({phase.id for phase in self._phases_of(system) if not is_element(phase.formula)})
+        return self._bounded(system)
+
+    def elements_of(self, symbols: Iterable[str]) -> set[str]:
+        """Those of the symbols that have a corner; computed where it was not."""
+        wanted = sorted(set(symbols))
+        self._settle_corners(wanted)
+        return {symbol for symbol in wanted if self._corners[symbol]}
+
+    # phases -----------------------------------------------------------------------------------------------------------
+
+    def _phases_of(self, system: frozenset[str]) -> list[Phase]:
+        if system not in self._phases:
+            self._phases[system] = self.estimates.phases(sorted(system), self.source)
+        return self._phases[system]
+
+    def _settle_corners(self, symbols: Sequence[str]) -> None:
+        """Energies of the elements: from an own table, else all crystals of the element are computed."""
+        new = [symbol for symbol in symbols if symbol not in self._corners]
+        settled = {entry.formula: entry for entry in self.estimates.corners(new)}
+        for symbol in new:
+            self._corners[symbol] = (settled[symbol],) if symbol in settled else ()
+        rest = [symbol for symbol in new if symbol not in settled and symbol in self.ledger.potential.elements]
+        crystals = {symbol: self._allotropes(symbol) for symbol in rest}
+        self._compute({id for ids in crystals.values() for id in ids})
+        for symbol, ids in crystals.items():
+            good = [(self._computed[id].value("energy"), id) for id in ids if _usable(self._computed[id])]
+            if good:
+                energy, id = min(good)
+                self._corners[symbol] = (HullEntry(symbol, energy, id),)
+
+    def _allotropes(self, symbol: str) -> set[str]:
+        """Crystals of an element that may be its lowest, by what is published of them, and prototypes."""
+        phases = self._phases_of(frozenset((symbol,)))
+        heights = np.array([phase.estimate for phase in phases])
+        near = heights <= np.nanmin(heights, initial=np.inf) + self.estimates.other_margin
+        published = {phase.id for phase, keep in zip(phases, near | np.isnan(heights), strict=True) if keep}
+        return published | other_crystals(symbol).keys()
+
+    def _bounded(self, system: frozenset[str]) -> Hull:
+        """The hull of computed energies, and of lower bounds where there are none yet."""
+        elements = {s: self._corners[s][0].energy for s in system if self._corners.get(s)}
+        entries = [entry for symbol in system for entry in self._corners.get(symbol, ())]
+        if len(elements) == len(system):
+            phases = [self._entry(phase, elements, system) for phase in self._phases_of(system)]
+            entries += [entry for entry in phases if entry is not None]
+            entries += [find for find in self._finds if set(amounts_of(find.formula)) <= system]
+        return Hull(entries, self.energy_type, min_compounds=self.min_compounds)
+
+    def _entry(self, phase: Phase, elements: Mapping[str, float], system: frozenset[str]) -> HullEntry | None:
+        done = self._computed.get(phase.id)
+        if done is not None:
+            return HullEntry(phase.formula, done.value("energy"), phase.id) if _usable(done) else None
+        if is_element(phase.formula):  # the corner is settled
+            return None
+        lower = self._known(phase).lower(elements, self._widened.get((system, phase.id in self._points), 0.0))
+        return HullEntry(phase.formula, max(lower, LOWEST), phase.id)
+
+    def _known(self, phase: Phase) -> Phase:
+        """With the energy as it stands in place of a guess, where that is known."""
+        point = self._points.get(phase.id, float("nan"))
+        if not np.isfinite(point):
+            return phase
+        return Phase(phase.id, phase.formula, point, False, self.estimates.own_margin, guessed=False)
+
+    def _look_at(self, wanted: Mapping[frozenset[str], set[str]]) -> None:
+        """Energies of phases as they stand where those are unknown; relaxation of the others."""
+        ids = {id for missing in wanted.values() for id in missing}
+        phases = {phase.id: phase for system in wanted for phase in self._phases_of(system) if phase.id in ids}
+        guessed = sorted(id for id, phase in phases.items() if phase.guessed and id not in self._points)
+        if guessed:
+            energies = self.ledger.potential.energies([self._structure(id) for id in guessed])
+            self._points |= dict(zip(guessed, energies.tolist(), strict=True))
+        self._compute(ids - set(guessed))
+
+    def _unknown(self, system: frozenset[str], result: HullResult) -> set[str]:
+        """Phases of a decomposition that stand there with a bound."""
+        if result.status != OK:
+            return set()
+        bounded = {phase.id for phase in self._phases_of(system)} - self._computed.keys()
+        return {id for id in result.ids.values() if id in bounded and id not in self._settled_ids(system)}
+
+    def _settled_ids(self, system: frozenset[str]) -> set[str]:
+        return {entry.id for symbol in system for entry in self._corners.get(symbol, ())}
+
+    def _compute(self, ids: set[str]) -> None:
+        todo = sorted(ids - self._computed.keys())
+        if not todo:
+            return
+        crystals = {id: self._structure(id) for id in todo}
+        self._computed |= self.ledger.energies(crystals, self.progress)
+
+    def _structure(self, id: str) -> Structure:
+        symbol, named, _ = id.partition(" ")
+        return other_crystals(symbol)[id] if named else self.source.structure(id)
+
+    def _widen(self, system: frozenset[str], ids: set[str]) -> bool:
+        """Whether phases lie further below their estimates than was thought: others of the system may, too."""
+        before = dict(self._widened)
+        elements = {symbol: entries[0].energy for symbol in system if (entries := self._corners.get(symbol))}
+        for phase in self._phases_of(system) if ids else []:
+            if phase.id not in ids:
+                continue
+            known, point, done = self._known(phase), self._points.get(phase.id), self._computed.get(phase.id)
+            if point is not None:
+                self._note((system, False), phase, phase.lower(elements, 0.0) + phase.margin - point)
+            if done is not None:
+                drop = known.lower(elements, 0.0) + known.margin - done.value("energy")
+                self._note((system, point is not None), known, drop)
+        return self._widened != before
+
+    def _note(self, key: tuple[frozenset[str], bool], phase: Phase, drop: float) -> None:
+        """`drop`: how far below its estimate a phase turned out to lie, eV/atom."""
+        if np.isfinite(drop) and drop > phase.margin:
+            self._widened[key] = max(self._widened.get(key, 0.0), WIDEN * drop)
+
+    def _told(self, system: frozenset[str], result: HullResult) -> HullResult:
+        if result.status != OK:
+            return result
+        failed = [p for p in self._phases_of(system) if p.id in self._computed and not _usable(self._computed[p.id])]
+        if not failed:
+            return result
+        names = ", ".join(f"{p.formula} ({p.id}: {self._computed[p.id].status})" for p in failed)
+        return replace(result, message="; ".join(filter(None, (result.message, f"not among the phases: {names}"))))
+
+
+@cache
+def other_crystals(symbol: str) -> dict[str, Structure]:
+    """Crystals of an element that nobody published, or not in the table: ASE's state, molecules, named prototypes."""
+    found = {f"{symbol} {each.name}": each.structure for each in prototypes(symbol, largest=0)}
+    return {id: structure for id, structure in found.items() if len(structure) <= LARGEST_PROTOTYPE}
+
+
+def demand_hull(
+    potential: Potential,
+    config: RelaxConfig,
+    *,
+    ledger: str | None = None,
+    source: CrystalSource | None = None,
+    tables: Sequence[References] | None = None,
+    progress: Progress | None = None,
+) -> DemandHull:
+    """The hull on demand of a potential over the reference crystals in the package.
+
+    Args:
+        potential: judges, and computes the phases.
+        config: how candidates are relaxed, and so the phases.
+        ledger: file or URL; by default `oracles.references.phase_ledger.default_ledger`.
+        source: other crystals.
+        tables: other tables that propose phases; by default all that are shipped, the potential's own first.
+        progress: called with phases done and their total.
+
+    Raises:
+        InputError: the package holds no reference crystals.
+    """
+    crystals = require_crystals(source)
+    estimates = Estimates(shipped_tables() if tables is None else tables, potential.energy_type)
+    return DemandHull(PhaseLedger(potential, config, ledger), crystals, estimates, progress=progress)
+
+
+def _usable(evaluation: Evaluation) -> bool:
+    """Whether there is an energy: one that did not converge is an upper bound, and better than no phase."""
+    return bool(np.isfinite(evaluation.value("energy")))

@@ -1,0 +1,149 @@
+"""What the energies of competing phases could be, before the potential that judges has computed them.
+
+A phase is proposed by the cheapest number that there is: the same potential's energy of the crystal as published, else
+another potential's formation energy, else the published one. Each comes with the margin by which the relaxed energy may
+lie lower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from pymatgen.core import Composition, Structure
+
+from loop.hull import HullEntry
+from loop.values import EnergyType
+from oracles.references.table import References, is_element
+
+if TYPE_CHECKING:
+    from oracles.references.crystals import Known
+
+OWN_MARGIN = 0.06  # eV/atom: relaxation lowered 99 % of phases by less, from their published cells (docs/LOG.md)
+OTHER_MARGIN = 0.20  # eV/atom: another potential's formation energy, relative to the judge's elements
+
+
+class CrystalSource(Protocol):
+    """Known crystals; `oracles.references.crystals.ReferenceCrystals` is one."""
+
+    @property
+    def checksum(self) -> str:
+        """Of the crystals."""
+        ...
+
+    def in_system(self, elements: Collection[str]) -> list[str]:
+        """Ids of the crystals that hold no other elements."""
+        ...
+
+    def known(self, id: str) -> Known:
+        """What is published about one."""
+        ...
+
+    def structure(self, id: str) -> Structure:
+        """The crystal."""
+        ...
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A competing phase that was not computed yet."""
+
+    id: str
+    formula: str
+    estimate: float  # eV/atom on the judge's scale; relative to the elements where `formation`; NaN: unknown
+    formation: bool
+    margin: float  # eV/atom by which its relaxed energy may lie below the estimate
+    guessed: bool = True  # not the judge's own energy of this very crystal
+
+    def lower(self, elements: Mapping[str, float], widened: float) -> float:
+        """Lower bound of its energy in eV/atom, -inf where nothing is known.
+
+        Args:
+            elements: eV/atom of each element, for formation energies.
+            widened: margin that phases already computed have shown to be needed.
+        """
+        if not np.isfinite(self.estimate):
+            return -np.inf
+        shift = _mixture(self.formula, elements) if self.formation else 0.0
+        return self.estimate + shift - max(self.margin, widened)
+
+
+def _mixture(formula: str, elements: Mapping[str, float]) -> float:
+    composition = Composition(formula)
+    return sum(composition.get_atomic_fraction(e) * elements[e.symbol] for e in composition.elements)
+
+
+class Estimates:
+    """Estimates from tables of reference phases, the judge's own first.
+
+    Args:
+        tables: of any energy types.
+        energy_type: of the judge.
+        own_margin: of energies of its own type, unrelaxed, eV/atom.
+        other_margin: of formation energies by others, eV/atom.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[References],
+        energy_type: EnergyType,
+        own_margin: float = OWN_MARGIN,
+        other_margin: float = OTHER_MARGIN,
+    ) -> None:
+        self._own = [_Table(table) for table in tables if table.energy_type == energy_type]
+        self._others = [_Table(table) for table in tables if table.energy_type != energy_type]
+        self.own_margin, self.other_margin = own_margin, other_margin
+
+    @property
+    def has_own(self) -> bool:
+        """Whether a table of the judge's own energies is among them."""
+        return bool(self._own)
+
+    def corners(self, elements: Collection[str]) -> list[HullEntry]:
+        """Elements whose lowest relaxed prototype an own table holds; they need no computing."""
+        found = {symbol: table.corners[symbol] for table in self._own for symbol in elements if symbol in table.corners}
+        return [HullEntry(symbol, energy, name) for symbol, (name, energy) in sorted(found.items())]
+
+    def phases(self, elements: Collection[str], source: CrystalSource) -> list[Phase]:
+        """All known crystals of a chemical system and its subsystems."""
+        known = [source.known(id) for id in source.in_system(elements)]
+        lowest: dict[str, float] = {}
+        for each in known:
+            if np.isfinite(each.e_above_hull):
+                lowest[each.formula] = min(each.e_above_hull, lowest.get(each.formula, np.inf))
+        return [self._phase(each, lowest.get(each.formula, np.nan)) for each in known]
+
+    def _phase(self, known: Known, lowest: float) -> Phase:
+        """A polymorph is put above its formula's lowest by as much as published; unknown differences count as none."""
+        above = known.e_above_hull - lowest
+        above = float(above) if np.isfinite(above) else 0.0
+        for table in self._own:
+            if known.formula in table.energy:
+                estimate = table.energy[known.formula] + above
+                guessed = known.id != table.id_of[known.formula]
+                return Phase(known.id, known.formula, estimate, False, self.own_margin, guessed)
+        for table in self._others:
+            if (formation := table.formation(known.formula)) is not None:
+                return Phase(known.id, known.formula, formation + above, True, self.other_margin)
+        return Phase(known.id, known.formula, known.formation_energy, True, self.other_margin)
+
+
+class _Table:
+    """A table by formula: unrelaxed energies, since those are upper bounds of relaxed ones."""
+
+    def __init__(self, table: References) -> None:
+        energies = table.energies if table.unrelaxed is None else table.unrelaxed
+        self.energy = dict(zip(table.formulas, energies.tolist(), strict=True))
+        self.id_of = dict(zip(table.formulas, table.ids, strict=True))
+        singles = {f: symbol for f in table.formulas if (symbol := is_element(f))}
+        self._elements = {symbol: self.energy[formula] for formula, symbol in singles.items()}
+        corners = table.provenance.get("corners", {})
+        self.corners = {symbol: (str(c["name"]), float(c["energy"])) for symbol, c in corners.items()}
+
+    def formation(self, formula: str) -> float | None:
+        """eV/atom relative to the table's elements."""
+        if formula not in self.energy or not {e.symbol for e in Composition(formula).elements} <= set(self._elements):
+            return None
+        return self.energy[formula] - _mixture(formula, self._elements)

@@ -1,0 +1,131 @@
+"""Energies of competing phases, computed once: a ledger of relaxations that every process of this machine shares."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loop.errors import InputError
+from loop.io.files import make_folder
+from loop.store import OracleKey, Store
+from loop.values import Cost, Evaluation, Quantity, structure_id
+from oracles.relax import RelaxConfig, Relaxed, relax
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+    from oracles.potentials.base import Potential
+
+VERSION = "1"  # raised when the same settings no longer give the same numbers
+NOT_RESULTS = ("batch_size", "standardise")  # settings that do not change an energy
+VARIABLE = "DISCOVERY_LOOP_PHASES"  # another place for the ledger: a file or a database URL
+CAMPAIGN = "reference-phases"  # under which the ledger books what they cost
+POLL = 0.3  # s between looks at what another process computes
+
+Progress = Callable[[int, int], None]
+
+
+def default_ledger() -> str:
+    """$DISCOVERY_LOOP_PHASES, else a file in the user's data folder."""
+    if chosen := os.environ.get(VARIABLE):
+        return chosen
+    base = os.environ.get("XDG_DATA_HOME")
+    user = Path(base) if base else Path.home() / ".local" / "share"
+    return str(make_folder(user / "discovery-loop") / "reference_phases.db")
+
+
+class PhaseLedger:
+    """Relaxed energies of crystals by one potential with one group of settings.
+
+    Args:
+        potential: relaxes.
+        config: of the relaxation, the candidates' own.
+        where: file or URL of the ledger.
+    """
+
+    def __init__(self, potential: Potential, config: RelaxConfig, where: str | None = None) -> None:
+        self.potential, self.config = potential, config
+        self.where = where or default_ledger()
+        settings = {name: value for name, value in asdict(config).items() if name not in NOT_RESULTS}
+        what = [VERSION, asdict(potential.energy_type), potential.about.dtype, settings]
+        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+        self.key = OracleKey(f"phase-{potential.name}@{VERSION}", digest)
+
+    def energies(self, crystals: Mapping[str, Structure], progress: Progress | None = None) -> dict[str, Evaluation]:
+        """Relax what the ledger does not hold, wait for what other processes relax, and return all of it by id.
+
+        Args:
+            crystals: by any ids; the ledger goes by the crystals themselves.
+            progress: called with crystals done and their total.
+        """
+        keys = {id: structure_id(crystal) for id, crystal in crystals.items()}
+        by_key = {key: crystals[id] for id, key in keys.items()}
+        with Store(self.where) as store:
+            found = store.evaluations(list(by_key), self.key)
+            while missing := [key for key in by_key if key not in found]:
+                mine = store.claim(missing, self.key, campaign=CAMPAIGN)
+                try:
+                    self._relax({key: by_key[key] for key in mine}, store, found, (progress, len(by_key)))
+                finally:
+                    store.release([key for key in mine if key not in found], self.key)
+                if not mine:
+                    time.sleep(POLL)
+                found |= store.evaluations([key for key in missing if key not in found], self.key)
+        return {id: found[key] for id, key in keys.items()}
+
+    def _relax(
+        self,
+        crystals: dict[str, Structure],
+        store: Store,
+        found: dict[str, Evaluation],
+        progress: tuple[Progress | None, int],
+    ) -> None:
+        names = list(crystals)
+        tell, total = progress
+
+        def keep(index: int, outcome: Relaxed) -> None:
+            evaluation = self._evaluation(names[index], outcome)
+            store.finish([evaluation])
+            found[names[index]] = evaluation
+            if tell is not None:
+                tell(len(found), total)
+
+        relax(list(crystals.values()), self.potential, self.config, finished=keep)
+
+    def _evaluation(self, key: str, outcome: Relaxed) -> Evaluation:
+        measured: dict[str, Any] = {}
+        if outcome.structure is not None:
+            measured = {"energy": Quantity(outcome.energy, "eV/atom"), "steps": Quantity(float(outcome.steps), "1")}
+        return Evaluation(
+            key,
+            self.key.oracle,
+            self.key.settings,
+            outcome.status,
+            measured,
+            self.potential.energy_type,
+            outcome.structure,
+            cost=Cost(outcome.seconds, self.potential.about.device),
+            message=outcome.message,
+        )
+
+
+def require_crystals(crystals: object | None) -> Any:
+    """The shipped reference crystals, unless others are given.
+
+    Raises:
+        InputError: the package holds none.
+    """
+    if crystals is not None:
+        return crystals
+    from oracles.references.crystals import load_reference_crystals
+
+    try:
+        return load_reference_crystals()
+    except InputError as error:
+        raise InputError(f"a hull on demand needs the crystals of known phases: {error}") from error

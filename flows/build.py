@@ -187,6 +187,7 @@ class Builder:
 
     def parts(self) -> Parts:
         """Everything."""
+        rehuller = Rehuller(self.measuring.hull)
         return Parts(
             generator=self.proposer,
             surrogate=self.surrogate,
@@ -196,7 +197,8 @@ class Builder:
             novelty=self.novelty,
             validity=self.config.validity,
             screen=self.screen,
-            rehull=Rehuller(self.measuring.hull),
+            rehull=rehuller,
+            phases=rehuller.phases,
             rungs=self.rungs,
         )
 

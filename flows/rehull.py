@@ -21,6 +21,10 @@ class Rehuller:
     def __init__(self, hull: Hull) -> None:
         self._hull = hull
 
+    def phases(self, system: str) -> list[HullEntry]:
+        """Reference phases of a chemical system, such as ``Li-O``, the lowest of each composition."""
+        return self._hull.phases(system.split("-"))
+
     def __call__(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]) -> list[Evaluation]:
         """Same length and order. What lies on the new hull has 0, and decomposes into itself.
 

@@ -18,12 +18,14 @@ from typing import Any, Self
 from loop.contracts import Acquisition, Generator, Oracle, Progress, Rehull, Reward, Screen, Surrogate, Validity
 from loop.errors import DiscoveryLoopError, StoreError
 from loop.history import CAMPAIGN, CREATED, DONE, SETTINGS, STOPPED, History, Pick
+from loop.hull import HullEntry
 from loop.io.files import FolderLock, read_candidates, write_candidates, write_folder
 from loop.novelty import NoveltyIndex
 from loop.properties import heading
 from loop.prototypes import parent_lattice, prototype
 from loop.report import export
 from loop.report.columns import unit_of
+from loop.report.phases import systems_of
 from loop.report.summary import round_report
 from loop.rungs import Rung, climb, key_of
 from loop.selection import choose, columns_of, row_of
@@ -48,6 +50,7 @@ class Parts:
     validity: Validity
     screen: Screen | None = None
     rehull: Rehull | None = None
+    phases: Callable[[str], list[HullEntry]] | None = None  # known phases of a chemical system such as Li-O, for people
     rungs: tuple[Rung, ...] = ()  # dearer oracles for the best of each round
 
 
@@ -335,7 +338,22 @@ class Campaign:
                 for evaluation in judged
             }
         objective = heading(self.settings.objective, unit_of(self.history, self.settings.objective))
-        return {"hull": hull, "report": round_report(self.history, round, hull).to_dict(), "objective": objective}
+        return {
+            "hull": hull,
+            "report": round_report(self.history, round, hull).to_dict(),
+            "objective": objective,
+            "phases": self._known_phases(hull),
+        }
+
+    def _known_phases(self, hull: dict[str, Any]) -> dict[str, list[tuple[str, float, str]]]:
+        """Reference phases (formula, eV/atom, id) of the chemical systems whose phase diagrams a report draws."""
+        if self.parts.phases is None:
+            return {}
+        labels = self.history.labels(hull=hull)
+        return {
+            system: [(entry.formula, entry.energy, entry.id) for entry in self.parts.phases(system)]
+            for system in systems_of(labels, self.settings)
+        }
 
     # internals --------------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from loop.errors import StoreError
+from loop.hull import HullEntry
 from loop.rungs import RUNG, RungHistory, with_rung
 from loop.settings import STAGES, CampaignSettings
 from loop.stability import SUSPECT, is_suspect
@@ -106,6 +107,8 @@ class History:
     evaluations: dict[str, Evaluation]
     paid: int
     rungs: dict[str, RungHistory] = field(default_factory=dict)  # dearer oracles, by name
+    begun: float = 0.0  # time of the first event, seconds since the epoch
+    latest: float = 0.0  # and of the last one when this history was read
 
     @classmethod
     def load(cls, store: Store, name: str) -> Self:
@@ -122,6 +125,7 @@ class History:
         key = OracleKey(created.payload["oracle"], created.payload["oracle_settings"])
         history = cls(name, CampaignSettings.from_dict(created.payload["settings"]), key, {}, {}, "", {}, {}, 0)
         history.about = created.payload.get("about", {})
+        history.begun, history.latest = events[0].time, events[-1].time
         for event in events:
             history.apply(event.round, event.stage, event.kind, event.payload)
         history.candidates = store.candidates(name)
@@ -213,9 +217,18 @@ class History:
         """Working time recorded so far."""
         return float(sum(payload.get("seconds", 0.0) for payload in self.done.values()))
 
+    def phases(self) -> dict[str, list[HullEntry]]:
+        """Reference phases by chemical system, as the newest report kept them; earlier ledgers hold none."""
+        kept = self._newest("phases")
+        return {system: [HullEntry(*entry) for entry in entries] for system, entries in kept.items()}
+
     def _newest_hull(self) -> dict[str, Any]:
-        rounds = [number for (number, stage), payload in self.done.items() if stage == "report" and "hull" in payload]
-        return self.done[max(rounds), "report"]["hull"] if rounds else {}
+        return self._newest("hull")
+
+    def _newest(self, key: str) -> dict[str, Any]:
+        """What the newest report that has it keeps under a key."""
+        rounds = [number for (number, stage), payload in self.done.items() if stage == "report" and key in payload]
+        return self.done[max(rounds), "report"][key] if rounds else {}
 
 
 def _upgraded(payload: dict[str, Any]) -> dict[str, Any]:

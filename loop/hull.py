@@ -141,6 +141,10 @@ class Hull:
         pairs = zip(compositions, energies_per_atom, strict=True)
         return [self.e_above_hull(composition, float(energy), energy_type) for composition, energy in pairs]
 
+    def phases(self, elements: Iterable[str]) -> list[HullEntry]:
+        """Known phases of a chemical system and its subsystems, the lowest of each composition."""
+        return list(self._system(frozenset(elements)).entries)
+
     def elements_of(self, symbols: Iterable[str]) -> set[str]:
         """Those of the symbols that have an elemental reference."""
         return {symbol for symbol in symbols if frozenset((symbol,)) in self._entries}

@@ -45,6 +45,17 @@ def test_a_better_find_pushes_an_earlier_one_up(rehull):
     assert judged.decomposition == pytest.approx({"Na3Cl": 2 / 3, "NaCl": 1 / 3})
 
 
+def test_the_reference_phases_of_a_system_are_told(rehull):
+    """The lowest of each composition, of the system and what lies in it, without what a campaign has found."""
+    rehull([crystal("Na", "Na", "Na", "Cl")], [label(crystal("Na", "Na", "Na", "Cl"), -0.9, -0.4)])
+    assert {(entry.formula, entry.energy) for entry in rehull.phases("Cl-Na")} == {
+        ("Na", 0.0),
+        ("Cl", 0.0),
+        ("NaCl", -1.0),
+    }
+    assert [entry.formula for entry in rehull.phases("Na")] == ["Na"]
+
+
 def test_energies_of_another_type_are_refused(rehull):
     candidate = crystal("Na", "Cl")
     with pytest.raises(EnergyTypeError):

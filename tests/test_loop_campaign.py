@@ -9,6 +9,7 @@ import pytest
 from loop.campaign import Campaign
 from loop.errors import ConfigError, StoreError
 from loop.history import History
+from loop.hull import HullEntry
 from loop.ranking import ranked
 from loop.settings import STAGES, CampaignSettings
 from loop.store import Store
@@ -36,6 +37,20 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     history, oracle = run(folder)
     return (folder / "ranked.csv").read_text(), history, oracle
+
+
+def test_a_report_keeps_the_phases_that_its_diagrams_need(tmp_path):
+    parts = replace(
+        fake_parts(), phases=lambda system: [HullEntry(name, -1.0, f"known {name}") for name in system.split("-")]
+    )
+    with Store(tmp_path / "campaign.db") as store, Campaign(SETTINGS, parts, store, tmp_path) as campaign:
+        campaign.run()
+        history = History.load(store, SETTINGS.name)
+    best = [label.candidate.structure.chemical_system for label in ranked(history.labels(), history.settings)]
+    assert list(history.phases()) == list(dict.fromkeys(best))[:6]
+    system = best[0]
+    assert history.phases()[system] == [HullEntry(name, -1.0, f"known {name}") for name in system.split("-")]
+    assert 0 < history.begun <= history.latest
 
 
 def test_a_campaign_learns_within_its_budget(whole):

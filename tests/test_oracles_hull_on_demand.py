@@ -291,6 +291,16 @@ def test_earlier_finds_are_judged_again_on_it(made, emt):
     assert 0.1 < judged[1].value("e_above_hull") <= 0.15  # half of CuPd's 0.3, less what it lies below that mixture
 
 
+def test_phases_that_are_told_were_computed(made, emt):
+    hull = made()
+    result = hull.e_above_hull("CuPd", 0.0, emt.energy_type)
+    told = {entry.id: entry.energy for entry in hull.phases(("Cu", "Pd"))}
+    computed = {id: found.value("energy") for id, found in hull.computed.items()}
+    assert set(result.ids.values()) <= told.keys()
+    assert all(told[id] == computed[id] for id in told.keys() & computed.keys())
+    assert len(told) < len(hull.complete(("Cu", "Pd")))  # bounds of the others are no phases
+
+
 def test_demand_is_for_relaxed_candidates(tmp_path):
     path = tmp_path / "a.cif"
     path.write_text(Alloys(("Cu", "Pd")).crystals["CuPd-B2"].to(fmt="cif"))

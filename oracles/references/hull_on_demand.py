@@ -146,6 +146,15 @@ class DemandHull(Hull):
         self._compute({phase.id for phase in self._phases_of(system) if not is_element(phase.formula)})
         return self._bounded(system)
 
+    def phases(self, elements: Iterable[str]) -> list[HullEntry]:
+        """The phases of a chemical system that were computed, the lowest of each composition; no bounds."""
+        system = frozenset(elements)
+        self._settle_corners(sorted(system))
+        done = [(phase, self._computed.get(phase.id)) for phase in self._phases_of(system)]
+        entries = [HullEntry(p.formula, e.value("energy"), p.id) for p, e in done if e is not None and _usable(e)]
+        corners = [entry for symbol in sorted(system) for entry in self._corners[symbol]]
+        return Hull([*corners, *entries], self.energy_type).phases(system)
+
     def elements_of(self, symbols: Iterable[str]) -> set[str]:
         """Those of the symbols that have a corner; computed where it was not."""
         wanted = sorted(set(symbols))

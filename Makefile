@@ -53,6 +53,7 @@ lint: $(VENV)/.installed-test  ## style, types and the layers between the packag
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/python .ci/tree --check
+	@$(BIN)/python .ci/configuration --check
 	@$(BIN)/python .ci/results --check
 
 bench: $(VENV)/.installed  ## how fast the parts are on this machine; writes results/benchmarks/speed

@@ -41,9 +41,9 @@ class Block(BaseModel):
 class Target(Block):
     """A property to bring near to a value, or into a window."""
 
-    name: str
-    value: float | None = None
-    within: tuple[float, float] | None = None
+    name: str = Field(description="property")
+    value: float | None = Field(None, description="value to come near to, in the property's unit")
+    within: tuple[float, float] | None = Field(None, description="lower and upper bound, in the property's unit")
 
     @model_validator(mode="before")
     @classmethod
@@ -61,9 +61,11 @@ class GoalBlock(Block):
     """What is looked for."""
 
     stable: dict[str, float] | None = Field(None, description="property that decides stability, and its highest value")
-    maximise: str | list[str] = Field([], description="property or properties")
-    minimise: str | list[str] = Field([], description="property or properties")
-    target: Target | None = Field(None, description="as {band_gap: 1.34, within: [1.1, 1.6]}")
+    maximise: str | list[str] = Field([], description="property, or list of properties (a Pareto front), to maximise")
+    minimise: str | list[str] = Field([], description="property, or list of properties, to minimise")
+    target: Target | None = Field(
+        None, description="property to bring near a value or into a window, as {band_gap: 1.34, within: [1.1, 1.6]}"
+    )
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
@@ -85,28 +87,28 @@ class GoalBlock(Block):
 class SpaceBlock(Block):
     """Which crystals are looked for: conditions of proposals, fine-tuning and baselines alike."""
 
-    required: Elements = Field([], description="each of them occurs")
-    allowed: Elements = Field([], description="nothing else occurs; none: all elements")
-    forbidden: Elements = []
-    chemical_system: str | None = Field(None, description="exactly these occur, as Sr-Ti-O")
+    required: Elements = Field([], description="elements that must all occur")
+    allowed: Elements = Field([], description="elements that may occur; none: all")
+    forbidden: Elements = Field([], description="elements that must not occur")
+    chemical_system: str | None = Field(None, description="exactly these elements occur, as Sr-Ti-O")
     formula: str | None = Field(None, description="reduced formula")
-    space_groups: list[int | str] = []
-    max_atoms: int | None = Field(None, description="in the primitive cell")
-    n_atoms: int | None = Field(None, description="in the primitive cell, exactly")
-    max_elements: int | None = None
-    sites: list[str] = Field([], description="Wyckoff positions that occur, as c or c:Ti")
+    space_groups: list[int | str] = Field([], description="allowed, by number or symbol; none: all")
+    max_atoms: int | None = Field(None, description="largest primitive cell, atoms")
+    n_atoms: int | None = Field(None, description="exact number of atoms in the primitive cell")
+    max_elements: int | None = Field(None, description="largest number of different elements")
+    sites: list[str] = Field([], description="Wyckoff positions that must occur, as c or c:Ti")
 
 
 class BudgetBlock(Block):
     """What may be spent."""
 
-    rounds: int | None = Field(None, description="after the baseline round")
-    label: int | None = Field(None, description="oracle calls of a round")
-    baseline: int | None = Field(None, description="oracle calls of the baseline round")
-    dft: int | None = Field(None, description="crystals of a round for DFT")
-    handoff: int | None = Field(None, description="crystals of a round for people")
-    calls: int | None = Field(None, description="oracle calls in all")
-    hours: float | None = Field(None, description="working time in all")
+    rounds: int | None = Field(None, description="rounds after the baseline round 0")
+    label: int | None = Field(None, description="labels per round")
+    baseline: int | None = Field(None, description="labels of the baseline round; none: as label")
+    dft: int | None = Field(None, description="crystals per round for DFT")
+    handoff: int | None = Field(None, description="crystals per round for people")
+    calls: int | None = Field(None, description="labels in total")
+    hours: float | None = Field(None, description="hours of work in total")
 
 
 SAMPLING = {"required": "require", "allowed": "elements", "forbidden": "exclude"}  # other names are those of `Sampling`

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Self, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -35,10 +36,16 @@ CONFIG_FILE = "config.yaml"
 
 
 def forbid_extra(kind: type[Settings]) -> type[Settings]:
-    """Make pydantic refuse unknown keys of a dataclass and of those in it; by itself it drops them silently."""
+    """Make pydantic refuse unknown keys of a dataclass and of those in it, and know what each key means.
+
+    By itself it drops unknown keys silently, and of descriptions it reads those of the class itself, not of its bases.
+    """
     kind.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
     hints = get_type_hints(kind)
+    meanings = configfile.meanings(kind)
     for item in fields(kind):  # type: ignore[arg-type]
+        if item.name in meanings:
+            item.metadata = MappingProxyType({"description": meanings[item.name]})  # type: ignore[misc]
         for part in (hints[item.name], *get_args(hints[item.name])):
             if isinstance(part, type) and is_dataclass(part):
                 forbid_extra(part)
@@ -49,8 +56,10 @@ def forbid_extra(kind: type[Settings]) -> type[Settings]:
 class DftRung(DftConfig):
     """DFT for the best of each round."""
 
-    best: int = 2  # candidates of a round
+    best: int = 2
+    """Candidates per round."""
     only_stable: bool = False
+    """Only candidates that are stable by the labelling oracle."""
 
     def oracle_config(self) -> DftConfig:
         """What the oracle itself is told."""
@@ -62,7 +71,9 @@ class HandoffRung(HandoffConfig):
     """Inputs for people for the best of each round."""
 
     best: int = 5
+    """Candidates per round."""
     only_stable: bool = True
+    """Only candidates that are stable by the labelling oracle."""
 
     def oracle_config(self) -> HandoffConfig:
         """What the oracle itself is told."""
@@ -93,7 +104,7 @@ class GeneratorSection(Section):
     )
     checkpoint: Path | None = Field(None, description="folder of the base checkpoint; none: the one that is shipped")
     device: str = Field("cpu", description="cpu or cuda")
-    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    dtype: Literal["float32", "float64", "bfloat16"] = Field("float32", description="precision of the network")
     proposals: PolicyConfig = Field(default_factory=lambda: PolicyConfig(), description="how candidates are drawn")
     finetune: FinetuneConfig = Field(default_factory=lambda: FinetuneConfig(), description="how the policy learns")
 
@@ -102,13 +113,13 @@ class NoveltySection(Section):
     """What counts as new."""
 
     reference: Literal["shipped", "none"] | Path = Field("shipped", description="known crystals: a table, or these")
-    tolerances: Tolerances = Field(default_factory=lambda: Tolerances())
+    tolerances: Tolerances = Field(default_factory=lambda: Tolerances(), description="when two crystals are the same")
 
 
 class SurrogateSection(Section):
     """What predicts labels."""
 
-    gp: GPConfig = Field(default_factory=lambda: GPConfig(), description="Gaussian processes, seconded by forests")
+    gp: GPConfig = Field(default_factory=lambda: GPConfig(), description="Gaussian processes and random forests")
     known: Path | None = Field(None, description="crystals with `property (unit)` columns: labels to learn from, too")
 
 
@@ -118,30 +129,32 @@ class OracleSection(Section):
     screen: ScreenConfig | None = Field(
         None, description="cheap potential that rewards, screens and describes crystals; none: the one that labels"
     )
-    label: str | None = Field(None, exclude=True, description="name of the potential that labels: mlip.potential")
+    label: str | None = Field(None, exclude=True, description="potential that labels: short for mlip.potential")
     mlip: MlipConfig = Field(default_factory=lambda: MlipConfig(), description="potential, relaxation, bulk modulus")
-    dft: DftRung | None = Field(None, description="DFT for the best of each round; none: no DFT")
+    dft: DftRung | None = Field(None, description="DFT for candidates of each round; none: no DFT")
     handoff: HandoffRung | None = Field(None, description="inputs for people for the best of each round")
-    workers: int = Field(0, ge=0, description="processes side by side; 0: one a core")
+    workers: int = Field(0, ge=0, description="processes side by side; 0: one per core")
 
 
 class CampaignConfig(Section):
     """A campaign."""
 
-    campaign: CampaignSettings = Field(default_factory=lambda: CampaignSettings(), description="the loop")
+    campaign: CampaignSettings = Field(default_factory=lambda: CampaignSettings(), description="the loop itself")
     results: Path | None = Field(None, description="results folder; none: results/NAME")
     store: str | None = Field(None, description="URL of the ledger, ${VAR} allowed; none: campaign.db in the results")
-    generator: GeneratorSection = Field(default_factory=lambda: GeneratorSection())
+    generator: GeneratorSection = Field(default_factory=lambda: GeneratorSection(), description="what proposes")
     validity: ValidityRules = Field(default_factory=lambda: ValidityRules(), description="what may enter the pool")
-    novelty: NoveltySection = Field(default_factory=lambda: NoveltySection())
+    novelty: NoveltySection = Field(default_factory=lambda: NoveltySection(), description="what counts as new")
     reward: RewardConfig = Field(default_factory=lambda: RewardConfig(), description="what the policy learns from")
-    surrogate: SurrogateSection = Field(default_factory=lambda: SurrogateSection())
+    surrogate: SurrogateSection = Field(default_factory=lambda: SurrogateSection(), description="what predicts labels")
     selection: AcquisitionConfig = Field(default_factory=lambda: AcquisitionConfig(), description="what is labelled")
-    oracle: OracleSection = Field(default_factory=lambda: OracleSection())
+    oracle: OracleSection = Field(default_factory=lambda: OracleSection(), description="what labels")
     # written out into the sections above, which are what is kept
-    goal: GoalBlock | None = Field(None, exclude=True, description="what is looked for; sections follow")
-    space: SpaceBlock | None = Field(None, exclude=True, description="where it is looked for; sections follow")
-    budget: BudgetBlock | None = Field(None, exclude=True, description="what may be spent; sections follow")
+    goal: GoalBlock | None = Field(None, exclude=True, description="what is looked for; other sections follow from it")
+    space: SpaceBlock | None = Field(
+        None, exclude=True, description="which crystals are looked for, in fine-tuning, proposals and baselines alike"
+    )
+    budget: BudgetBlock | None = Field(None, exclude=True, description="what may be spent")
 
     @model_validator(mode="before")
     @classmethod

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
+import itertools
 import os
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib.resources import files
@@ -256,6 +260,18 @@ def _sections(owner: Any, part: str) -> list[Any]:
         annotation = None
     kinds = [annotation, *get_args(annotation)]
     return [kind for kind in kinds if isinstance(kind, type) and (issubclass(kind, BaseModel) or is_dataclass(kind))]
+
+
+def meanings(kind: type[Any]) -> dict[str, str]:
+    """What the fields of a dataclass mean: the text under each, in the class or the base that defines it."""
+    found: dict[str, str] = {}
+    for owner in reversed([base for base in kind.__mro__ if is_dataclass(base)]):
+        definition = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0]
+        for key, text in itertools.pairwise(definition.body if isinstance(definition, ast.ClassDef) else []):
+            match key, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(meaning))):
+                    found[name] = " ".join(meaning.split())
+    return found
 
 
 def expand_environment(text: str) -> str:

@@ -26,10 +26,15 @@ class PolicyConfig:
     """How candidates are proposed. `space_groups` and `max_atoms` are short for those of `sampling`."""
 
     batch_size: int = 200
-    space_groups: tuple[int | str, ...] = ()  # allowed, by number or symbol; empty: all of p(g)
-    max_atoms: int | None = None  # in the primitive cell
+    """Crystals sampled at once; memory, not results, depends on it."""
+    space_groups: tuple[int | str, ...] = ()
+    """Allowed space groups, by number or symbol; empty: all that the network knows."""
+    max_atoms: int | None = None
+    """Largest primitive cell, atoms."""
     sampling: Sampling = field(default_factory=Sampling)
-    guard: Guard | None = None  # against atoms that are too close; never part of fine-tuning
+    """Temperature, top-p and conditions of the proposals."""
+    guard: Guard | None = None
+    """Redraw crystals whose atoms are too close; never applied during fine-tuning."""
 
     @property
     def conditions(self) -> Sampling:

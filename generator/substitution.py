@@ -49,10 +49,14 @@ class SubstitutionConfig:
         ConfigError: a value is out of range.
     """
 
-    max_e_above_hull: float = 0.1  # eV/atom, as published; the lowest crystal of each formula below it is a parent
-    max_atoms: int = 20  # in the primitive cell of a parent
-    max_changes: int = 2  # elements replaced, where the conditions ask for no more
-    min_distance: float = 0.5  # A, of any two atoms; crystals with closer ones are drawn again
+    max_e_above_hull: float = 0.1
+    """Parents lie at most this far above the published hull, eV/atom; of each formula the lowest one is a parent."""
+    max_atoms: int = 20
+    """Largest primitive cell of a parent, atoms."""
+    max_changes: int = 2
+    """Elements that are replaced, where the conditions do not require more."""
+    min_distance: float = 0.5
+    """Smallest distance of any two atoms, A; closer crystals are drawn again."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -21,10 +21,14 @@ class Goal:
         ConfigError: a target without the goal ``target``, or the reverse; a window that is none.
     """
 
-    name: str  # property
+    name: str
+    """Property, such as bulk_modulus or dft_band_gap."""
     kind: GoalKind = "maximise"
-    target: float | None = None  # own unit
-    window: tuple[float, float] | None = None  # own unit: what lies within comes first
+    """maximise, minimise or target."""
+    target: float | None = None
+    """Target value, in the property's unit."""
+    window: tuple[float, float] | None = None
+    """Lower and upper bound, in the property's unit; what lies inside is ranked first."""
 
     def __post_init__(self) -> None:
         """Check, and read American spellings."""

@@ -33,10 +33,15 @@ class Tolerances:
     """
 
     geometry: float = 0.035
-    same_symmetry: float = 0.045  # with space group and sites equal at one of the two tolerances
-    certain: float = 0.008  # no matcher is asked below
-    matcher: float = 0.12  # nor above: different, of two crystals of the archive or a batch
-    max_sites: int = 60  # nor for larger cells: pymatgen's matcher may run for hours
+    """Two crystals of one formula are the same up to this difference of their geometries."""
+    same_symmetry: float = 0.045
+    """The same, where space group and occupied sites are equal."""
+    certain: float = 0.008
+    """Below this difference no structure matcher is asked."""
+    matcher: float = 0.12
+    """Above this difference no structure matcher is asked: the crystals differ."""
+    max_sites: int = 60
+    """No matcher is asked for larger cells, for which it may run for hours."""
 
 
 @dataclass(frozen=True)

@@ -41,13 +41,24 @@ class Term:
         ConfigError: bounds, shape or weight make no sense.
     """
 
-    property: str  # of the surrogate, or a product as "band_gap*eps"; source hull: e_above_hull; elements: scarcity
+    property: str
+    """Property of the surrogate, or a product such as "band_gap*eps"; source hull: e_above_hull; source elements:
+    scarcity.
+    """
     goal: Literal["minimise", "maximise", "target", "range", "minimize", "maximize"]
+    """minimise, maximise, target or range."""
     low: float
+    """Lower end of the ramp, in the property's unit."""
     high: float
+    """Upper end of the ramp, in the property's unit."""
     weight: float = 1.0
-    shape: float = 1.0  # exponent: above 1 the last bit towards the goal is worth more
+    """Exponent of the term in the product of all terms."""
+    shape: float = 1.0
+    """Exponent of the ramp: above 1, the last step towards the goal is worth more."""
     source: Literal["hull", "surrogate", "elements"] = "surrogate"
+    """Where the value comes from: the screening potential's hull, the surrogate's posterior, or the elements'
+    scarcity.
+    """
 
     def __post_init__(self) -> None:
         """Check bounds, and read American spellings."""
@@ -96,16 +107,29 @@ class RewardConfig:
     """
 
     terms: tuple[Term, ...] = (STABILITY,)
-    known_factor: float = 0.3  # of the reward of a crystal in the reference; 1: no novelty term
-    duplicate_factor: float = 0.3  # of a crystal labelled before, or drawn earlier in the batch
-    kappa: float = 1.0  # standard deviations by which a surrogate's belief is discounted; negative: a bonus
-    failure: float = 0.0  # reward of what is refused; negative: worse than a hopeless crystal
-    floor: float | None = IMPLAUSIBLE  # eV/atom: further below the hull is an error of the potential and no jackpot
-    ceiling: float = 2.0  # eV/atom: all above is equally hopeless
-    abstain_on_sparse_hulls: bool = True  # such a crystal gets the mean of its batch: no push either way
-    single_elements: bool = False  # reward elemental crystals
-    max_repeats: int | None = 4  # crystals of one formula in a batch that are rewarded in full
-    repeat_factor: float = 0.3  # of the reward of those beyond
+    """Objectives; the reward is their weighted geometric mean (Derringer and Suich)."""
+    known_factor: float = 0.3
+    """Factor on the reward of a crystal in the novelty reference; 1: no novelty term."""
+    duplicate_factor: float = 0.3
+    """Factor on the reward of a crystal labelled before, or drawn earlier in the batch."""
+    kappa: float = 1.0
+    """Standard deviations by which a surrogate's prediction is discounted; negative: a bonus."""
+    failure: float = 0.0
+    """Reward of what is refused; negative: worse than a hopeless crystal."""
+    floor: float | None = IMPLAUSIBLE
+    """Crystals further below the hull (eV/atom) are errors of the potential and earn as what is refused; none: no
+    floor.
+    """
+    ceiling: float = 2.0
+    """Crystals above this distance from the hull (eV/atom) are equally hopeless."""
+    abstain_on_sparse_hulls: bool = True
+    """Where too few phases are known, a crystal earns the mean of its batch: no push either way."""
+    single_elements: bool = False
+    """Reward crystals of a single element."""
+    max_repeats: int | None = 4
+    """Crystals of one formula per batch that are rewarded in full."""
+    repeat_factor: float = 0.3
+    """Factor on the reward of those beyond."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

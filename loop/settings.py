@@ -48,27 +48,47 @@ class CampaignSettings:
     """
 
     name: str = "campaign"
+    """Name of the campaign, shown in reports and in Prefect."""
     seed: int = 0
-    rounds: int = 3  # rounds after the baseline round 0
-    pool: int = 256  # crystals sampled a round
-    budget: int = 8  # oracle calls a round
-    baseline_budget: int | None = None  # oracle calls of round 0; None: `budget`
-    shadow_share: float = 0.25  # of the budget, to a random pick from the same pool
-    stability: str = "e_above_hull"  # property that decides what counts as stable, eV/atom
-    threshold: float = METASTABLE  # eV/atom: stable at or below, unless implausibly far below (`loop.stability`)
-    objective: str = "bulk_modulus"  # property that ranks the stable
-    goal: GoalKind = "maximise"  # or minimise, or target: the objective comes near to `target`, or into `window`
-    target: float | None = None  # in the objective's unit
-    window: tuple[float, float] | None = None  # in the objective's unit: what lies within comes first
-    also: tuple[Goal, ...] = ()  # further objectives: the finds are then ranked by the Pareto fronts of all
-    allow_known: bool = False  # keep crystals of the novelty reference in the pool
-    chunk: int = 4  # labels written together: what a kill may lose
-    max_calls: int | None = None  # stop before this many oracle calls in all are exceeded
-    max_hours: float | None = None  # stop before the round after this much working time
-    patience: int | None = None  # stop after this many rounds without a new stable crystal or a better objective
-    # stop when a metric of a round's report, such as validity, uniqueness or replay, has passed its limit
+    """Seed of everything random; the same seed gives the same ranked list on the same machine."""
+    rounds: int = 3
+    """Rounds after the baseline round 0."""
+    pool: int = 256
+    """Crystals sampled per round, before validity, duplicates and known crystals are taken out."""
+    budget: int = 8
+    """Oracle calls per round."""
+    baseline_budget: int | None = None
+    """Oracle calls of round 0, which labels the untuned generator; none: as `budget`."""
+    shadow_share: float = 0.25
+    """Share of a round's budget that goes to random picks from the same pool (the shadow arm)."""
+    stability: str = "e_above_hull"
+    """Property that decides what counts as stable, in eV/atom."""
+    threshold: float = METASTABLE
+    """Stable at or below this value (eV/atom), unless implausibly far below the hull (`loop.stability`)."""
+    objective: str = "bulk_modulus"
+    """Property by which stable crystals are ranked."""
+    goal: GoalKind = "maximise"
+    """maximise, minimise or target; a target comes near to `target`, or into `window`."""
+    target: float | None = None
+    """Target value, in the objective's unit."""
+    window: tuple[float, float] | None = None
+    """Lower and upper bound, in the objective's unit; crystals inside it are ranked first."""
+    also: tuple[Goal, ...] = ()
+    """Further objectives; finds are then ranked by the Pareto fronts of all of them."""
+    allow_known: bool = False
+    """Keep crystals of the novelty reference in the pool."""
+    chunk: int = 4
+    """Labels that are written together: what a kill may lose."""
+    max_calls: int | None = None
+    """Stop before this total number of oracle calls is exceeded."""
+    max_hours: float | None = None
+    """Stop before the round that would begin after this many hours of work."""
+    patience: int | None = None
+    """Stop after this many rounds without a new stable crystal or a better objective."""
     stop_below: dict[str, float] = field(default_factory=lambda: {"validity": 0.05, "uniqueness": 0.05})
+    """Stop when a metric of a round's report falls below its limit."""
     stop_above: dict[str, float] = field(default_factory=lambda: {"replay": 0.95})
+    """Stop when a metric of a round's report rises above its limit."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -26,18 +26,30 @@ class ValidityRules:
         ConfigError: an element is unknown, or a bound makes no sense.
     """
 
-    max_atoms: int | None = 60  # in the cell as given
+    max_atoms: int | None = 60
+    """Largest cell, atoms, as given."""
     max_elements: int | None = 6
-    elements: tuple[str, ...] | None = None  # allow only these
+    """Largest number of different elements."""
+    elements: tuple[str, ...] | None = None
+    """Allowed elements; none: all."""
     exclude: tuple[str, ...] = ()
-    radioactive: bool = False  # allow them
-    noble_gases: bool = False  # allow them
-    volume_per_atom: tuple[float, float] | None = (4.0, 150.0)  # A^3; C in diamond has 5.7, Cs 115
-    cell_lengths: tuple[float, float] | None = (1.5, 100.0)  # A
-    cell_angles: tuple[float, float] | None = (15.0, 165.0)  # degrees
-    min_distance: float | None = 0.5  # A, as in CDVAE (Xie et al., ICLR 2022) and all that compare with it
-    radius_fraction: float | None = 0.7  # of the sum of covalent radii, the shortest distance of a pair
-    charge_balance: bool = True  # SMACT, as in CDVAE: a metal, or neutral with ordered electronegativities
+    """Forbidden elements."""
+    radioactive: bool = False
+    """Allow radioactive elements."""
+    noble_gases: bool = False
+    """Allow noble gases."""
+    volume_per_atom: tuple[float, float] | None = (4.0, 150.0)
+    """Lower and upper bound, A^3; C in diamond has 5.7, Cs 115."""
+    cell_lengths: tuple[float, float] | None = (1.5, 100.0)
+    """Lower and upper bound, A."""
+    cell_angles: tuple[float, float] | None = (15.0, 165.0)
+    """Lower and upper bound, degrees."""
+    min_distance: float | None = 0.5
+    """Smallest distance of any two atoms, A, as in CDVAE (Xie et al., ICLR 2022)."""
+    radius_fraction: float | None = 0.7
+    """Smallest distance of a pair, as a fraction of the sum of its covalent radii."""
+    charge_balance: bool = True
+    """SMACT's rule, as in CDVAE: an alloy of metals, or neutral with electronegativities in order."""
 
     def __post_init__(self) -> None:
         """Check elements and bounds."""

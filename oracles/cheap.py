@@ -22,12 +22,19 @@ class ScreenConfig:
     """Which potential judges unrelaxed crystals, thousands per round."""
 
     potential: str = "chgnet"
+    """Potential: chgnet, sevennet, mace:MODEL, or an ASE calculator as module:Class."""
     device: str | None = None
+    """cpu or cuda; none: the potential's default."""
     dtype: str | None = None
+    """float32 or float64; none: the potential's default."""
     trust: bool = False
+    """Allow a model file that is a pickle, which may run code when it is loaded."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    environment: str | None = None  # overlay or interpreter that has the potential's packages; see `load_potential`
-    references: str | None = None  # table of reference phases; by default the one that ships for the potential
+    """Keyword arguments of an ASE calculator."""
+    environment: str | None = None
+    """Overlay or interpreter that has the potential's packages."""
+    references: str | None = None
+    """Table of reference phases; none: the one that ships for the potential."""
 
 
 @dataclass(frozen=True, eq=False)

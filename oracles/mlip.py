@@ -36,20 +36,37 @@ class MlipConfig:
     """What the oracle does."""
 
     potential: str = "chgnet"
+    """Potential: chgnet, sevennet, mace:MODEL, or an ASE calculator as module:Class."""
     device: str | None = None
+    """cpu or cuda; none: the potential's default."""
     dtype: str | None = None
+    """float32 or float64; none: the potential's default."""
     trust: bool = False
+    """Allow a model file that is a pickle, which may run code when it is loaded."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    environment: str | None = None  # overlay or interpreter that has the potential's packages; see `load_potential`
-    references: str | None = None  # table of reference phases, or demand; none: the shipped one, else demand
-    phases: str | None = None  # ledger of phases computed on demand: file or URL; none: one for all of this user's work
+    """Keyword arguments of an ASE calculator."""
+    environment: str | None = None
+    """Overlay or interpreter that has the potential's packages."""
+    references: str | None = None
+    """Table of reference phases, or demand: phases are computed as they are needed; none: the shipped table, else
+    demand.
+    """
+    phases: str | None = None
+    """Ledger of the phases computed on demand, a file or URL; none: one for all work of this user."""
     relax: RelaxConfig = field(default_factory=RelaxConfig)
-    bulk: BulkConfig | None = field(default_factory=BulkConfig)  # None: no bulk modulus
-    elastic: ElasticConfig | None = None  # elastic tensor and moduli; None: none
-    phonons: PhononConfig | None = None  # dynamic stability; None: none
-    bulk_below: float = float("inf")  # eV/atom: these three only at or below this distance from the hull
-    lowest: float = REFUSED  # eV/atom: further below the hull is an error of the potential and no discovery
-    abstain_when_sparse: bool = True  # no label where too few phases are known to judge by
+    """Relaxation, of candidates and of reference phases alike."""
+    bulk: BulkConfig | None = field(default_factory=BulkConfig)
+    """Bulk modulus from an equation of state; none: not computed."""
+    elastic: ElasticConfig | None = None
+    """Elastic tensor and moduli; none: not computed."""
+    phonons: PhononConfig | None = None
+    """Dynamic stability; none: not computed."""
+    bulk_below: float = float("inf")
+    """These three only at or below this distance from the hull, eV/atom."""
+    lowest: float = REFUSED
+    """Crystals further below the hull (eV/atom) are errors of the potential and get no label."""
+    abstain_when_sparse: bool = True
+    """No label where too few phases are known to judge by."""
 
 
 class PotentialOracle:

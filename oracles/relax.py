@@ -34,18 +34,30 @@ COLLAPSED = {failed("overlap"), failed("volume")}  # what a guard says of a crys
 class RelaxConfig:
     """How crystals are relaxed."""
 
-    fmax: float = 0.05  # eV/A, largest force on an atom at convergence
-    smax: float = 0.5  # GPa, largest component of the stress at convergence; costs some 1e-4 eV/atom
+    fmax: float = 0.05
+    """Largest force on an atom at convergence, eV/A."""
+    smax: float = 0.5
+    """Largest component of the stress at convergence, GPa; 0.5 costs some 1e-4 eV/atom."""
     max_steps: int = 200
-    time_limit: float = 300.0  # s for one crystal; far above what 200 steps take: a busy machine must not change labels
-    optimizer: str = "BFGS"  # FIRE, LBFGS or BFGS
-    retry: str | None = "FIRE"  # optimiser of a second try from the start, where the first one ends in no crystal
+    """Largest number of steps."""
+    time_limit: float = 300.0
+    """Seconds per crystal; far above what 200 steps take, for a busy machine must not change labels."""
+    optimizer: str = "BFGS"
+    """FIRE, LBFGS or BFGS."""
+    retry: str | None = "FIRE"
+    """Optimiser of a second try from the start, where the first ends in no crystal; none: no second try."""
     relax_cell: bool = True
-    keep_symmetry: bool = True  # stay within the space group it has to 1e-4 A; several times as fast with CHGNet
-    batch_size: int = 16  # crystals that take their steps together
-    max_expansion: float = 3.0  # volume over its start, beyond which a crystal has exploded
-    max_contraction: float = 3.0  # start over volume, beyond which it has collapsed
-    standardise: bool = True  # into the primitive cell in its standard axes; False keeps the cell and axes that came
+    """Relax the cell, too."""
+    keep_symmetry: bool = True
+    """Stay within the space group that the crystal has to 1e-4 A; several times as fast with CHGNet."""
+    batch_size: int = 16
+    """Crystals that take their steps together."""
+    max_expansion: float = 3.0
+    """A crystal has exploded when its volume is this many times its start."""
+    max_contraction: float = 3.0
+    """A crystal has collapsed when its start is this many times its volume."""
+    standardise: bool = True
+    """Relax the primitive cell in its standard axes; false keeps the cell and axes as given."""
 
     def __post_init__(self) -> None:
         """Check values."""

@@ -28,37 +28,35 @@ FORMER = {"stability_improvement": "logcei", "probability": "pof"}  # names of e
 class AcquisitionConfig:
     """Settings of the selection.
 
-    Attributes:
-        strategy: one of `NAMES`; logcei is log expected improvement plus log probability of feasibility, pof that
-            probability alone (formerly ``stability_improvement`` and ``probability``). On two to three
-            simulated campaigns of `benchmark pool` ucb and qlogei found
-            about as much; ucb needs no sampling.
-        objectives: what to improve; several are scalarised (each divided by its spread among the labels) by all
-            strategies except qlognehvi, which seeks their Pareto front.
-        constraints: bounds that a candidate must keep.
-        incumbent: improvement is counted over the label of this rank: 1 seeks the one best crystal, more seek many good
-            ones.
-        beta: of ucb, the square of the number of standard deviations that count as a bonus.
-        screen: candidates, best by analytic score, on which joint strategies work (at least as many as are chosen).
-        samples: quasi-Monte Carlo samples of joint strategies.
-        feasible: greedy and ucb rank candidates whose probability of keeping the constraints is below this behind
-            all others.
+    On two to three simulated campaigns of `benchmark pool` ucb and qlogei found about as much; ucb needs no sampling.
 
     Raises:
         ConfigError: no such strategy, or a number is out of its range.
     """
 
     strategy: str = "ucb"
+    """Acquisition function: one of `NAMES`; logcei is constrained log expected improvement, pof the probability of
+    feasibility alone.
+    """
     objectives: tuple[Objective, ...] = (Objective("bulk_modulus"),)
+    """What to improve; several are scalarised (each divided by its spread among the labels) by all strategies but
+    qlognehvi, which seeks their Pareto front.
+    """
     constraints: tuple[Constraint, ...] = (
         Constraint("e_above_hull", at_most=METASTABLE),
         Constraint("e_above_hull", at_least=REFUSED),  # below, the potential errs, and the oracle refuses the label
     )
+    """Bounds that a candidate must keep."""
     incumbent: int = 1
+    """Improvement is counted over the label of this rank: 1 seeks the single best crystal, more seek many good ones."""
     beta: float = 2.0
+    """Of ucb: the square of the number of standard deviations that count as a bonus."""
     screen: int = 512
+    """Candidates, best by analytic score, on which joint strategies work."""
     samples: int = 64
+    """Quasi-Monte Carlo samples of joint strategies."""
     feasible: float = 0.5
+    """greedy and ucb rank candidates whose probability of feasibility is below this behind all others."""
 
     def __post_init__(self) -> None:
         """Check values, and read former names."""

@@ -26,22 +26,21 @@ _MAX_LOG = 50.0  # keeps exp finite far from the data
 class Property:
     """What to learn from evaluations.
 
-    Args:
-        name: key in `Evaluation.properties`.
-        unit: unit of the label.
-        scale: ``linear``; ``log`` for positive quantities over decades; ``soft`` is linear up to about `SOFTNESS` and
-            logarithmic above: s ln(1 + y/s) for y > 0, y itself below.
-        offset: feature column in the property's own unit to which the model learns the difference (residual learning).
-        prior_mean: on the model scale, relative to the offset where there is one; counts as one label.
-        prior_std: likewise.
+    On the scale ``soft`` a value y > 0 becomes s ln(1 + y/s) with s = `SOFTNESS`, and y itself stays below 0.
     """
 
     name: str
+    """Key in `Evaluation.properties`."""
     unit: str
+    """Unit of the label."""
     scale: Literal["linear", "log", "soft"] = "linear"
+    """linear; log for positive quantities over decades; soft: linear up to about 0.1 and logarithmic above."""
     offset: str | None = None
+    """Feature, in the property's own unit, to which the model learns the difference (residual learning)."""
     prior_mean: float = 0.0
+    """Prior mean on the model scale, relative to the offset where there is one; counts as one label."""
     prior_std: float = 1.0
+    """Prior standard deviation on the model scale."""
 
     def to_scale(self, values: np.ndarray) -> np.ndarray:
         """Own unit to model scale; NaN where the scale has no place for a value (the logarithm of 0)."""
@@ -112,28 +111,25 @@ class GPConfig:
     The kernel is one Matern-3/2 with a lengthscale for each group of features. On Materials Project gaps, moduli and
     formation energies with 20 to 200 labels it was as good as or better than additive kernels, Matern-5/2, RBF and
     forest-weighted columns in negative log-likelihood, and faster than the additive ones by a factor of 3.
-
-    Attributes:
-        properties: what to learn.
-        forest: from `surrogates.gp.MIN_FIT` labels on let a forest second each process (surrogates/forest.py): of a
-            window of gaps more is found, of extremes about as much (docs/LOG.md).
-        calibrate: stretch standard deviations by the quantile of leave-one-formula-out residuals.
-        max_fit: labels used to find hyperparameters; more are drawn down to this, by seed. Conditioning uses all.
-        max_labels: labels up to which inference is exact (seconds at 2,000); beyond, all of them inform a belief that
-            rests on `inducing` of their crystals.
-        inducing: crystals on which the belief rests then, drawn by seed.
-        warm_start: begin each refit at the last hyperparameters. Off, a fit depends on its labels alone, so that a
-            resumed campaign repeats the uninterrupted one.
-        maxiter: L-BFGS steps of the fit.
-        seed: of the subsets above.
     """
 
     properties: tuple[Property, ...] = field(default=DEFAULT_PROPERTIES)
+    """Properties to learn."""
     forest: bool = True
+    """Combine each Gaussian process with a random forest from `surrogates.gp.MIN_FIT` labels on."""
     calibrate: bool = True
+    """Scale standard deviations by the quantile of leave-one-formula-out residuals."""
     max_fit: int = 600
+    """Labels used to find hyperparameters, drawn by seed where there are more; conditioning uses all labels."""
     max_labels: int = 2000
+    """Labels up to which inference is exact (seconds at 2,000); beyond, a sparse posterior is used."""
     inducing: int = 2000
+    """Inducing points of the sparse posterior, drawn by seed."""
     warm_start: bool = False
+    """Begin each fit at the last hyperparameters; off, a fit depends on its labels alone, so that a resumed campaign
+    repeats the uninterrupted one.
+    """
     maxiter: int = 75
+    """L-BFGS steps of a fit."""
     seed: int = 0
+    """Seed of the subsets above."""

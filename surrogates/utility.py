@@ -24,8 +24,11 @@ class Objective:
     """A property to maximise, to minimise, or to bring close to `target` (own unit)."""
 
     name: str
+    """Property."""
     goal: Literal["maximise", "minimise", "target", "maximize", "minimize"] = "maximise"
+    """maximise, minimise or target."""
     target: float | None = None
+    """Target value, in the property's unit."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "goal", BRITISH.get(self.goal, self.goal))
@@ -38,8 +41,11 @@ class Constraint:
     """A bound that a crystal must keep to be of use (own unit); never traded against an objective."""
 
     name: str
+    """Property."""
     at_most: float | None = None
+    """Upper bound, in the property's unit."""
     at_least: float | None = None
+    """Lower bound, in the property's unit."""
 
     def __post_init__(self) -> None:
         if (self.at_most is None) == (self.at_least is None):

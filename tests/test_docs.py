@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.config import CampaignConfig
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ["README.md", "docs/python.md"]
 ROOMS = ("loop", "generator", "surrogates", "oracles", "flows")
@@ -53,3 +55,11 @@ def test_a_folder_named_loop_that_comes_first_is_named(tmp_path, room):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"comes first: {tmp_path}/loop/__init__.py. Rename it" in done.stderr
+
+
+def test_every_key_of_a_configuration_says_what_it_means():
+    schema = CampaignConfig.model_json_schema()
+    sections = {"the whole file": schema, **schema["$defs"]}
+    keys = [(name, key, item) for name, part in sections.items() for key, item in part.get("properties", {}).items()]
+    assert len(keys) > 250
+    assert not [f"{name}.{key}" for name, key, item in keys if not item.get("description")]

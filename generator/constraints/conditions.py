@@ -43,22 +43,35 @@ class Sampling:
     """
 
     temperature: float = 1.0
+    """Divides logits; below 1 samples are closer to the mode."""
     top_p: float = 1.0
-    elements: Elements = ()  # allowed; empty: all
-    exclude: Elements = ()  # not allowed
-    require: Elements = ()  # each of them occurs
-    chemical_system: Elements | str = ()  # exactly these occur; also as "Sr-Ti-O"
-    max_elements: int | None = None  # most different elements
-    formula: str | None = None  # reduced formula; any number of units that fits
-    max_atoms: int | None = None  # in the primitive cell
-    n_atoms: int | None = None  # in the primitive cell, exactly
-    sites: tuple[str, ...] = ()  # Wyckoff positions that occur, as "c" or "c:Ti"; twice for two sites
-    bias: dict[int | str, float] = field(default_factory=dict, hash=False)  # added to the logits of elements
-    urgency: float = URGENCY  # nats by which a choice is preferred for each further site that it spares
-    space_groups: tuple[
-        int | str, ...
-    ] = ()  # allowed, by number or symbol; empty: all of p(g) in which the conditions can be met
-    prompt: bool = True  # tell a network that takes prompts which elements are asked for (formula, chemical_system)
+    """Keep the most probable choices that together reach this probability; 1: all."""
+    elements: Elements = ()
+    """Allowed elements; empty: all."""
+    exclude: Elements = ()
+    """Forbidden elements."""
+    require: Elements = ()
+    """Elements that must all occur."""
+    chemical_system: Elements | str = ()
+    """Exactly these elements occur, as a list or as "Sr-Ti-O"."""
+    max_elements: int | None = None
+    """Largest number of different elements."""
+    formula: str | None = None
+    """Reduced formula; any number of formula units that fits."""
+    max_atoms: int | None = None
+    """Largest primitive cell, atoms."""
+    n_atoms: int | None = None
+    """Exact number of atoms in the primitive cell."""
+    sites: tuple[str, ...] = ()
+    """Wyckoff positions that must occur, as "c" or "c:Ti"; named twice for two sites."""
+    bias: dict[int | str, float] = field(default_factory=dict, hash=False)
+    """Added to the logits of elements, nats."""
+    urgency: float = URGENCY
+    """Nats by which a choice is preferred for each further site that it saves."""
+    space_groups: tuple[int | str, ...] = ()
+    """Allowed space groups, by number or symbol; empty: all in which the conditions can be met."""
+    prompt: bool = True
+    """Tell a network that takes prompts which elements are asked for (formula, chemical_system)."""
 
     def __post_init__(self) -> None:
         """Check ranges, bring elements to symbols, and refuse contradictions."""

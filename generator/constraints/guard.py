@@ -30,9 +30,12 @@ class Guard:
     is the stricter one, with the covalent radii of Cordero et al., doi 10.1039/b801115j.
     """
 
-    min_distance: float = 0.5  # A, of any two atoms
-    radius_fraction: float = 0.0  # of the sum of the covalent radii of a pair
-    max_tries: int = 20  # crystals drawn at most, for each one asked for
+    min_distance: float = 0.5
+    """Smallest distance of any two atoms, A."""
+    radius_fraction: float = 0.0
+    """Smallest distance of a pair, as a fraction of the sum of its covalent radii."""
+    max_tries: int = 20
+    """Draws allowed per crystal asked for."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -44,23 +44,41 @@ class FinetuneConfig:
     """
 
     iterations: int = 30
+    """Iterations per round: sample a batch, score it, update the policy."""
     batch_size: int = 128
-    algorithm: AlgorithmConfig = field(default_factory=Raft)  # raft, ppo, reinforce or dpo, each with its options
-    epochs: int = 2  # passes over the batch of an iteration; 1 for reinforce
+    """Crystals per iteration."""
+    algorithm: AlgorithmConfig = field(default_factory=Raft)
+    """raft, ppo, reinforce or dpo, each with its own options."""
+    epochs: int = 2
+    """Passes over the batch of an iteration; 1 for reinforce."""
     minibatch_size: int = 64
+    """Crystals per gradient step."""
     learning_rate: float = 2e-4
-    learn_space_groups: bool = True  # p(g) is part of the policy; the paper keeps it fixed
-    space_group_learning_rate: float = 0.1  # of its 230 logits
-    tilt_learning_rate: float = 0.03  # of the biases of letters and elements, beside the network's own; 0: off
-    kl_weight: float = 0.01  # nats^-1
-    kl_target: float | None = None  # nats to the reference; the weight then adapts (Ziegler et al., arXiv 1909.08593)
-    space_group_anchor: float = 0.0  # weight of KL(p(g) to the reference's) in the objective: see `Finetuner._anchor`
-    repeat_discount: float = 0.2  # of a reward, for each time that its composition and Wyckoff positions were rewarded
-    element_limit: float | None = 3.0  # crystals of elements this many times as frequent as in the base earn less
+    """Of the network (Adam)."""
+    learn_space_groups: bool = True
+    """Whether p(g) is part of the policy; the paper keeps it fixed."""
+    space_group_learning_rate: float = 0.1
+    """Of the 230 logits of p(g)."""
+    tilt_learning_rate: float = 0.03
+    """Of the added biases of letters and elements; 0: none."""
+    kl_weight: float = 0.01
+    """Weight of the KL term to the pretrained policy, 1/nat."""
+    kl_target: float | None = None
+    """KL to the pretrained policy to aim for, nats; the weight then adapts (Ziegler et al., arXiv 1909.08593)."""
+    space_group_anchor: float = 0.0
+    """Weight of the exact KL divergence of p(g) to the pretrained one."""
+    repeat_discount: float = 0.2
+    """Discount of a reward for each time its composition and Wyckoff positions were rewarded before."""
+    element_limit: float | None = 3.0
+    """Crystals with elements this many times as frequent as in the pretrained policy earn less; none: no limit."""
     max_grad_norm: float = 1.0
-    space_groups: tuple[int | str, ...] = ()  # allowed, by number or symbol; empty: all of p(g)
+    """Gradients are clipped to this norm."""
+    space_groups: tuple[int | str, ...] = ()
+    """Allowed space groups, by number or symbol; empty: all."""
     limits: DriftLimits = field(default_factory=DriftLimits)
+    """When fine-tuning ends because the policy has drifted too far."""
     sampling: Sampling = field(default_factory=Sampling)
+    """Temperature, top-p and conditions of the samples that it learns from."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -24,7 +24,9 @@ class Dpo(PolicyGradient):
     """Direct preference optimisation."""
 
     kind: Literal["dpo"] = "dpo"
-    beta: float = 0.1  # strength of the implied KL term, as in the paper
+    """Direct preference optimisation on pairs of a batch (arXiv 2305.18290)."""
+    beta: float = 0.1
+    """Strength of the implied KL term."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -27,17 +27,29 @@ class DriftLimits:
     """Fine-tuning ends when the mean of `window` iterations passes a limit; none: no limit. Shares are of a batch."""
 
     window: int = 4
-    max_kl: float | None = 50.0  # nats to the base
-    min_entropy: float | None = None  # nats; of the policy, estimated as -<log p>; differential, so it may be negative
+    """Iterations over which the metrics are averaged before they are compared."""
+    max_kl: float | None = 50.0
+    """KL divergence to the pretrained policy, nats."""
+    min_entropy: float | None = None
+    """Entropy of the policy, nats, estimated as -<log p>; differential, so it may be negative."""
     min_valid: float | None = 0.2
-    min_unique: float | None = 0.5  # by composition and Wyckoff positions
-    max_known: float | None = 0.9  # of crystals in the novelty reference
-    max_replay: float | None = 0.9  # of crystals that the base was trained on
-    max_element_ratio: float | None = 20.0  # share of an element over its share in the base
-    max_f_block: float | None = 0.9  # crystals with a lanthanide or actinide
-    max_radioactive: float | None = 0.5  # crystals with a radioactive element
-    max_group_share: float | None = 0.9  # of the most frequent space group
-    min_group_entropy: float | None = 0.3  # nats; of p(g)
+    """Share of valid crystals."""
+    min_unique: float | None = 0.5
+    """Share of crystals that are unique by composition and Wyckoff positions."""
+    max_known: float | None = 0.9
+    """Share of crystals that are in the novelty reference."""
+    max_replay: float | None = 0.9
+    """Share of crystals that the pretrained policy was trained on."""
+    max_element_ratio: float | None = 20.0
+    """Share of an element over its share in the pretrained policy."""
+    max_f_block: float | None = 0.9
+    """Share of crystals with a lanthanide or actinide."""
+    max_radioactive: float | None = 0.5
+    """Share of crystals with a radioactive element."""
+    max_group_share: float | None = 0.9
+    """Share of the most frequent space group."""
+    min_group_entropy: float | None = 0.3
+    """Entropy of p(g), nats."""
 
     def passed(self, rows: Sequence[Mapping[str, float]]) -> str | None:
         """The limit that the last iterations pass, in words, or None. A number that no row has is not judged."""

@@ -28,9 +28,12 @@ Objective = Callable[[Tensor, Tensor], Tensor]
 class PolicyGradient:
     """Options of every algorithm that learns from the last batch."""
 
-    target_kl: float = 0.5  # nats; passes end when the policy has moved this far from the one that drew the batch
-    self_imitation: float = 0.0  # weight of the likelihood of the replay buffer's best (arXiv 1806.05464); 0: off
-    replay: int = 16384  # crystals in the buffer, where self-imitation is on
+    target_kl: float = 0.5
+    """Passes end when the policy has moved this far from the one that drew the batch, nats."""
+    self_imitation: float = 0.0
+    """Weight of the likelihood of the replay buffer's best crystals (arXiv 1806.05464); 0: off."""
+    replay: int = 16384
+    """Crystals in the replay buffer, where self-imitation is on."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -68,8 +71,13 @@ class AdvantageGradient(PolicyGradient):
     """Options of the algorithms that weigh crystals by their advantage: reward beyond a baseline."""
 
     baseline: Baseline = "leave-one-out"
-    baseline_decay: float = 0.95  # of the moving average, as in CrystalFormer-RL (arXiv 2504.02367)
-    normalize_advantage: bool = True  # divide advantages by their standard deviation
+    """What an advantage is measured against: the other crystals of the batch, those of the same space group, or a
+    moving average.
+    """
+    baseline_decay: float = 0.95
+    """Decay of the moving average, as in CrystalFormer-RL (arXiv 2504.02367)."""
+    normalize_advantage: bool = True
+    """Divide advantages by their standard deviation."""
 
     def advantages(self, learner: Learner, rollout: Rollout) -> Tensor:
         """Advantage (n,) of each crystal; updates the moving average."""

@@ -29,8 +29,11 @@ class Ppo(AdvantageGradient):
     """Clipped policy gradients."""
 
     kind: Literal["ppo"] = "ppo"
-    clip: float = 0.2  # of the ratio of new to old probability, as in both papers
-    ratio: Literal["crystal", "part"] = "part"  # what is clipped
+    """Proximal policy optimisation (arXiv 1707.06347)."""
+    clip: float = 0.2
+    """The ratio of new to old probability is clipped to 1 +- this."""
+    ratio: Literal["crystal", "part"] = "part"
+    """Clip the ratio of the whole crystal, or of each part of it."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -22,7 +22,9 @@ class Raft:
     """Maximum likelihood of crystals in the replay buffer whose shaped reward is not below the buffer's mean."""
 
     kind: Literal["raft"] = "raft"
-    replay: int = 16384  # best crystals kept, one per composition and Wyckoff positions
+    """Reward-ranked fine-tuning: learn from the best crystals of the replay buffer (arXiv 2304.06767)."""
+    replay: int = 16384
+    """Crystals in the replay buffer, one per composition and Wyckoff positions."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -20,6 +20,7 @@ class Reinforce(AdvantageGradient):
     """Plain policy gradients."""
 
     kind: Literal["reinforce"] = "reinforce"
+    """REINFORCE with a baseline, the algorithm of CrystalFormer-RL (arXiv 2504.02367)."""
 
     def update(self, learner: Learner, rollout: Rollout) -> dict[str, float]:
         """Score-function surrogate on minibatches."""

@@ -51,7 +51,9 @@ class HandoffConfig:
     """
 
     ask: tuple[str, ...] = ("energy", "band_gap", "dielectric_electronic", "dielectric_total")
+    """Properties that people are asked for."""
     inputs: tuple[Input, ...] = ("cif", "poscar")
+    """Files that are written for each candidate."""
 
     def __post_init__(self) -> None:
         """Check the properties."""

@@ -42,15 +42,25 @@ class DftConfig:
     """
 
     preset: str = "fast"
-    settings: Mapping[str, Any] = field(default_factory=dict)  # changes to the preset
+    """Numerical settings: test, fast or converged (docs/dft.md)."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Changes to the preset, such as {ecut: 600}."""
     properties: tuple[Literal["gap", "dielectric"], ...] = ALL
+    """gap, dielectric, or both."""
     relax: Literal["none", "positions", "cell"] = "none"
-    spin: Literal["auto", "off"] = "auto"  # auto: where there is an element that is often magnetic
-    max_atoms: int = 16  # of the primitive cell
-    time_limit: float = 1800.0  # s, for one crystal
-    min_gap: float = 0.1  # eV: below it no static dielectric constant is asked for
-    symprec: float = 0.05  # A: a crystal is made exactly symmetric within this
-    resources: Resources = field(default_factory=Resources)  # change how fast a result comes, not what it is
+    """Relax nothing, positions, or cell and positions, by DFT first."""
+    spin: Literal["auto", "off"] = "auto"
+    """auto: spin-polarised where an element is often magnetic; off: never."""
+    max_atoms: int = 16
+    """Largest primitive cell, atoms."""
+    time_limit: float = 1800.0
+    """Seconds per crystal."""
+    min_gap: float = 0.1
+    """No dielectric constant below this gap, eV."""
+    symprec: float = 0.05
+    """A crystal is made exactly symmetric within this, A."""
+    resources: Resources = field(default_factory=Resources)
+    """Cores, memory and interpreter: how fast a result comes, not what it is."""
 
     def __post_init__(self) -> None:
         """Check values."""

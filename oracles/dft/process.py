@@ -53,11 +53,16 @@ class Resources:
         ConfigError: a value is out of its range.
     """
 
-    cores: int = 0  # MPI processes; 0: one a core of this process, at most 8
-    memory_gib: float = 8.0  # of all processes of a calculation together
-    python: str | None = None  # interpreter that has GPAW; none: the one that runs this
+    cores: int = 0
+    """MPI processes; 0: one per core of this process, at most 8."""
+    memory_gib: float = 8.0
+    """Memory of all processes of a calculation together, GiB."""
+    python: str | None = None
+    """Interpreter that has GPAW; none: the one that runs this."""
     mpiexec: str = "mpiexec"
-    scratch: str | None = None  # folder for work files; none: in the temporary folder of the machine
+    """Command that starts MPI processes."""
+    scratch: str | None = None
+    """Folder for work files; none: the machine's temporary folder."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -19,11 +19,16 @@ from oracles.relax import RelaxConfig, relax
 class BulkConfig:
     """How an equation of state is sampled."""
 
-    strain: float = 0.06  # largest relative change of volume, both ways
+    strain: float = 0.06
+    """Largest relative change of volume, in both directions."""
     points: int = 7
-    relax_ions: bool = True  # let atoms move at each volume; the cell keeps its shape
-    max_steps: int = 50  # of that relaxation
-    max_residual: float = 0.05  # rms misfit over the span of the energies; above it the curve is no equation of state
+    """Volumes of the equation of state; at least 5."""
+    relax_ions: bool = True
+    """Let atoms move at each volume; the cell keeps its shape."""
+    max_steps: int = 50
+    """Steps of that relaxation."""
+    max_residual: float = 0.05
+    """RMS misfit over the span of the energies; above it the curve is no equation of state."""
 
     def __post_init__(self) -> None:
         """Check values."""

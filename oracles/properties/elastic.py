@@ -38,10 +38,15 @@ class ElasticConfig:
     """How a crystal is strained."""
 
     normal: tuple[float, ...] = (-0.03, -0.015, 0.015, 0.03)
+    """Normal strains."""
     shear: tuple[float, ...] = (-0.03, -0.015, 0.015, 0.03)
-    relax_ions: bool = True  # else the clamped-ion tensor, which is too stiff where atoms can give way
-    fmax: float = 0.002  # eV/A, of that relaxation: what is left on the atoms stiffens the crystal
+    """Shear strains."""
+    relax_ions: bool = True
+    """Let atoms move; else the clamped-ion tensor, which is too stiff where atoms can give way."""
+    fmax: float = 0.002
+    """Largest force of that relaxation, eV/A: what is left on the atoms stiffens the crystal."""
     max_steps: int = 200
+    """Steps of that relaxation."""
 
     def __post_init__(self) -> None:
         """Check values."""

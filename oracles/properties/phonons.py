@@ -27,10 +27,14 @@ if TYPE_CHECKING:
 class PhononConfig:
     """How a crystal is displaced."""
 
-    min_length: float = 9.0  # A, of the supercell's vectors; 0: the primitive cell itself, which gives Gamma
-    max_atoms: int = 200  # of the supercell; it shrinks, along its longest vector first, until it has no more
-    displacement: float = 0.03  # A; well above the noise of single precision, and still harmonic
-    tolerance: float = 0.3  # THz: imaginary frequencies up to this count as noise
+    min_length: float = 9.0
+    """Shortest vector of the supercell, A; 0: the primitive cell itself, which gives Gamma alone."""
+    max_atoms: int = 200
+    """Largest supercell, atoms; a larger one shrinks along its longest vector first."""
+    displacement: float = 0.03
+    """A; well above the noise of single precision, and still harmonic."""
+    tolerance: float = 0.3
+    """Imaginary frequencies up to this count as noise, THz."""
 
     def __post_init__(self) -> None:
         """Check values."""

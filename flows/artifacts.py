@@ -13,6 +13,7 @@ from uuid import UUID
 from flows.cli.console import described, short
 from flows.narrative import told
 from flows.report_server import address_of
+from loop.stages import Reported, Step
 
 if TYPE_CHECKING:
     from loop.campaign import Campaign
@@ -47,10 +48,10 @@ class Watcher:
             self._logger.info(text)
         self._try(lambda: self._show_progress(100.0 * done / max(total, 1), text))
 
-    def staged(self, campaign: Campaign, round: int, stage: str, payload: Mapping[str, Any]) -> None:
+    def staged(self, campaign: Campaign, step: Step) -> None:
         """After each stage; the ranked table appears with every report."""
-        self._logger.info("round %d/%d %s: %s", round, campaign.settings.rounds, stage, told(stage, payload))
-        if stage == "report":
+        self._logger.info("round %d/%d %s: %s", step.round, campaign.settings.rounds, step.stage, told(step.record))
+        if step.stage == Reported.stage:
             rows = ranked_rows(campaign)
             self._try(lambda: self._show_ranked(rows))
 

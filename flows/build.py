@@ -26,6 +26,7 @@ from loop.known import KnownCrystals
 from loop.novelty import NoveltyIndex
 from loop.reward import Judges, PropertyReward
 from loop.rungs import Rung
+from loop.running import Runner
 from loop.screening import HullScreen
 from oracles.cheap import CheapPotential
 from oracles.mlip import PotentialOracle, build_oracle, potential_of, references_of
@@ -41,7 +42,12 @@ TYPICAL = 128  # crystals of the base from which the surrogate's input scaling i
 
 @contextmanager
 def open_campaign(
-    config: CampaignConfig, directory: Path, progress: Progress | None = None, *, resume: bool = False
+    config: CampaignConfig,
+    directory: Path,
+    progress: Progress | None = None,
+    *,
+    runner: Runner | None = None,
+    resume: bool = False,
 ) -> Iterator[Campaign]:
     """The campaign of a results folder, begun or continued; leaving ends its worker processes.
 
@@ -49,6 +55,7 @@ def open_campaign(
         config: its settings.
         directory: the results folder.
         progress: called often.
+        runner: where stages and labels are computed; default: here, one after the other.
         resume: it was begun before, so that a missing ledger is an error.
 
     Raises:
@@ -68,7 +75,9 @@ def open_campaign(
         try:
             with (
                 parts(config, directory) as made,
-                Campaign(config.campaign, made, store, directory, progress=progress, about=about) as campaign,
+                Campaign(
+                    config.campaign, made, store, directory, progress=progress, runner=runner, about=about
+                ) as campaign,
             ):
                 begun = True
                 yield campaign

@@ -5,6 +5,7 @@ campaign that was cut off goes on by a new run of the same results folder.
 """
 # no `from __future__ import annotations` here: Prefect 3.8 cannot resolve the flow's parameters with it when served
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from flows import artifacts
 from loop.campaign import Campaign
 from loop.errors import DiscoveryLoopError
 from loop.settings import STAGES
+from loop.stages import Labelled, Step
 from loop.values import Candidate
 
 LABEL_THREADS = 8  # pieces in flight; the processes behind the oracle decide how many really run
@@ -30,24 +32,39 @@ def run_name() -> str:
     return f"{Path(str(runtime.flow_run.parameters['config'])).stem} {begun:%Y-%m-%d %H:%M:%S}"
 
 
-def run_stage(campaign: Campaign, round: int, stage: str) -> dict[str, Any]:
+def run_stage(campaign: Campaign, round: int, stage: str) -> Step:
     """One stage of one round."""
     return campaign.run_stage(round, stage)
 
 
-def stage_task(stage: str) -> Task[[Campaign, int, str], dict[str, Any]]:
+def stage_task(stage: str) -> Task[[Campaign, int, str], Step]:
     """The task of a stage."""
     made = task(name=stage, task_run_name="round {round}: {stage}", cache_policy=NO_CACHE, persist_result=False)
     return made(run_stage)
 
 
-TASKS = {stage: stage_task(stage) for stage in STAGES if stage != "label"}
+TASKS = {stage: stage_task(stage) for stage in STAGES if stage != Labelled.stage}
 
 
 @task(name="label", task_run_name="round {round}: label piece {piece}", cache_policy=NO_CACHE, persist_result=False)
 def label_piece(campaign: Campaign, round: int, piece: int, candidates: list[Candidate]) -> int:  # noqa: ARG001
     """Label some candidates through the ledger; round and piece are for the task's name."""
     return len(campaign.label(candidates))
+
+
+class AsTasks:
+    """`loop.running.Runner`: each stage is a task; that of labels is one task per batch, side by side."""
+
+    def stage(self, campaign: Campaign, round: int, stage: str) -> Step:
+        """Run a stage; labels are no task themselves, for their batches are."""
+        return campaign.run_stage(round, stage) if stage == Labelled.stage else TASKS[stage](campaign, round, stage)
+
+    def label(self, campaign: Campaign, round: int, batches: Sequence[list[Candidate]]) -> None:
+        """Label all batches, and raise what one of them raised."""
+        futures = [label_piece.submit(campaign, round, number, batch) for number, batch in enumerate(batches)]
+        wait(futures)
+        for future in futures:
+            future.result()
 
 
 @flow(
@@ -101,27 +118,9 @@ def run_watched(
     config = read_config(source, overrides)
     directory = config.directory(results)
     watcher = artifacts.Watcher(config.campaign.name, logger)
-    with build.open_campaign(config, directory, progress=watcher.progress) as campaign:
-        while not campaign.finished:
-            round, stage = campaign.history.next_stage
-            payload = label(campaign, round) if stage == "label" else TASKS[stage](campaign, round, stage)
-            watcher.staged(campaign, round, stage, payload)
-        campaign.record_stop()
+    with build.open_campaign(config, directory, progress=watcher.progress, runner=AsTasks()) as campaign:
+        for step in campaign.steps():
+            watcher.staged(campaign, step)
         summary = outcome.write_results(campaign.history, directory)
         watcher.finished(campaign, summary)
     return summary
-
-
-def label(campaign: Campaign, round: int) -> dict[str, Any]:
-    """Label what is selected: pieces side by side, then the stage's record."""
-
-    def spread(pending: list[Candidate]) -> None:
-        size = campaign.settings.chunk
-        pieces = [pending[start : start + size] for start in range(0, len(pending), size)]
-        futures = [label_piece.submit(campaign, round, number, piece) for number, piece in enumerate(pieces)]
-        wait(futures)
-        for future in futures:
-            future.result()  # raises what the piece raised
-
-    campaign.spread = spread
-    return campaign.run_stage(round, "label")

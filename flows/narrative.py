@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from functools import singledispatch
+
+from loop.stages import Finetuned, Labelled, Proposed, Reported, Retrained, Selected, StageRecord
 
 
-def told(stage: str, payload: Mapping[str, Any]) -> str:
+@singledispatch
+def told(record: StageRecord) -> str:
     """What a stage did, from what the campaign recorded of it."""
-    words = {
-        "finetune": _finetune,
-        "propose": _propose,
-        "select": _select,
-        "label": _label,
-        "retrain": _retrain,
-        "report": _report,
-    }
-    return words[stage](payload)
+    raise TypeError(f"expected the record of a stage, got {record!r}")
 
 
-def _finetune(payload: Mapping[str, Any]) -> str:
-    rows = payload["rows"]
+@told.register
+def _(record: Finetuned) -> str:
+    rows = record.rows
     if not rows:
         return "untuned generator: its labels are the baseline"
     first, last = rows[0], rows[-1]
@@ -29,38 +24,39 @@ def _finetune(payload: Mapping[str, Any]) -> str:
     return f"{len(rows)} iterations, {change}, KL to the base {last['kl']:.2f} nats"
 
 
-def _propose(payload: Mapping[str, Any]) -> str:
-    funnel = payload["funnel"]
-    return ", ".join(f"{funnel[name]} {name}" for name in ("sampled", "accepted", "unique", "new")) + (
-        f"; pool of {funnel['pool']}"
-    )
+@told.register
+def _(record: Proposed) -> str:
+    funnel = record.funnel
+    counts = f"{funnel.sampled} sampled, {funnel.accepted} accepted, {funnel.unique} unique, {funnel.new} new"
+    return f"{counts}; pool of {funnel.pool}"
 
 
-def _select(payload: Mapping[str, Any]) -> str:
-    arms = [pick["arm"] for pick in payload["picks"]]
+@told.register
+def _(record: Selected) -> str:
+    arms = [pick.arm for pick in record.picks]
     counts = ", ".join(f"{arms.count(arm)} {arm}" for arm in dict.fromkeys(arms))
     return f"{len(arms)} to label ({counts or 'none'})"
 
 
-def _label(payload: Mapping[str, Any]) -> str:
-    statuses = ", ".join(f"{count} {status}" for status, count in payload["statuses"].items())
-    rungs = "".join(f"; {count} to {name}" for name, count in payload.get("rungs", {}).items())
-    return f"{statuses or 'nothing'}; {payload['paid']} oracle calls paid{rungs}"
+@told.register
+def _(record: Labelled) -> str:
+    statuses = ", ".join(f"{count} {status}" for status, count in record.statuses.items())
+    rungs = "".join(f"; {count} to {name}" for name, count in record.rungs.items())
+    return f"{statuses or 'nothing'}; {record.paid} oracle calls paid{rungs}"
 
 
-def _retrain(payload: Mapping[str, Any]) -> str:
-    errors = [
-        f"{name.split('/')[0]} {value:.3g}" for name, value in payload["metrics"].items() if name.endswith("/cv_mae")
-    ]
-    known = f" and {payload['metrics']['known']:.0f} known ones" if "known" in payload["metrics"] else ""
-    return f"{payload['labels']} labels{known}" + (f"; cross-validated error: {', '.join(errors)}" if errors else "")
+@told.register
+def _(record: Retrained) -> str:
+    errors = [f"{name.split('/')[0]} {value:.3g}" for name, value in record.metrics.items() if name.endswith("/cv_mae")]
+    known = f" and {record.metrics['known']:.0f} known ones" if "known" in record.metrics else ""
+    return f"{record.labels} labels{known}" + (f"; cross-validated error: {', '.join(errors)}" if errors else "")
 
 
-def _report(payload: Mapping[str, Any]) -> str:
-    funnel, metrics = payload["report"]["funnel"], payload["report"]["metrics"]
+@told.register
+def _(record: Reported) -> str:
+    funnel, metrics, name = record.report.funnel, record.report.metrics, record.objective
     best = metrics["best_objective"]
     suspect = f", {funnel['suspect']} suspect" if funnel.get("suspect") else ""
-    name = payload.get("objective", "objective")  # earlier ledgers do not say it
     return (
         f"{funnel['stable']} of {funnel['labelled']} labels stable, {funnel['stable_new']} of them new{suspect}; "
         f"{metrics['stable_new_total']:.0f} stable and new in all, "

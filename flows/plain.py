@@ -14,6 +14,7 @@ from flows.outcome import summarise, write_report, write_results
 from loop.errors import ConfigError
 from loop.history import History
 from loop.settings import STAGES
+from loop.stages import Reported
 from loop.store import Store
 
 if TYPE_CHECKING:
@@ -30,14 +31,11 @@ def run_campaign(
     from flows import build
 
     with build.open_campaign(config, directory, reporter, resume=resume) as campaign:
-        while not campaign.finished:
-            round, stage = campaign.history.next_stage
-            payload = campaign.run_stage(round, stage)
-            rounds = campaign.settings.rounds
-            reporter.say(f"round {round}/{rounds} {stage:<8} {told(stage, payload)} ({payload['seconds']:.0f} s)")
-            if stage == "report" and not campaign.finished:
+        for step in campaign.steps():
+            where = f"round {step.round}/{campaign.settings.rounds} {step.stage:<8}"
+            reporter.say(f"{where} {told(step.record)} ({step.seconds:.0f} s)")
+            if step.stage == Reported.stage and not campaign.finished:
                 write_report(campaign.history, directory)  # people look while it runs
-        campaign.record_stop()
         return write_results(campaign.history, directory)
 
 

@@ -10,31 +10,46 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from loop import archive
 from loop.contracts import Acquisition, Generator, Oracle, Progress, Rehull, Reward, Screen, Surrogate, Validity
 from loop.errors import DiscoveryLoopError, StoreError
-from loop.history import CAMPAIGN, CREATED, DONE, SETTINGS, STOPPED, History, Pick
+from loop.history import CAMPAIGN, CREATED, DONE, SETTINGS, STOPPED, History
 from loop.hull import HullEntry
 from loop.io.files import FolderLock, read_candidates, write_candidates, write_folder
+from loop.labelling import Labelling
 from loop.novelty import NoveltyIndex
 from loop.properties import heading
-from loop.prototypes import parent_lattice, prototype
 from loop.report import export
 from loop.report.columns import unit_of
 from loop.report.phases import systems_of
 from loop.report.summary import round_report
 from loop.rungs import Rung, climb, key_of
+from loop.running import InTurn, Runner
 from loop.selection import choose, columns_of, row_of
 from loop.settings import ENGINE, STAGES, CampaignSettings
+from loop.stages import (
+    Finetuned,
+    Funnel,
+    HullPoint,
+    KnownPhase,
+    Labelled,
+    Pick,
+    Proposed,
+    Reported,
+    Retrained,
+    Selected,
+    StageRecord,
+    Step,
+    timed,
+)
 from loop.stopping import stop_reason
 from loop.store import Store
 from loop.values import Candidate, Evaluation, RoundReport
-
-WAIT_SECONDS = 2.0  # between looks at labels that another process is computing
 
 
 @dataclass(frozen=True)
@@ -55,14 +70,23 @@ class Parts:
 
 
 class Campaign:
-    """One campaign in one folder. Use it as a context manager: leaving gives the folder free.
+    """One campaign in one folder, driven by `steps`.
+
+    ::
+
+        with Campaign(settings, parts, store, directory) as campaign:
+            for step in campaign.steps():
+                print(step.round, step.stage, step.record)
+
+    A context manager: the folder's lock is released on exit.
 
     Args:
         settings: of the loop; on resume they must agree with the recorded ones, but for when to stop.
         parts: generator, surrogate, acquisition, oracle and what judges candidates before labels.
         store: the ledger; may be shared with other campaigns.
-        directory: policies, surrogates, pools and results; one campaign a folder.
+        directory: policies, surrogates, pools and results; one campaign per folder.
         progress: called often with (stage, done, total, metrics).
+        runner: where stages and labels are computed; default: in this thread, one after the other.
         about: provenance that is kept with the campaign (versions, hashes, configuration).
 
     Raises:
@@ -78,14 +102,22 @@ class Campaign:
         directory: Path,
         *,
         progress: Progress | None = None,
+        runner: Runner | None = None,
         about: dict[str, Any] | None = None,
     ) -> None:
         self.parts = parts
         self.store = store
         self.directory = Path(directory)
         self.progress: Progress = progress or (lambda *_: None)
-        # how the pieces of a label stage run side by side, where the caller knows; it calls `label` with each piece
-        self.spread: Callable[[list[Candidate]], None] | None = None
+        self.runner: Runner = runner or InTurn()
+        self._work: dict[str, Callable[[int], StageRecord]] = {
+            "finetune": self._finetune,
+            "propose": self._propose,
+            "select": self._select,
+            "label": self._label,
+            "retrain": self._retrain,
+            "report": self._report,
+        }
         self._lock = FolderLock(self.directory)
         try:
             self.history = self._open(settings, about or {})
@@ -94,7 +126,7 @@ class Campaign:
             raise
         self._policy: int | None = None  # round whose policy the generator holds
         self._fit: int | None = None  # round whose fit the surrogate holds
-        self._fill_archive()
+        archive.fill(parts.novelty, self.history)
 
     @property
     def settings(self) -> CampaignSettings:
@@ -102,7 +134,7 @@ class Campaign:
         return self.history.settings
 
     def close(self) -> None:
-        """Give the folder free for other processes."""
+        """Release the folder's lock."""
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -111,11 +143,20 @@ class Campaign:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def steps(self) -> Iterator[Step]:
+        """Run what is left of all rounds, one stage at a time; each is on record when it is yielded.
+
+        Whoever stops asking stops the campaign there, and `steps` of the same campaign continues later. After the last
+        round, or where a stop rule holds, the reason is recorded.
+        """
+        while not self.finished:
+            yield self.runner.stage(self, *self.history.next_stage)
+        self.record_stop()
+
     def run(self) -> list[RoundReport]:
         """Run what is left of all rounds; returns the reports of all rounds."""
-        while not self.finished:
-            self.run_round(self.history.next_stage[0])
-        self.record_stop()
+        for _ in self.steps():
+            pass
         return self.history.reports()
 
     @property
@@ -127,7 +168,7 @@ class Campaign:
     def record_stop(self) -> str:
         """Write into the ledger why no further round is begun, once; returns the reason, empty where there is none.
 
-        For whoever drives the stages, when they are over.
+        `steps` does it; for whoever runs single stages.
         """
         round, stage = self.history.next_stage
         reason = stop_reason(self.history) if stage == STAGES[0] else ""
@@ -135,14 +176,8 @@ class Campaign:
             self.record(round, CAMPAIGN, STOPPED, {"reason": reason})
         return reason
 
-    def run_round(self, round: int) -> RoundReport:
-        """Run the stages of a round that are not done."""
-        for stage in STAGES:
-            self.run_stage(round, stage)
-        return self.history.reports()[round]
-
-    def run_stage(self, round: int, stage: str) -> dict[str, Any]:
-        """Run one stage and record it; one that is done is not run again. Returns what is recorded.
+    def run_stage(self, round: int, stage: str) -> Step:
+        """Run one stage and record it; one that is done is not run again.
 
         Raises:
             ValueError: there is no such stage, or an earlier one is not done.
@@ -155,12 +190,10 @@ class Campaign:
             raise ValueError(f"stage {stage!r} of round {round} is not next: {self.history.next_stage} is")
         self.progress(stage, 0, 1, {})
         start = time.monotonic()
-        payload = getattr(self, f"_{stage}")(round)
-        payload["seconds"] = time.monotonic() - start
-        if stage == "report":
-            payload["report"]["seconds"]["report"] = payload["seconds"]
-        self.record(round, stage, DONE, payload)
-        if stage == "report":
+        record = self._work[stage](round)
+        seconds = time.monotonic() - start
+        self.record(round, stage, DONE, Step(round, stage, timed(record, seconds), seconds).to_dict())
+        if stage == Reported.stage:
             export.write_ranked(self.history, self.directory)
         self.progress(stage, 1, 1, {})
         return self.history.done[round, stage]
@@ -172,47 +205,11 @@ class Campaign:
         return [self.history.candidates[key] for key in ids if key not in self.history.evaluations]
 
     def label(self, candidates: Sequence[Candidate], oracle: Oracle | None = None) -> list[Evaluation]:
-        """Label candidates through the ledger, in order. May be called from several threads with different pieces.
+        """Label candidates through the ledger, in order. May be called from several threads with different batches."""
+        labelling = Labelling(self.store, self.history.name, self.settings.chunk)
+        return labelling.label(candidates, oracle or self.parts.oracle)
 
-        What the ledger holds is not computed again; what another process computes is waited for; a process killed here
-        loses at most the `chunk` it was at.
-        """
-        oracle = oracle or self.parts.oracle
-        key, by_id = key_of(oracle), {candidate.id: candidate for candidate in candidates}
-        while True:
-            finished = self.store.evaluations(list(by_id), key)
-            open_ids = [structure_id for structure_id in by_id if structure_id not in finished]
-            if not open_ids:
-                return [finished[candidate.id] for candidate in candidates]
-            claimed = self.store.claim(open_ids[: self.settings.chunk], key, campaign=self.history.name)
-            if not claimed:  # the first ones are being computed elsewhere: try the others before waiting
-                claimed = self.store.claim(open_ids, key, campaign=self.history.name)
-                self.store.release(claimed[self.settings.chunk :], key)
-                claimed = claimed[: self.settings.chunk]
-            if claimed:
-                self._evaluate([by_id[structure_id] for structure_id in claimed], oracle)
-            else:
-                time.sleep(WAIT_SECONDS)
-
-    def _label_in_turn(self, candidates: list[Candidate]) -> None:
-        for start in range(0, len(candidates), self.settings.chunk):
-            self.label(candidates[start : start + self.settings.chunk])
-            self.progress("label", min(start + self.settings.chunk, len(candidates)), len(candidates), {})
-
-    def _evaluate(self, candidates: list[Candidate], oracle: Oracle) -> None:
-        """Compute claimed labels and write them; on any way out but success the claims are given back."""
-        ids = [candidate.id for candidate in candidates]
-        try:
-            evaluations = oracle.evaluate(candidates)
-            if [evaluation.candidate_id for evaluation in evaluations] != ids:
-                got = [evaluation.candidate_id for evaluation in evaluations]
-                raise StoreError(f"Oracle {oracle.name} was asked for {ids} and answered for {got}.")
-            self.store.finish(evaluations)
-        except BaseException:
-            self.store.release(ids, key_of(oracle))
-            raise
-
-    def _finetune(self, round: int) -> dict[str, Any]:
+    def _finetune(self, round: int) -> Finetuned:
         """Round 0 keeps the untuned generator: its labels are the baseline that reinforcement has to beat."""
         rows: list[dict[str, Any]] = []
         guards: dict[str, int] = {}
@@ -229,13 +226,13 @@ class Campaign:
                 progress=self.progress,
                 checkpoint=checkpoint,
             )
-            guards = dict(getattr(reward, "counts", {}))  # how often each bit, in this process
+            guards = dict(reward.counts)  # in this process: a resumed fine-tuning counts what it saw itself
         write_folder(self._policy_path(round), self.parts.generator.save)
         self._policy = round
         shutil.rmtree(self.directory / "generator" / f"finetune_{round:03d}", ignore_errors=True)
-        return {"rows": rows, "guards": guards}
+        return Finetuned(tuple(rows), guards)
 
-    def _propose(self, round: int) -> dict[str, Any]:
+    def _propose(self, round: int) -> Proposed:
         """Sample a pool; drop invalid, duplicate and known crystals, and count them."""
         self._hold_policy(round)
         seed = self.settings.seed_for(round, "propose")
@@ -247,71 +244,67 @@ class Campaign:
         wanted = {"new", "known"} if self.settings.allow_known else {"new"}
         pool = [candidate for candidate, verdict in zip(valid, verdicts, strict=True) if verdict.kind in wanted]
         write_candidates(self._pool_path(round), pool)
-        funnel = {
-            "asked": self.settings.pool,
-            "sampled": len(sampled),
-            "accepted": len(valid),
-            "unique": len(valid) - kinds["duplicate"],
-            "new": kinds["new"],
-            "pool": len(pool),
-        }
-        known = {verdict.match: verdict.in_training for verdict in verdicts if verdict.kind == "known"}
-        return {
-            "funnel": funnel,
-            "invalid": dict(Counter(reason for reason in reasons if reason is not None)),
-            "verdicts": [verdict.kind for verdict in verdicts if verdict.kind in wanted],
-            "matches": [verdict.match or "" for verdict in verdicts if verdict.kind in wanted],
-            "replayed": sum(verdict.in_training for verdict in verdicts if verdict.kind == "known"),
-            "known": sorted(str(match) for match in known)[:50],
-            "elements": dict(Counter(str(e) for candidate in valid for e in candidate.structure.composition)),
-        }
+        funnel = Funnel(
+            asked=self.settings.pool,
+            sampled=len(sampled),
+            accepted=len(valid),
+            unique=len(valid) - kinds["duplicate"],
+            new=kinds["new"],
+            pool=len(pool),
+        )
+        kept = [verdict for verdict in verdicts if verdict.kind in wanted]
+        known = [verdict for verdict in verdicts if verdict.kind == "known"]
+        return Proposed(
+            funnel,
+            invalid=dict(Counter(reason for reason in reasons if reason is not None)),
+            verdicts=tuple(verdict.kind for verdict in kept),
+            matches=tuple(verdict.match or "" for verdict in kept),
+            replayed=sum(verdict.in_training for verdict in known),
+            known=tuple(sorted({str(verdict.match) for verdict in known})[:50]),
+            elements=dict(Counter(str(e) for candidate in valid for e in candidate.structure.composition)),
+        )
 
-    def _select(self, round: int) -> dict[str, Any]:
+    def _select(self, round: int) -> Selected:
         """Spend the round's budget on a pool, and keep what was believed of it: that is judged by the labels."""
         pool, surrogate = read_candidates(self._pool_path(round)), self.parts.surrogate
         trained = round > 0 and bool(pool) and self._hold_fit(round - 1)
         judges = (self.parts.acquisition, surrogate) if trained else None
-        arms = choose(pool, self.settings, round, self._budget(round), judges)
+        arms = choose(pool, self.settings, round, self.settings.budget_of(round, self.history.paid), judges)
         beliefs = surrogate.predict(pool) if trained else None
         screen = self.parts.screen(pool).tolist() if self.parts.screen and pool else [None] * len(pool)
-        kinds = self.history.done[round, "propose"]["verdicts"]
-        matches = self.history.done[round, "propose"].get("matches", [""] * len(pool))  # none in earlier ledgers
-        picks = [
+        proposed = self.history.record(round, Proposed)
+        kinds, matches = proposed.verdicts, proposed.matches or ("",) * len(pool)  # no matches in earlier ledgers
+        picks = tuple(
             Pick(pool[index].id, round, arm, kinds[index], matches[index], screen[index], *row_of(beliefs, index))
             for index, arm in arms.items()
-        ]
+        )
         self.store.add_candidates(self.history.name, [pool[index] for index in arms])
         self.history.candidates |= {pool[index].id: pool[index] for index in arms}
-        return {
-            "picks": [pick.to_dict() for pick in picks],
-            "pool_mean": columns_of(beliefs),
-            "pool_screen": [value for value in screen if value is not None],
-            "random": not trained,
-        }
+        known = tuple(value for value in screen if value is not None)
+        return Selected(picks, columns_of(beliefs), known, random=not trained)
 
-    def _label(self, round: int) -> dict[str, Any]:
+    def _label(self, round: int) -> Labelled:
         """Label what is selected and not labelled, then judge the relaxed crystals' novelty."""
-        pending = self.pending(round)
-        paid_before = sum(payload["paid"] for (_, stage), payload in self.history.done.items() if stage == "label")
-        (self.spread or self._label_in_turn)(pending)
+        pending, chunk = self.pending(round), self.settings.chunk
+        paid_before = sum(labelled.paid for labelled in self.history.records(Labelled).values())
+        self.runner.label(self, round, [pending[at : at + chunk] for at in range(0, len(pending), chunk)])
         self.history.refresh(self.store)
         rungs = {rung.name: climb(self, round, rung) for rung in self.parts.rungs}
-        picks = self.history.picks(round)
-        evaluations = [self.history.evaluations[pick.candidate_id] for pick in picks]
-        return {
-            "statuses": dict(Counter(evaluation.status for evaluation in evaluations)),
-            "paid": self.history.paid - paid_before,
-            "novelty": self._remember(picks, evaluations),
-            "prototypes": self._prototypes(picks, evaluations),
-            "rungs": rungs,
-        }
+        evaluations = [self.history.evaluations[pick.candidate_id] for pick in self.history.picks(round)]
+        return Labelled(
+            statuses=dict(Counter(evaluation.status for evaluation in evaluations)),
+            paid=self.history.paid - paid_before,
+            novelty=archive.remember(self.parts.novelty, self.history, round),
+            prototypes=archive.prototypes(self.history, round),
+            rungs=rungs,
+        )
 
-    def _retrain(self, round: int) -> dict[str, Any]:
+    def _retrain(self, round: int) -> Retrained:
         """Fit the surrogate to all usable labels of the campaign."""
         labels = [label for label in self.history.labels() if label.first.ok]
         self._fit = None
         if not labels:
-            return {"metrics": {}, "labels": 0}
+            return Retrained({}, 0)
         metrics = self.parts.surrogate.fit(
             [label.candidate for label in labels],
             [label.first for label in labels],
@@ -319,40 +312,29 @@ class Campaign:
         )
         write_folder(self._fit_path(round), self.parts.surrogate.save)
         self._fit = round
-        return {"metrics": {name: float(value) for name, value in metrics.items()}, "labels": len(labels)}
+        return Retrained({name: float(value) for name, value in metrics.items()}, len(labels))
 
-    def _report(self, round: int) -> dict[str, Any]:
+    def _report(self, round: int) -> Reported:
         """Judge all finds on the hull that holds all of them, then sum the round up.
 
         What lies implausibly far below the hull is no phase of it: such an error would hide the true finds around it.
         """
-        hull: dict[str, Any] = {}
+        hull: dict[str, HullPoint] = {}
         labels = [label for label in self.history.labels() if label.first.ok and not label.suspect(self.settings)]
         if self.parts.rehull and labels:
             judged = self.parts.rehull([label.candidate for label in labels], [label.first for label in labels])
-            hull = {
-                evaluation.candidate_id: {
-                    "value": evaluation.value(self.settings.stability),
-                    "decomposition": evaluation.decomposition,
-                }
-                for evaluation in judged
-            }
+            hull = {e.candidate_id: HullPoint(e.value(self.settings.stability), e.decomposition) for e in judged}
         objective = heading(self.settings.objective, unit_of(self.history, self.settings.objective))
-        return {
-            "hull": hull,
-            "report": round_report(self.history, round, hull).to_dict(),
-            "objective": objective,
-            "phases": self._known_phases(hull),
-        }
+        return Reported(round_report(self.history, round, hull), hull, objective, self._known_phases(hull))
 
-    def _known_phases(self, hull: dict[str, Any]) -> dict[str, list[tuple[str, float, str]]]:
-        """Reference phases (formula, eV/atom, id) of the chemical systems whose phase diagrams a report draws."""
+    def _known_phases(self, hull: dict[str, HullPoint]) -> dict[str, tuple[KnownPhase, ...]]:
+        """Reference phases of the chemical systems whose phase diagrams a report draws."""
         if self.parts.phases is None:
             return {}
-        labels = self.history.labels(hull=hull)
+        systems = systems_of(self.history.labels(hull=hull), self.settings)
         return {
-            system: [(entry.formula, entry.energy, entry.id) for entry in self.parts.phases(system)]
-            for system in systems_of(labels, self.settings)
+            system: tuple(KnownPhase(entry.formula, entry.energy, entry.id) for entry in self.parts.phases(system))
+            for system in systems
         }
 
     # internals --------------------------------------------------------------------------------------------------------
@@ -381,44 +363,6 @@ class Campaign:
         # as a later process will read it: a list where there was a tuple, a text where a key was a number
         self.history.apply(round, stage, kind, json.loads(json.dumps(payload)))
 
-    def _fill_archive(self) -> None:
-        """Everything labelled so far, as relaxed and as proposed, counts as seen: in the order of the first time."""
-        for round, stage in sorted(self.history.done):
-            if stage == "label":
-                picks = self.history.picks(round)
-                self._remember(picks, [self.history.evaluations[pick.candidate_id] for pick in picks])
-
-    def _remember(self, picks: list[Pick], evaluations: list[Evaluation]) -> dict[str, tuple[str, str]]:
-        """Put a round's crystals into the archive; returns the verdicts on the relaxed ones.
-
-        They are judged one after the other, for a relaxation can end in a known or an earlier crystal; and before the
-        unrelaxed ones are added, for a crystal is no copy of its own unrelaxed self.
-        """
-        novelty, verdicts = self.parts.novelty, {}
-        for pick, evaluation in zip(picks, evaluations, strict=True):
-            if evaluation.structure is not None:
-                verdict = novelty.judge([evaluation.structure], [pick.candidate_id])[0]
-                verdicts[pick.candidate_id] = (verdict.kind, verdict.match or "")
-                novelty.add([evaluation.structure], [pick.candidate_id])
-        novelty.add(
-            [self.history.candidates[pick.candidate_id].structure for pick in picks], [p.candidate_id for p in picks]
-        )
-        return verdicts
-
-    def _prototypes(self, picks: list[Pick], evaluations: list[Evaluation]) -> dict[str, tuple[str, str]]:
-        """Prototype and parent lattice of each usable crystal, as relaxed."""
-        pairs = zip(picks, evaluations, strict=True)
-        ends = {
-            p.candidate_id: e.structure or self.history.candidates[p.candidate_id].structure for p, e in pairs if e.ok
-        }
-        return {key: (prototype(structure), parent_lattice(structure)) for key, structure in ends.items()}
-
-    def _budget(self, round: int) -> int:
-        settings = self.settings
-        budget = settings.round0_budget if round == 0 else settings.budget
-        left = budget if settings.max_calls is None else settings.max_calls - self.history.paid
-        return max(0, min(budget, left))
-
     def _policy_path(self, round: int) -> Path:
         return self.directory / "generator" / f"round_{round:03d}"
 
@@ -435,7 +379,7 @@ class Campaign:
 
     def _hold_fit(self, round: int) -> bool:
         """Have the surrogate hold the fit of a round; False where no label was usable and so none exists."""
-        if self._fit != round and self.history.done[round, "retrain"]["labels"]:
+        if self._fit != round and self.history.record(round, Retrained).labels:
             self.parts.surrogate.load(self._fit_path(round))
             self._fit = round
         return self._fit == round

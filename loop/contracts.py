@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -44,6 +44,11 @@ class Validity(Protocol):
 
 class Reward(Protocol):
     """Scores crystals for the policy. Higher is better; dimensionless."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How often each guard was triggered so far, by its name; empty for a reward without guards."""
+        ...
 
     def __call__(self, candidates: Sequence[Candidate | None]) -> tuple[np.ndarray, list[dict[str, float]]]:
         """Rewards of shape (n,), finite, and per candidate the components behind each.

@@ -6,38 +6,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from loop.errors import StoreError
 from loop.hull import HullEntry
-from loop.rungs import RUNG, RungHistory, with_rung
 from loop.settings import STAGES, CampaignSettings
 from loop.stability import SUSPECT, is_suspect
+from loop.stages import (
+    Finetuned,
+    HullPoint,
+    Labelled,
+    Novelty,
+    Pick,
+    Prototype,
+    Reported,
+    Selected,
+    SentUp,
+    StageRecord,
+    Step,
+)
 from loop.store import OracleKey, Store
 from loop.values import NEW, Candidate, Evaluation, Quantity, RoundReport
 
 CAMPAIGN = "campaign"  # stage of the events that belong to no stage
-CREATED, SETTINGS, DONE, STOPPED = "created", "settings", "done", "stopped"
+CREATED, SETTINGS, DONE, STOPPED, RUNG = "created", "settings", "done", "stopped", "rung"  # kinds of events
 NOT_JUDGED = "not judged"  # labelled in a round whose label stage is not done
 
 
-@dataclass(frozen=True)
-class Pick:
-    """A candidate chosen for labelling, with what was believed of it before the label."""
-
-    candidate_id: str
-    round: int
-    arm: str  # baseline, engine or shadow
-    novelty: str = NEW
-    match: str = ""  # of the crystal as proposed: id of the known crystal that it is
-    screen: float | None = None  # energy above the hull of the unrelaxed crystal, eV/atom
-    mean: dict[str, float] = field(default_factory=dict)  # prediction, by property
-    std: dict[str, float] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready form, without the round."""
-        names = ("candidate_id", "arm", "novelty", "match", "screen", "mean", "std")
-        return {name: getattr(self, name) for name in names}
+R = TypeVar("R", bound=StageRecord)
 
 
 @dataclass(frozen=True)
@@ -94,6 +90,32 @@ class Label:
 
 
 @dataclass
+class RungHistory:
+    """What a campaign sent up to one rung, and what came back."""
+
+    key: OracleKey
+    labels: dict[str, str] = field(default_factory=dict)  # candidate id -> id of the crystal that was measured
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)  # by candidate id
+    rounds: set[int] = field(default_factory=set)  # whose best were chosen
+
+    def apply(self, round: int, event: SentUp) -> None:
+        """Take in one event.
+
+        Raises:
+            StoreError: the event is of another oracle or settings.
+        """
+        key = OracleKey(event.oracle, event.settings)
+        if key != self.key:
+            raise StoreError(
+                f"Rung {event.rung!r} of this campaign holds labels of {self.key}, now {key}: labels of two "
+                "oracles do not mix. Give the new ones another name, or start a new campaign."
+            )
+        self.labels |= event.labels
+        if event.chosen:
+            self.rounds.add(round)
+
+
+@dataclass
 class History:
     """Fold over the events of one campaign."""
 
@@ -101,7 +123,7 @@ class History:
     settings: CampaignSettings
     oracle: OracleKey
     about: dict[str, Any]
-    done: dict[tuple[int, str], dict[str, Any]]  # (round, stage) -> payload
+    done: dict[tuple[int, str], Step]  # by round and stage
     stopped: str
     candidates: dict[str, Candidate]
     evaluations: dict[str, Evaluation]
@@ -135,15 +157,16 @@ class History:
     def apply(self, round: int, stage: str, kind: str, payload: dict[str, Any]) -> None:
         """Take in one event."""
         if kind == DONE:
-            self.done[round, stage] = _upgraded(payload)
+            self.done[round, stage] = Step.from_dict(round, stage, payload)
         elif kind == SETTINGS:
             self.settings = CampaignSettings.from_dict(payload["settings"])
             self.stopped = ""
         elif kind == STOPPED:
             self.stopped = str(payload["reason"])
         elif kind == RUNG:
-            key = OracleKey(payload["oracle"], payload["settings"])
-            self.rungs.setdefault(payload["rung"], RungHistory(key)).apply(round, payload)
+            event = SentUp(**payload)
+            key = OracleKey(event.oracle, event.settings)
+            self.rungs.setdefault(event.rung, RungHistory(key)).apply(round, event)
 
     def refresh(self, store: Store) -> None:
         """Read the labels of all picks from the ledger."""
@@ -167,15 +190,25 @@ class History:
                     return round, stage
             round += 1
 
+    def records(self, kind: type[R]) -> dict[int, R]:
+        """What one stage recorded, by round, the first round first."""
+        found = {step.round: step.record for step in self.done.values() if isinstance(step.record, kind)}
+        return dict(sorted(found.items()))
+
+    def record(self, round: int, kind: type[R]) -> R:
+        """What a stage of a round recorded, for example ``history.record(0, Proposed).funnel``.
+
+        Raises:
+            KeyError: it is not done.
+        """
+        return self.records(kind)[round]
+
     def picks(self, round: int | None = None) -> list[Pick]:
         """What was chosen for labelling, in order, in one round or in all."""
-        found = []
-        for (number, stage), payload in sorted(self.done.items()):
-            if stage == "select" and round in (None, number):
-                found += [Pick(round=number, **pick) for pick in payload["picks"]]
-        return found
+        chosen = self.records(Selected).items()
+        return [pick for number, selected in chosen if round in (None, number) for pick in selected.picks]
 
-    def labels(self, round: int | None = None, *, hull: dict[str, Any] | None = None) -> list[Label]:
+    def labels(self, round: int | None = None, *, hull: dict[str, HullPoint] | None = None) -> list[Label]:
         """Picks that have their outcome, each judged on the newest hull that the campaign knows, or on the one given.
 
         Args:
@@ -183,64 +216,64 @@ class History:
             hull: energy above the hull and decomposition by candidate id, as a report keeps them.
         """
         newest = self._newest_hull() if hull is None else hull
-        found = []
-        for pick in self.picks(round):
-            first = self.evaluations.get(pick.candidate_id)
-            if first is None:
-                continue
-            if pick.candidate_id not in self.candidates:
-                raise StoreError(f"The ledger holds a label of {pick.candidate_id} but not the crystal itself.")
-            key = pick.candidate_id
-            stage = self.done.get((pick.round, "label"), {})
-            relaxed = stage.get("novelty", {}).get(key, ("", ""))
-            kind = stage.get("prototypes", {}).get(key, ("", ""))
-            rungs = {name: rung.evaluations[key] for name, rung in self.rungs.items() if key in rung.evaluations}
-            for name, higher in rungs.items():
-                first = with_rung(first, name, higher)
-            evaluation = _on_newest_hull(first, newest.get(key), self.settings.stability)
-            found.append(
-                Label(self.candidates[key], pick, evaluation, first, relaxed[0], relaxed[1], rungs, kind[0], kind[1])
-            )
-        return found
+        return [
+            self._label(pick, first, newest.get(pick.candidate_id))
+            for pick in self.picks(round)
+            if (first := self.evaluations.get(pick.candidate_id)) is not None
+        ]
+
+    def _label(self, pick: Pick, first: Evaluation, judged: HullPoint | None) -> Label:
+        key = pick.candidate_id
+        if key not in self.candidates:
+            raise StoreError(f"The ledger holds a label of {key} but not the crystal itself.")
+        stage = self.records(Labelled).get(pick.round)
+        relaxed = stage.novelty.get(key, Novelty()) if stage else Novelty()
+        kind = stage.prototypes.get(key, Prototype()) if stage else Prototype()
+        rungs = {name: rung.evaluations[key] for name, rung in self.rungs.items() if key in rung.evaluations}
+        for name, higher in rungs.items():
+            first = with_rung(first, name, higher)
+        evaluation = _on_newest_hull(first, judged, self.settings.stability)
+        return Label(
+            self.candidates[key], pick, evaluation, first, relaxed.kind, relaxed.match, rungs, kind.name, kind.parent
+        )
 
     def reports(self) -> list[RoundReport]:
         """Reports of the finished rounds."""
-        payloads = [payload for (_, stage), payload in sorted(self.done.items()) if stage == "report"]
-        return [RoundReport.from_dict(payload["report"]) for payload in payloads]
+        return [reported.report for reported in self.records(Reported).values()]
 
     def learning_rows(self) -> list[dict[str, Any]]:
-        """One row an iteration of fine-tuning, with its round."""
-        stages = sorted((key, payload) for key, payload in self.done.items() if key[1] == "finetune")
-        return [{"round": round, **row} for (round, _), payload in stages for row in payload.get("rows", [])]
+        """One row per iteration of fine-tuning, with its round."""
+        return [{"round": round, **row} for round, tuned in self.records(Finetuned).items() for row in tuned.rows]
 
     def seconds(self) -> float:
         """Working time recorded so far."""
-        return float(sum(payload.get("seconds", 0.0) for payload in self.done.values()))
+        return float(sum(step.seconds for step in self.done.values()))
 
     def phases(self) -> dict[str, list[HullEntry]]:
         """Reference phases by chemical system, as the newest report kept them; earlier ledgers hold none."""
-        kept = self._newest("phases")
-        return {system: [HullEntry(*entry) for entry in entries] for system, entries in kept.items()}
+        newest = self._newest_report()
+        kept = newest.phases if newest else {}
+        return {system: [HullEntry(*phase) for phase in phases] for system, phases in kept.items()}
 
-    def _newest_hull(self) -> dict[str, Any]:
-        return self._newest("hull")
+    def _newest_hull(self) -> dict[str, HullPoint]:
+        newest = self._newest_report()
+        return newest.hull if newest else {}
 
-    def _newest(self, key: str) -> dict[str, Any]:
-        """What the newest report that has it keeps under a key."""
-        rounds = [number for (number, stage), payload in self.done.items() if stage == "report" and key in payload]
-        return self.done[max(rounds), "report"][key] if rounds else {}
-
-
-def _upgraded(payload: dict[str, Any]) -> dict[str, Any]:
-    """Counts of earlier ledgers under their present name: what passes the campaign's rules is `accepted`."""
-    for funnel in (payload.get("funnel"), payload.get("report", {}).get("funnel")):
-        if funnel and "valid" in funnel:
-            funnel["accepted"] = funnel.pop("valid")
-    return payload
+    def _newest_report(self) -> Reported | None:
+        found = self.records(Reported)
+        return found[max(found)] if found else None
 
 
-def _on_newest_hull(evaluation: Evaluation, judged: dict[str, Any] | None, stability: str) -> Evaluation:
+def with_rung(evaluation: Evaluation, name: str, found: Evaluation) -> Evaluation:
+    """An evaluation with the properties that a rung found, under the rung's name."""
+    if not found.ok:
+        return evaluation
+    properties = {f"{name}_{key}": quantity for key, quantity in found.properties.items()}
+    return replace(evaluation, properties={**evaluation.properties, **properties})
+
+
+def _on_newest_hull(evaluation: Evaluation, judged: HullPoint | None, stability: str) -> Evaluation:
     if judged is None or stability not in evaluation.properties:
         return evaluation
-    quantity = Quantity(judged["value"], evaluation.properties[stability].unit, evaluation.properties[stability].std)
-    return replace(evaluation.with_properties(**{stability: quantity}), decomposition=judged["decomposition"])
+    quantity = Quantity(judged.value, evaluation.properties[stability].unit, evaluation.properties[stability].std)
+    return replace(evaluation.with_properties(**{stability: quantity}), decomposition=judged.decomposition)

@@ -7,12 +7,16 @@ property ``band_gap`` of rung ``dft`` is ``dft_band_gap``. Surrogates, ranking a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from loop.contracts import Oracle
-from loop.errors import ConfigError, StoreError
+from loop.errors import ConfigError
+from loop.history import RUNG, Label
+from loop.ranking import ranked
+from loop.settings import CampaignSettings
+from loop.stages import SentUp
 from loop.store import OracleKey
 from loop.values import Candidate, Evaluation, Origin
 
@@ -20,10 +24,6 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from loop.campaign import Campaign
-    from loop.history import Label
-    from loop.settings import CampaignSettings
-
-RUNG = "rung"  # kind of the event that tells who was sent up, and of the one that tells what came back from people
 
 
 @runtime_checkable
@@ -75,41 +75,8 @@ def key_of(oracle: Oracle | HandOff) -> OracleKey:
     return OracleKey(oracle.name, oracle.settings_hash)
 
 
-@dataclass
-class RungHistory:
-    """What a campaign sent up to one rung, and what came back."""
-
-    key: OracleKey
-    labels: dict[str, str] = field(default_factory=dict)  # candidate id -> id of the crystal that was measured
-    evaluations: dict[str, Evaluation] = field(default_factory=dict)  # by candidate id
-    rounds: set[int] = field(default_factory=set)  # whose best were chosen
-
-    def apply(self, round: int, payload: dict[str, Any]) -> None:
-        """Take in one event.
-
-        Raises:
-            StoreError: the event is of another oracle or settings.
-        """
-        key = OracleKey(payload["oracle"], payload["settings"])
-        if key != self.key:
-            raise StoreError(
-                f"Rung {payload['rung']!r} of this campaign holds labels of {self.key}, now {key}: labels of two "
-                "oracles do not mix. Give the new ones another name, or start a new campaign."
-            )
-        self.labels |= payload["labels"]
-        if payload.get("chosen"):
-            self.rounds.add(round)
-
-
-def rung_event(name: str, key: OracleKey, labels: dict[str, str], *, chosen: bool) -> dict[str, Any]:
-    """Payload of a `RUNG` event; `chosen` where the campaign picked the best of a round."""
-    return {"rung": name, "oracle": key.oracle, "settings": key.settings, "labels": labels, "chosen": chosen}
-
-
 def best_of(labels: Sequence[Label], settings: CampaignSettings, rung: Rung) -> list[Label]:
     """The labels of a round that a rung shall look at, best first."""
-    from loop.ranking import ranked
-
     usable = [label for label in labels if label.evaluation.ok]
     if rung.only_stable:
         usable = [label for label in usable if label.is_stable(settings)]
@@ -125,14 +92,6 @@ def sent_up(candidate: Candidate, evaluation: Evaluation) -> Candidate:
     return Candidate(evaluation.structure, Origin("relaxed", parent=candidate.id), candidate.round)
 
 
-def with_rung(evaluation: Evaluation, name: str, found: Evaluation) -> Evaluation:
-    """An evaluation with the properties that a rung found, under the rung's name."""
-    if not found.ok:
-        return evaluation
-    properties = {f"{name}_{key}": quantity for key, quantity in found.properties.items()}
-    return replace(evaluation, properties={**evaluation.properties, **properties})
-
-
 def climb(campaign: Campaign, round: int, rung: Rung) -> int:
     """Have a dearer oracle look at the best of a round; returns how many. Who was chosen once stays chosen."""
     history = campaign.history
@@ -142,7 +101,8 @@ def climb(campaign: Campaign, round: int, rung: Rung) -> int:
         best = [label.candidate.id for label in best_of(labels, campaign.settings, rung)]
         campaign.store.add_candidates(history.name, [up[key] for key in best])
         chosen = {key: up[key].id for key in best}
-        campaign.record(round, "label", RUNG, rung_event(rung.name, rung.key, chosen, chosen=True))
+        event = SentUp(rung.name, rung.key.oracle, rung.key.settings, chosen, chosen=True)
+        campaign.record(round, "label", RUNG, event.to_dict())
     candidates = [up[key] for key in history.rungs[rung.name].labels if key in up]
     if isinstance(rung.oracle, HandOff):
         rung.oracle.hand_out(candidates, campaign.directory / rung.name / f"round_{round:03d}")

@@ -132,6 +132,12 @@ class CampaignSettings:
         """Oracle calls of the baseline round."""
         return self.budget if self.baseline_budget is None else self.baseline_budget
 
+    def budget_of(self, round: int, paid: int) -> int:
+        """Oracle calls of a round, where so many are paid already."""
+        budget = self.round0_budget if round == 0 else self.budget
+        left = budget if self.max_calls is None else self.max_calls - paid
+        return max(0, min(budget, left))
+
     def seed_for(self, round: int, stage: str) -> int:
         """Seed of one stage, independent of what ran before it in this process.
 

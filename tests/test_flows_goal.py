@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from loop.goal import Goal
 from loop.history import History
 from loop.novelty import NoveltyIndex, Verdict
 from loop.settings import CampaignSettings
+from loop.stages import Reported
 from loop.store import Store
 from loop.validity import ValidityRules
 from loop.values import Quantity
@@ -89,9 +91,8 @@ def told(request, tmp_path_factory):
             )
         with Store(folder / "campaign.db") as store, Campaign(settings, parts, store, folder) as campaign:
             watcher = artifacts.Watcher(settings.name, logging.getLogger("told"))
-            while not campaign.finished:
-                round, stage = campaign.history.next_stage
-                watcher.staged(campaign, round, stage, campaign.run_stage(round, stage))
+            for step in campaign.steps():
+                watcher.staged(campaign, step)
             summary = outcome.write_results(campaign.history, folder)
             watcher.finished(campaign, summary)
             status = status_of(campaign.history, folder)
@@ -198,7 +199,7 @@ def test_prototypes_are_counted(told):
 def test_looking_at_a_campaign_writes_nothing(tmp_path):
     settings = CampaignSettings(name="looked at", rounds=9, pool=12, budget=4, max_calls=4)
     with Store(tmp_path / "campaign.db") as store, Campaign(settings, fake_parts(), store, tmp_path) as campaign:
-        campaign.run_round(0)
+        list(islice(campaign.steps(), 6))
         events, done = len(store.events("looked at")), json.dumps(sorted(map(str, campaign.history.done)))
         assert campaign.finished
         assert campaign.finished
@@ -299,4 +300,4 @@ def test_a_ledger_of_an_earlier_version_still_opens(tmp_path):
     best = [row["bulk_modulus"] for row in summary["top"]]
     assert best == sorted(best)
     assert "not in this ledger" in loop.report.page.context(history, [])["diversity"]
-    assert "best objective" in told_in_words("report", history.done[0, "report"])
+    assert "best objective" in told_in_words(history.record(0, Reported))

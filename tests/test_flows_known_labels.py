@@ -14,6 +14,7 @@ from flows.surrogate import CampaignSurrogate
 from flows.tables.known_labels import read_known_labels
 from loop.errors import ConfigError, InputError
 from loop.io.cif_writer import to_cif
+from loop.stages import Retrained
 from loop.values import OK, Candidate, Evaluation, Quantity
 from surrogates.features import FeatureExtractor
 from surrogates.properties import GPConfig, Property
@@ -140,8 +141,7 @@ def test_surrogates_learn_from_known_labels_once_and_beside_the_campaign_s(tmp_p
     distinct = len({c.id for c in [*known.candidates, *first]})
     assert metrics["bulk_modulus/labels"] == distinct
     assert metrics["known"] == 40
-    payload = {"labels": 3, "metrics": metrics}
-    assert told("retrain", payload).startswith("3 labels and 40 known ones; cross-validated error: bulk_modulus")
+    assert told(Retrained(metrics, 3)).startswith("3 labels and 40 known ones; cross-validated error: bulk_modulus")
     assert metrics["bulk_modulus/new_n"] == 3  # the campaign's, not those that came with the file
     assert metrics["bulk_modulus/new_mae"] < 0.5 * without["bulk_modulus/new_mae"]
 

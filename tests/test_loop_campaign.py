@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from loop.errors import ConfigError, StoreError
 from loop.history import History
 from loop.hull import HullEntry
 from loop.ranking import ranked
+from loop.running import InTurn
 from loop.settings import STAGES, CampaignSettings
+from loop.stages import Finetuned, Selected
 from loop.store import Store
 from loop.values import Quantity
 from tests.fakes import FakeAcquisition, FakeGenerator, FakeOracle, fake_parts
@@ -84,14 +87,14 @@ def test_the_funnel_narrows(whole):
 
 def test_the_baseline_round_is_untuned_and_random(whole):
     _, history, _ = whole
-    assert history.done[0, "finetune"]["rows"] == []
-    assert history.done[0, "select"]["random"]
+    assert history.record(0, Finetuned).rows == ()
+    assert history.record(0, Selected).random
     assert {label.candidate.origin.policy for label in history.labels(0)} == {"bias0.4000"}
 
 
 def test_the_engine_picks_what_the_surrogate_prefers(whole):
     _, history, _ = whole
-    beliefs = history.done[2, "select"]["pool_mean"]["e_above_hull"]
+    beliefs = history.record(2, Selected).pool_mean["e_above_hull"]
     picked = sorted(pick.mean["e_above_hull"] for pick in history.picks(2) if pick.arm == "engine")
     assert max(picked) <= sorted(beliefs)[len(picked) + 1]  # up to the two that the shadow arm may have taken
 
@@ -122,17 +125,17 @@ def test_killed_while_learning_it_ends_as_if_it_had_not(tmp_path, whole, iterati
 @pytest.mark.parametrize("stage", [1, 3, 8, 10, 15])
 def test_a_new_process_after_any_stage_goes_on_from_there(tmp_path, whole, stage):
     with open_campaign(tmp_path) as campaign:
-        for _ in range(stage):
-            campaign.run_stage(*campaign.history.next_stage)
+        steps = [(step.round, step.stage) for step in islice(campaign.steps(), stage)]
+    assert steps == [(round, name) for round in range(3) for name in STAGES][:stage]
     run(tmp_path)
     assert (tmp_path / "ranked.csv").read_text() == whole[0]
 
 
 def test_a_finished_stage_is_not_run_again(tmp_path):
     with open_campaign(tmp_path) as campaign:
-        campaign.run_round(0)
+        steps = list(islice(campaign.steps(), 6))
         before = len(campaign.store.events("test"))
-        campaign.run_round(0)
+        assert [campaign.run_stage(0, stage) for stage in STAGES] == steps
         assert len(campaign.store.events("test")) == before
 
 
@@ -143,16 +146,15 @@ def test_stages_have_an_order(tmp_path, round, stage):
 
 
 def test_labels_may_come_from_several_threads(tmp_path, whole):
-    with open_campaign(tmp_path) as campaign:
-
-        def spread(pending):
-            threads = [threading.Thread(target=campaign.label, args=([candidate],)) for candidate in pending]
+    class Threads(InTurn):
+        def label(self, campaign, round, batches):
+            threads = [threading.Thread(target=campaign.label, args=(batch,)) for batch in batches]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
 
-        campaign.spread = spread
+    with Campaign(SETTINGS, fake_parts(), Store(tmp_path / "campaign.db"), tmp_path, runner=Threads()) as campaign:
         campaign.run()
     assert (tmp_path / "ranked.csv").read_text() == whole[0]
 
@@ -240,7 +242,7 @@ def test_without_a_usable_label_the_next_round_is_random(tmp_path):
             return replace(found, status="failed:exploded", properties={}, structure=None)
 
     history, _ = run(tmp_path, oracle=Broken())
-    assert history.done[1, "select"]["random"]
+    assert history.record(1, Selected).random
     assert [report.funnel["usable"] for report in history.reports()] == [0, 0, 0]
     assert history.reports()[-1].metrics["hit_rate"] == 0.0
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from loop.cells import read_cells
 from loop.errors import EnergyTypeError, InputError
-from loop.history import CAMPAIGN, History
+from loop.history import CAMPAIGN, RUNG, History, RungHistory
 from loop.properties import spec_of
-from loop.rungs import RUNG, RungHistory, rung_event
+from loop.stages import SentUp
 from loop.store import OracleKey, Store
 from loop.values import NOT_CONVERGED, OK, TIMEOUT, Cost, EnergyType, Evaluation, Quantity, structure_id
 from oracles.dft.handoff import TYPE_COLUMNS, UNITS, handoff_key
@@ -266,7 +266,7 @@ def _write(store: Store, history: History, rung: str, found: dict[str, Evaluatio
     key = OracleKey(key.oracle if rung == RUNG_NAME else f"{rung}-{key.oracle}", key.settings)
     known = history.rungs.get(rung)
     if known is not None and known.key != key:
-        known.apply(0, rung_event(rung, key, {}, chosen=False))  # raises: labels of two oracles do not mix
+        known.apply(0, SentUp(rung, key.oracle, key.settings, {}))  # raises: labels of two oracles do not mix
     measured = {name: (known.labels.get(name, name) if known else name) for name in found}
     ours = {name: replace(e, candidate_id=measured[name], oracle=key.oracle) for name, e in found.items()}
     claimed = set(store.claim(list(measured.values()), key, campaign=history.name))
@@ -281,7 +281,7 @@ def _write(store: Store, history: History, rung: str, found: dict[str, Evaluatio
     store.extend(more)
     labels = {name: measured[name] for name in found}
     if labels:
-        store.append(history.name, 0, CAMPAIGN, RUNG, rung_event(rung, key, labels, chosen=False))
+        store.append(history.name, 0, CAMPAIGN, RUNG, SentUp(rung, key.oracle, key.settings, labels).to_dict())
     done = rows.done
     done.taken, done.extended = len(new) + len(more), len(more)
     done.failed = sum(not evaluation.ok for evaluation in new.values())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections import Counter
 from typing import Any
 
 import matplotlib as mpl
@@ -20,6 +19,7 @@ from loop.properties import heading, spec_of
 from loop.report.columns import unit_of
 from loop.report.summary import hits_of
 from loop.settings import ARMS, BASELINE, ENGINE, SHADOW
+from loop.stages import Proposed
 
 COLOURS = {ENGINE: "#2563eb", SHADOW: "#ea8a0b", BASELINE: "#8492a6"}
 NAMES = {ENGINE: "engine", SHADOW: "shadow (random, same pool)", BASELINE: "baseline (untuned generator, random)"}
@@ -331,9 +331,9 @@ def drift(history: History) -> Figure:
 def elements(history: History) -> Figure:
     """Share of the last round's valid samples that hold each element."""
     figure, (axes,) = _axes((8.6, 4.0))
-    rounds = [number for number, stage in history.done if stage == "propose"]
-    propose = history.done[max(rounds), "propose"] if rounds else {"elements": {}, "funnel": {"accepted": 0}}
-    total, counts = max(1, propose["funnel"]["accepted"]), Counter(propose["elements"])
+    last = [*history.records(Proposed).values()][-1:]
+    total = max(1, *(proposed.funnel.accepted for proposed in last))
+    counts = last[0].elements if last else {}
     colours = mpl.colormaps["YlGnBu"]
     top = max([*counts.values(), 1]) / total
     for number in range(1, 104):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from loop.report.columns import best_objective, counts, diversity, goal_text, in
 from loop.report.export import ranked_rows
 from loop.report.tables import number, percent, ratio, tables
 from loop.stability import IMPLAUSIBLE
+from loop.stages import Finetuned, Proposed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -238,12 +239,11 @@ def _panel(
     return None if figure is None else Panel(title, caption, to_svg(figure, title), wide)
 
 
-def _total(history: History, stage: str, key: str) -> str:
-    """Counts of all rounds that a stage recorded under a key, the most frequent first."""
+def _total(found: Iterable[Mapping[str, int]]) -> str:
+    """Counts of all rounds, the most frequent first."""
     counts: Counter[str] = Counter()
-    for (_, done), payload in history.done.items():
-        if done == stage:
-            counts.update(payload.get(key, {}))
+    for of_round in found:
+        counts.update(of_round)
     return ", ".join(f"{reason} {count}" for reason, count in counts.most_common()) or "none"
 
 
@@ -279,6 +279,8 @@ def _protocol(history: History) -> list[tuple[str, str]]:
     settings = history.settings
     types = sorted({str(x.evaluation.energy_type) for x in history.labels() if x.evaluation.energy_type})
     share = f"{settings.shadow_share:.0%}"
+    guards = _total(tuned.guards for tuned in history.records(Finetuned).values())
+    invalid = _total(proposed.invalid for proposed in history.records(Proposed).values())
     return [
         (
             "stable",
@@ -302,8 +304,8 @@ def _protocol(history: History) -> list[tuple[str, str]]:
             "engine against shadow",
             "ratio of hit rates of all rounds; interval: Bayesian bootstrap with Jeffreys' half counts (Rubin 1981)",
         ),
-        ("guards that bit", f"while learning: {_total(history, 'finetune', 'guards')}"),
-        ("accepted", f"passes the campaign's validity rules; turned away: {_total(history, 'propose', 'invalid')}"),
+        ("guards that bit", f"while learning: {guards}"),
+        ("accepted", f"passes the campaign's validity rules; turned away: {invalid}"),
         (
             "unique, new",
             "no copy within its batch; neither in the reference of known crystals nor labelled before. Fingerprint "

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import asdict
 
 import numpy as np
 from pymatgen.core import Element
@@ -13,13 +12,14 @@ from pymatgen.core import Element
 from loop.history import History, Label
 from loop.metrics import Interval, calibration, concentration, rate_ratio, wilson
 from loop.settings import BASELINE, ENGINE, SHADOW, STAGES, CampaignSettings
+from loop.stages import Finetuned, HullPoint, Proposed, Selected
 from loop.values import RoundReport
 
 _F_BLOCK = (*range(57, 72), *range(89, 104))  # atomic numbers, La to Lu and Ac to Lr
 F_BLOCK = frozenset(Element.from_Z(number).symbol for number in _F_BLOCK)
 
 
-def round_report(history: History, round: int, hull: dict[str, Any] | None = None) -> RoundReport:
+def round_report(history: History, round: int, hull: dict[str, HullPoint] | None = None) -> RoundReport:
     """Report of a round whose labels are in. Metrics marked ``_total`` span all rounds up to this one.
 
     Args:
@@ -39,20 +39,19 @@ def round_report(history: History, round: int, hull: dict[str, Any] | None = Non
     metrics["oracle_seconds"] = sum(label.evaluation.cost.seconds for label in labels)
     metrics["oracle_core_hours"] = sum(x.evaluation.cost.seconds * x.evaluation.cost.cores for x in labels) / 3600
     metrics["paid_total"] = float(history.paid)
-    done = {stage: history.done[round, stage] for stage in STAGES if (round, stage) in history.done}
-    seconds = {stage: float(payload["seconds"]) for stage, payload in done.items() if "seconds" in payload}
+    seconds = {stage: history.done[round, stage].seconds for stage in STAGES if (round, stage) in history.done}
     return RoundReport(round, funnel, metrics, seconds)
 
 
 def _funnel(history: History, round: int, labels: list[Label]) -> dict[str, int]:
     """Counts from what was asked of the generator down to stable new crystals."""
-    settings, select = history.settings, history.done[round, "select"]
-    believed = select["pool_mean"].get(settings.stability) or select["pool_screen"]
+    settings, selected = history.settings, history.record(round, Selected)
+    believed = selected.pool_mean.get(settings.stability) or selected.pool_screen
     stable = [label for label in labels if label.is_stable(settings)]
     return {
-        **history.done[round, "propose"]["funnel"],
+        **asdict(history.record(round, Proposed).funnel),
         "predicted_stable": sum(value <= settings.threshold for value in believed),
-        "selected": len(select["picks"]),
+        "selected": len(selected.picks),
         "labelled": len(labels),
         "usable": sum(label.evaluation.ok for label in labels),
         "stable": len(stable),
@@ -114,7 +113,7 @@ def _calibration(labels: list[Label]) -> dict[str, float]:
 
 
 def _learning(history: History, round: int) -> dict[str, float]:
-    rows = history.done.get((round, "finetune"), {}).get("rows", [])
+    rows = history.record(round, Finetuned).rows
     if not rows:
         return {}
     metrics = {"reward_first": float(rows[0]["reward"]), "reward_last": float(rows[-1]["reward"])}
@@ -123,15 +122,15 @@ def _learning(history: History, round: int) -> dict[str, float]:
 
 def _drift(history: History, round: int) -> dict[str, float]:
     """Signs of a policy that collapses or copies: validity, uniqueness, novelty, replay, elements."""
-    propose = history.done[round, "propose"]
-    funnel, elements = propose["funnel"], Counter(propose["elements"])
-    sampled, valid, unique = (max(1, funnel[name]) for name in ("sampled", "accepted", "unique"))
+    proposed = history.record(round, Proposed)
+    funnel, elements = proposed.funnel, proposed.elements
+    sampled, valid, unique = (max(1, count) for count in (funnel.sampled, funnel.accepted, funnel.unique))
     total = max(1, sum(elements.values()))
     return {
-        "validity": funnel["accepted"] / sampled,
-        "uniqueness": funnel["unique"] / valid,
-        "novelty": funnel["new"] / unique,
-        "replay": propose["replayed"] / unique,
+        "validity": funnel.accepted / sampled,
+        "uniqueness": funnel.unique / valid,
+        "novelty": funnel.new / unique,
+        "replay": proposed.replayed / unique,
         "f_block_share": sum(count for element, count in elements.items() if element in F_BLOCK) / total,
         "element_concentration": concentration(list(elements.values())),
     }

@@ -5,7 +5,7 @@ What each word means is said once, in `loop.stability`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +159,11 @@ class Tally:
         self.reward = reward
         self.evaluations = 0
         self.found: set[str] = set()
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How often each guard was triggered."""
+        return self.reward.counts
 
     def __call__(self, candidates: Sequence[Candidate | None]) -> tuple[np.ndarray, list[dict[str, float]]]:
         """As the reward."""

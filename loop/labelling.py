@@ -1,0 +1,64 @@
+"""Labels through the ledger: what it holds is not computed again, and what another process computes is waited for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loop.contracts import Oracle
+from loop.errors import StoreError
+from loop.rungs import key_of
+from loop.store import Store
+from loop.values import Candidate, Evaluation
+
+WAIT_SECONDS = 2.0  # between looks at labels that another process is computing
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Labels candidates of one campaign. Safe to call from several threads with different candidates."""
+
+    store: Store
+    campaign: str  # who pays
+    chunk: int  # labels written together: what a killed process loses at most
+
+    def label(self, candidates: Sequence[Candidate], oracle: Oracle) -> list[Evaluation]:
+        """One evaluation per candidate, in order.
+
+        Raises:
+            StoreError: the oracle answered for other candidates than those that it was asked about.
+        """
+        key, by_id = key_of(oracle), {candidate.id: candidate for candidate in candidates}
+        while True:
+            finished = self.store.evaluations(list(by_id), key)
+            open_ids = [structure_id for structure_id in by_id if structure_id not in finished]
+            if not open_ids:
+                return [finished[candidate.id] for candidate in candidates]
+            claimed = self._claim(open_ids, oracle)
+            if claimed:
+                self._evaluate([by_id[structure_id] for structure_id in claimed], oracle)
+            else:
+                time.sleep(WAIT_SECONDS)
+
+    def _claim(self, open_ids: list[str], oracle: Oracle) -> list[str]:
+        """At most `chunk` ids that nobody else computes; empty where all are being computed elsewhere."""
+        key = key_of(oracle)
+        claimed = self.store.claim(open_ids[: self.chunk], key, campaign=self.campaign)
+        if not claimed:  # the first ones are being computed elsewhere: try the others before waiting
+            claimed = self.store.claim(open_ids, key, campaign=self.campaign)
+            self.store.release(claimed[self.chunk :], key)
+        return claimed[: self.chunk]
+
+    def _evaluate(self, candidates: list[Candidate], oracle: Oracle) -> None:
+        """Compute claimed labels and write them; on any way out but success the claims are given back."""
+        ids = [candidate.id for candidate in candidates]
+        try:
+            evaluations = oracle.evaluate(candidates)
+            if [evaluation.candidate_id for evaluation in evaluations] != ids:
+                got = [evaluation.candidate_id for evaluation in evaluations]
+                raise StoreError(f"Oracle {oracle.name} was asked for {ids} and answered for {got}.")
+            self.store.finish(evaluations)
+        except BaseException:
+            self.store.release(ids, key_of(oracle))
+            raise

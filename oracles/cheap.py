@@ -80,13 +80,13 @@ class CheapPotential:
 
     @cached_property
     def hull(self) -> Hull:
-        """The hull of the reference phases."""
-        return self.references.hull()
+        """The hull of the reference phases as they stand: it judges crystals that are not relaxed either."""
+        return self.references.hull(relaxed=False)
 
     @property
     def key(self) -> str:
         """What features computed with it depend on."""
-        return f"{self.potential.energy_type}|{self.references.checksum}"
+        return f"{self.potential.energy_type}|{self.references.checksum}|as they stand"
 
     @property
     def screen(self) -> HullScreen:

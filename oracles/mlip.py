@@ -14,7 +14,7 @@ from loop.errors import ConfigError, EnergyTypeError
 from loop.hull import Hull, HullResult
 from loop.stability import REFUSED
 from loop.values import OK, Candidate, Cost, Evaluation, Quantity, failed
-from oracles.potentials.base import Potential, load_potential
+from oracles.potentials.base import ROUND_OFF, Potential, load_potential
 from oracles.potentials.canary import check_canary
 from oracles.properties.bulk import BulkConfig, BulkModulus, bulk_moduli
 from oracles.properties.elastic import ElasticConfig, elastic_tensor, tight
@@ -22,12 +22,12 @@ from oracles.properties.phonons import PhononConfig, phonons
 from oracles.references.hull_on_demand import DemandHull, demand_hull
 from oracles.references.table import References, load_references, shipped_for
 from oracles.relax import RelaxConfig, Relaxed, relax
-from oracles.symmetry import space_group
+from oracles.symmetry import primitive, space_group
 
 DEMAND = "demand"  # in place of a table: competing phases are computed when they are needed
 VERSION = "1"  # raised when the same settings no longer give the same numbers
 SYMPREC = 0.1  # A, for the space groups before and after
-NOT_RESULTS = ("batch_size", "standardise")  # settings that change how fast a result comes or its axes, not what it is
+NOT_RESULTS = ("batch_size", "standardise")  # settings that change how fast a result comes, not what it is
 IN_CHECKSUMS = ("potential", "device", "trust", "environment", "references", "phases")  # what these lead to is hashed
 
 
@@ -152,7 +152,8 @@ class PotentialOracle:
         self, candidates: Sequence[Candidate], progress: Callable[[int, int], None] | None = None
     ) -> list[Evaluation]:
         """Relax, place on the hull, and measure the bulk modulus of those near enough."""
-        outcomes = relax([candidate.structure for candidate in candidates], self.potential, self.config.relax, progress)
+        crystals = [candidate.structure for candidate in candidates]
+        outcomes = [_smallest(one) for one in relax(crystals, self.potential, self.config.relax, progress)]
         placed = self._places(outcomes)
         evaluations = [
             self._evaluation(candidate, outcome, place)
@@ -297,6 +298,13 @@ def _measured(outcome: Relaxed) -> dict[str, Quantity]:
         "max_stress": Quantity(outcome.max_stress, "GPa"),
         "steps": Quantity(float(outcome.steps), "1"),
     }
+
+
+def _smallest(outcome: Relaxed) -> Relaxed:
+    """The relaxed crystal in its primitive cell: that is what dearer oracles and people compute on."""
+    if outcome.structure is None:
+        return outcome
+    return replace(outcome, structure=primitive(outcome.structure, ROUND_OFF))
 
 
 def _space_group(structure: Any, outcome: Relaxed) -> int | None:

@@ -21,7 +21,7 @@ from loop.values import NOT_CONVERGED, OK, TIMEOUT, failed
 from oracles.potentials.ase import as_results, to_atoms, to_structure
 from oracles.potentials.base import ROUND_OFF, Potential, SinglePoint
 from oracles.potentials.cell_filter import CellFilter
-from oracles.symmetry import Group, find_group, primitive
+from oracles.symmetry import Group, find_group, reduced
 
 if TYPE_CHECKING:
     from ase.optimize.optimize import Optimizer
@@ -57,7 +57,7 @@ class RelaxConfig:
     max_contraction: float = 3.0
     """A crystal has collapsed when its start is this many times its volume."""
     standardise: bool = True
-    """Relax the primitive cell in its standard axes; false keeps the cell and axes as given."""
+    """Compute in the primitive cell, which is quicker; either way the relaxed crystal has the cell and axes as given."""
 
     def __post_init__(self) -> None:
         """Check values."""
@@ -79,7 +79,7 @@ class Relaxed:
     """
 
     status: str
-    structure: Structure | None = None  # in its primitive cell, unless the settings say otherwise
+    structure: Structure | None = None  # in the cell that came: its axes, its number of atoms, their order
     energy: float = float("nan")  # eV/atom
     steps: int = 0
     max_force: float = float("nan")  # eV/A
@@ -148,7 +148,8 @@ class _Run:
 
     def __init__(self, structure: Structure, config: RelaxConfig, potential: Potential) -> None:
         sound = potential.check(structure).ok
-        self.structure = primitive(structure, ROUND_OFF) if sound and config.standardise else structure
+        self._way = reduced(structure, ROUND_OFF) if sound and config.standardise else None
+        self.structure = structure if self._way is None else self._way.primitive
         keep = sound and config.keep_symmetry
         self.group = find_group(self.structure, ROUND_OFF) if keep else Group.trivial(len(self.structure))
         self.config = config
@@ -171,7 +172,8 @@ class _Run:
         if not calm and self.seconds > self.config.time_limit:
             status = TIMEOUT
         if calm or status == TIMEOUT or self.steps >= self._most:
-            reached = (status, self.structure, point.energy, self.steps, force, stress, self.seconds)
+            structure = self.structure if self._way is None else self._way.restored(self.structure)
+            reached = (status, structure, point.energy, self.steps, force, stress, self.seconds)
             self.result = Relaxed(*reached, message=self._first_try)
         else:
             self._move(point)

@@ -60,11 +60,49 @@ def primitive(structure: Structure, symprec: float) -> Structure:
         structure: ordered, with finite coordinates.
         symprec: in Angstrom; atoms move by less than that.
     """
+    return reduced(structure, symprec).primitive
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A crystal of n atoms in its primitive cell of m atoms, and the way back into the cell that was given."""
+
+    primitive: Structure
+    rotation: NDArray  # (3, 3), takes Cartesian column vectors of the given crystal to those of the primitive cell
+    linear: NDArray  # (3, 3), columns: vectors of the primitive cell in terms of the given ones
+    atoms: NDArray[np.int64]  # (n,), which atom of the primitive cell each given one is an image of
+    places: NDArray  # (n, 3), the given atoms in fractional coordinates of the given cell, made symmetric
+
+    def restored(self, changed: Structure) -> Structure:
+        """A changed crystal in the cell that was given: its axes, its number of atoms, their order.
+
+        Args:
+            changed: the primitive cell with other vectors and positions, atoms in the same order.
+        """
+        basis = self.rotation.T @ changed.lattice.matrix.T @ np.linalg.inv(self.linear)
+        moved = changed.frac_coords - self.primitive.frac_coords
+        moved -= np.rint(moved)
+        species = [changed.species[atom] for atom in self.atoms]
+        return Structure(basis.T, species, self.places + moved[self.atoms] @ self.linear.T)
+
+
+def reduced(structure: Structure, symprec: float) -> Reduced:
+    """The primitive cell of a crystal with the way back; the crystal itself where no symmetry is found.
+
+    Args:
+        structure: ordered, with finite coordinates.
+        symprec: in Angstrom; atoms move by less than that.
+    """
     found = find_symmetry(structure, symprec)
     if found is None:
-        return structure
+        return Reduced(structure, np.eye(3), np.eye(3), np.arange(len(structure)), structure.frac_coords)
     cell = found.prim_std_cell
-    return Structure(cell.basis, [_ELEMENTS[z] for z in cell.numbers], np.mod(cell.positions, 1.0))
+    smaller = Structure(cell.basis, [_ELEMENTS[z] for z in cell.numbers], np.mod(cell.positions, 1.0))
+    linear, shift = np.array(found.prim_std_linear), np.array(found.prim_std_origin_shift)
+    atoms = np.array(found.mapping_std_prim, dtype=np.int64)
+    inside = (structure.frac_coords - shift) @ np.linalg.inv(linear).T  # of the primitive cell
+    images = smaller.frac_coords[atoms] + np.rint(inside - smaller.frac_coords[atoms])
+    return Reduced(smaller, np.array(found.std_rotation_matrix), linear, atoms, images @ linear.T + shift)
 
 
 def find_group(structure: Structure, symprec: float) -> Group:

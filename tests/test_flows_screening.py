@@ -6,12 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
+from pymatgen.io.ase import AseAtomsAdaptor
 from typer.testing import CliRunner
 
 from flows.cli import app
 from loop.io.crystals import read_crystals, write_crystals
+from oracles.potentials.base import load_potential
+from oracles.references.crystals import load_reference_crystals
+from oracles.references.table import write_references
 
 FCC = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+METALS = ["Al", "Ni", "Cu", "Pd", "Ag", "Pt", "Au"]
 EMT = "ase.calculators.emt:EMT"  # analytic, for a few metals: no weights to load
 
 
@@ -123,3 +128,62 @@ def test_nothing_but_bad_rows_is_an_error_that_says_why(tmp_path):
     assert done.exit_code == 1
     assert "none of 1 crystals could be evaluated; the first: the potential does not know Xe" in done.stderr
     assert pd.read_csv(tmp_path / "out.csv")["status"].tolist() == ["failed:unsupported-element"]
+
+
+def conventional(n: int) -> list[Structure]:
+    """Published alloys in conventional cells that are centred, every second one doubled, their atoms in any order."""
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+    table, rng = load_reference_crystals(), np.random.default_rng(1)
+    names = [name for name in table.in_system(METALS) if table.n_atoms(name) < 9]
+    found = []
+    for name in rng.permutation(names):
+        cell = SpacegroupAnalyzer(table.structure(name), 0.01).get_conventional_standard_structure()
+        if len(cell) > table.n_atoms(name):
+            cell = cell * (1, 1, 1 + len(found) % 2)
+            order = rng.permutation(len(cell))
+            found.append(Structure(cell.lattice, [cell.species[i] for i in order], cell.frac_coords[order]))
+    return found[:n]
+
+
+OUTPUTS = ("out.csv", "out.extxyz", "out.cif", "cifs", "out.json", "out.db", "out.poscar")
+
+
+@pytest.mark.parametrize(("verb", "names"), [("relax", OUTPUTS), ("hull", ("out.csv", "out.cif"))])
+def test_relaxed_crystals_keep_their_cells_and_the_order_of_their_atoms(verb, names, tmp_path):
+    """None comes back primitive, sorted or standardised, in no format; a POSCAR groups the elements."""
+    given = conventional(12)
+    assert len(given) == 12
+    write_crystals(tmp_path / "in.csv", [f"c{i:02d}" for i in range(len(given))], given)
+    options = ["--input", tmp_path / "in.csv", "--potential", EMT]
+    if verb == "hull":
+        rows = {"formula": METALS, "energy_per_atom": 0.0, "id": METALS, "held_out": 0}
+        write_references(tmp_path / "r.csv", pd.DataFrame(rows), load_potential(EMT))
+        options += ["--relax", "--reference", tmp_path / "r.csv"]
+    for name in names:
+        done = run(verb, *options, "--output", tmp_path / name)
+        assert done.exit_code == 0, done.stderr
+        read = [] if name == "out.json" else ase_read(tmp_path / name)
+        for structures in filter(None, (read, read_crystals(tmp_path / name).structures)):
+            for before, after in zip(given, structures, strict=True):
+                expected = before.get_sorted_structure() if "poscar" in name else before
+                assert after.species == expected.species, name
+                moved = after.frac_coords - expected.frac_coords
+                moved = (moved - np.rint(moved)) @ before.lattice.matrix
+                assert np.linalg.norm(moved, axis=1).max() < 0.5, name
+                assert after.lattice.parameters == pytest.approx(before.lattice.parameters, rel=0.1), name
+
+
+def ase_read(place) -> list[Structure]:
+    """What ASE reads of an output."""
+    import io
+
+    from ase.io import read
+
+    if place.is_dir():
+        atoms = [read(path) for path in sorted(place.iterdir()) if path.suffix in (".cif", ".vasp")]
+    elif place.suffix == ".csv":
+        atoms = [read(io.StringIO(text), format="cif") for text in pd.read_csv(place)["cif"]]
+    else:
+        atoms = read(place, index=":")
+    return [AseAtomsAdaptor.get_structure(one) for one in atoms]

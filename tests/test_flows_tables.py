@@ -259,6 +259,18 @@ def test_relaxed_frames_hold_total_energies(made, tmp_path):
     assert atoms.pbc.all()
 
 
+def test_relaxed_iron_is_the_cell_that_came(tmp_path):
+    """Case 49: two atoms stay two, with the energy of both."""
+    given = ase.io.read(CASES / "49_extxyz_total_energy" / "fe.extxyz")
+    done = run("relax", "-i", CASES / "49_extxyz_total_energy" / "fe.extxyz", "-o", tmp_path / "r.extxyz")
+    assert done.exit_code == 0, done.stderr
+    atoms = ase.io.read(tmp_path / "r.extxyz")
+    assert len(atoms) == len(given) == 2
+    assert atoms.get_potential_energy() == pytest.approx(-16.7, abs=0.1)
+    np.testing.assert_allclose(atoms.cell.array, np.eye(3) * atoms.cell[0, 0], atol=1e-6)
+    np.testing.assert_allclose(atoms.get_scaled_positions(), given.get_scaled_positions(), atol=1e-6)
+
+
 def test_long_and_odd_ids_make_a_folder(made, tmp_path):
     """Case 63, with crystals that EMT knows."""
     table = read_crystals(CASES / "63_long_odd_ids" / "in.csv")

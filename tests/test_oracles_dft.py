@@ -206,7 +206,9 @@ def test_an_evaluation_of_a_finished_calculation(oracle, tmp_path):
     assert units["band_gap_direct"] == (2.0, "eV")
     assert units["dielectric_electronic"] == (3.0, "1")  # the mean of the diagonal
     assert found.value("volume") == pytest.approx(5.64**3 / 8)
-    assert len(found.structure) == 2  # the primitive cell
+    assert found.structure.species == nacl().species  # computed in the primitive cell, given back in the one that came
+    np.testing.assert_allclose(found.structure.lattice.matrix, nacl().lattice.matrix, atol=1e-6)
+    np.testing.assert_allclose(found.structure.frac_coords, nacl().frac_coords, atol=1e-6)
     assert found.space_group == found.space_group_relaxed == 225
     assert found.energy_type == made.energy_type
     assert (found.oracle, found.settings) == ("dft-gpaw@1", made.settings_hash)

@@ -133,10 +133,38 @@ def test_a_fixed_cell_stays(emt):
     assert sorted(found.structure.lattice.abc) == pytest.approx(sorted(alloy().lattice.abc), abs=1e-8)
 
 
-def test_a_conventional_cell_is_relaxed_as_its_primitive_one(emt):
-    found = relax([to_structure(bulk("Cu", a=3.7, cubic=True)) * (2, 1, 1)], emt)[0]
+def test_a_conventional_cell_is_relaxed_as_its_primitive_one_and_kept(emt):
+    supercell = to_structure(bulk("Cu", a=3.7, cubic=True)) * (2, 1, 1)
+    found, small = relax([supercell, to_structure(bulk("Cu", a=3.7))], emt)
     assert found.ok
-    assert len(found.structure) == 1
+    assert found.energy == pytest.approx(small.energy, abs=1e-6)
+    assert found.structure.volume == pytest.approx(8 * small.structure.volume, rel=1e-6)
+    a = found.structure.lattice.c
+    assert found.structure.lattice.matrix == pytest.approx(np.diag([2 * a, a, a]), abs=1e-6)
+    assert found.structure.frac_coords == pytest.approx(supercell.frac_coords, abs=1e-6)
+
+
+def test_cell_and_order_of_atoms_are_those_that_came(emt):
+    """An ordered alloy in a skew, turned, doubled, left-handed cell, atoms in any order and beyond the cell."""
+    rng = np.random.default_rng(0)
+    fcc = [[0, 0, 0.01], [0, 0.5, 0.5], [0.5, 0, 0.49], [0.5, 0.5, 0.02]]
+    small = Structure(Lattice.orthorhombic(3.6, 3.7, 3.8), ["Au", "Cu", "Cu", "Cu"], fcc)
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    large = small * [[1, 1, 0], [0, 2, 0], [1, 0, -1]]
+    order = rng.permutation(len(large))
+    places = large.frac_coords[order] + rng.integers(-1, 2, (len(large), 3))
+    given = Structure(large.lattice.matrix @ turn, [large.species[atom] for atom in order], places)
+    alone, found = relax([small, given], emt, RelaxConfig(fmax=0.01))
+    assert found.ok
+    assert found.energy == pytest.approx(alone.energy, abs=1e-5)
+    assert found.structure.species == given.species
+    point = emt.single_points([found.structure])[0]
+    assert point.energy == pytest.approx(found.energy, abs=1e-6)
+    assert np.linalg.norm(point.forces, axis=1).max() == pytest.approx(found.max_force, abs=1e-6)
+    moved = (found.structure.frac_coords - given.frac_coords) @ found.structure.lattice.matrix
+    assert np.linalg.norm(moved, axis=1).max() < 0.6  # no atom took another one's place, or an image's
+    strain = np.linalg.solve(given.lattice.matrix, found.structure.lattice.matrix)
+    assert strain == pytest.approx(strain.T, abs=2e-3)  # strained, not turned
 
 
 def test_too_few_steps_is_not_converged_with_a_structure(emt):

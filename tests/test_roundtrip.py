@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import islice
 
 import ase.io
 import numpy as np
@@ -43,10 +44,21 @@ from tests.readers import READERS, by_ourselves, of_atoms, same_atoms, same_crys
 SNAPPED = 2e-4  # of a lattice vector: pymatgen takes coordinates within 1e-4 of 1/3 and the like for these
 
 
+def plausible(structure: Structure) -> bool:
+    """Whether our readers take a crystal: what guards refuse is not read again."""
+    try:
+        require_plausible_structure(structure)
+    except ImplausibleError:
+        return False
+    return True
+
+
 def real(n: int) -> list[tuple[str, Structure]]:
     """Published crystals of the reference table, by id, in all kinds of cells."""
     table = load_reference_crystals()
-    ids = sorted(np.random.default_rng(0).choice(table.ids, n, replace=False).tolist())
+    drawn = np.random.default_rng(0).permutation(table.ids)
+    # 17 of the 92,661 have more than 1,000 A^3/atom, which every reader of this program refuses by name
+    ids = sorted(islice((name for name in drawn.tolist() if plausible(table.structure(name))), n))
     return [(name, disturbed(table.structure(name), k)) for k, name in enumerate(ids)]
 
 
@@ -133,15 +145,11 @@ def test_real_and_generated_crystals_read_back_alike(source, n, tmp_path):
     assert [name for (name, held), other in zip(chosen, read, strict=True) if not same_atoms(held, other, 1e-6)] == []
 
 
-def plausible(structure: Structure) -> bool:
-    """Whether our readers take what the fake oracle makes of the crystal: what guards refuse is not read again."""
+def relaxed_by_fakes(structure: Structure) -> Structure:
+    """What the fake oracle makes of a crystal."""
     relaxed = structure.copy()
     relaxed.scale_lattice(best_length(relaxed) ** 3)
-    try:
-        require_plausible_structure(relaxed)
-    except ImplausibleError:
-        return False
-    return True
+    return relaxed
 
 
 class Drawn(FakeGenerator):
@@ -154,7 +162,8 @@ class Drawn(FakeGenerator):
 @cache
 def pool() -> list[Structure]:
     drawn = [held for _, held in generated(50)]
-    return [held for held in drawn if plausible(held)] + [disturbed(make(), 2) for make in SYSTEMS.values()]
+    kept = [held for held in drawn if plausible(relaxed_by_fakes(held))]
+    return kept + [disturbed(make(), 2) for make in SYSTEMS.values()]
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,8 @@ def write_output(
 ) -> None:
     """Write a verb's results with the crystals, in the format of the name's ending, and say what was renamed.
 
+    Crystals that were read leave in their cell with their atoms in order, in CIF files, too.
+
     Args:
         path: of the output.
         table: the input.
@@ -81,7 +83,7 @@ def write_output(
 
     same = structures is None
     written = write_crystals(path, table.ids, table.structures if structures is None else structures, frame,
-                             table.texts if same else ())  # fmt: skip
+                             table.texts if same else (), as_held=True)  # fmt: skip
     renamed = [name for name in map(str, frame) if name.startswith(KEPT) and name not in table.frame]
     if renamed:
         note(f"columns of the input are kept under other names: {', '.join(renamed)}")

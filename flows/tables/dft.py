@@ -44,9 +44,9 @@ def dft_table(table: CrystalTable, oracle: Oracle, output: Path, progress: Progr
             continue
         evaluation = oracle.evaluate([candidate])[0]
         results[row], final[row] = row_of(evaluation), evaluation.structure or structure
-        write_crystals(output, table.ids, final, _frame(table, results))
+        write_crystals(output, table.ids, final, _frame(table, results), as_held=True)
     frame = _frame(table, results)
-    write_crystals(output, table.ids, final, frame)
+    write_crystals(output, table.ids, final, frame, as_held=True)
     return frame
 
 

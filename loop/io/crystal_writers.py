@@ -33,10 +33,16 @@ class Rows:
     structures: list[Structure | None]
     frame: pd.DataFrame
     texts: list[str | None]  # cells of the column `cif` as they were read; [] where the crystals are new
+    as_held: bool = False  # whether CIF files keep cell and atoms as they are, or show the symmetry
 
     def present(self) -> list[tuple[int, Structure]]:
         """Rows with a crystal."""
         return [(row, structure) for row, structure in enumerate(self.structures) if structure is not None]
+
+    @property
+    def cif(self) -> Callable[[Structure], str]:
+        """What makes the text of a CIF file."""
+        return to_cif if self.as_held else to_symmetrised_cif
 
     def records(self) -> list[dict[Any, Any]]:
         """Columns by row."""
@@ -107,12 +113,12 @@ def _cif_file(path: Path, rows: Rows) -> None:
     present = rows.present()
     names = file_names([re.sub(r"[^\w.+-]", "_", rows.ids[row], flags=re.ASCII)[:75] for row, _ in present])
     pairs = zip(names, present, strict=True)
-    texts = [re.sub(r"\Adata_\S*", f"data_{name}", to_symmetrised_cif(crystal)) for name, (_, crystal) in pairs]
+    texts = [re.sub(r"\Adata_\S*", f"data_{name}", rows.cif(crystal)) for name, (_, crystal) in pairs]
     _save(path, "".join(texts).encode())
 
 
 def _cif_folder(path: Path, rows: Rows) -> None:
-    _folder(path, rows, ".cif", to_symmetrised_cif)
+    _folder(path, rows, ".cif", rows.cif)
 
 
 def _poscar_folder(path: Path, rows: Rows) -> None:

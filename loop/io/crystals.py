@@ -179,12 +179,14 @@ def write_crystals(
     structures: Sequence[Structure | None],
     columns: Mapping[str, Sequence[Any]] | pd.DataFrame | None = None,
     texts: Sequence[str | None] = (),
+    *,
+    as_held: bool = False,
 ) -> int:
     """Write crystals with their ids and further columns, in the format that the name's ending asks for.
 
     The output appears under its name only when complete. Rows without a structure keep their columns in a CSV, a JSON
     and a folder's table, and are left out of the other formats. Columns named `cif` hold crystals as they are, in P1;
-    CIF files their conventional cell with its symmetry.
+    CIF files their conventional cell with its symmetry, unless they shall be as they are, too.
 
     Args:
         path: see `loop.io.crystal_writers.OUTPUTS`.
@@ -192,6 +194,7 @@ def write_crystals(
         structures: None where there is no crystal.
         columns: further ones.
         texts: cells of the column `cif` of a CSV, where the crystals are those that were read; else [].
+        as_held: CIF files keep the cell, the number of atoms and their order, as all other formats do.
 
     Returns:
         Number of crystals written.
@@ -208,5 +211,5 @@ def write_crystals(
     frame = pd.DataFrame(index=range(len(ids))) if columns is None else pd.DataFrame(columns).reset_index(drop=True)
     if not any(name in frame for name in ID_COLUMNS):
         frame.insert(0, "id", list(ids))
-    write(path, Rows(list(ids), list(structures), frame, list(texts)))
+    write(path, Rows(list(ids), list(structures), frame, list(texts), as_held))
     return sum(structure is not None for structure in structures)

@@ -25,7 +25,7 @@ from oracles.dft.mesh import mesh_size, monkhorst_pack, response_mesh
 from oracles.dft.presets import DftSettings, starting_moments
 from oracles.dft.process import Engine, Outcome, Resources, find_engine, run_worker
 from oracles.guards import Limits, check
-from oracles.symmetry import primitive, space_group
+from oracles.symmetry import Reduced, primitive, reduced, space_group
 
 VERSION = "1"  # raised when the same settings no longer give the same numbers
 EMPTY_BANDS = 8  # in the ground state: enough to see the lowest empty ones of any insulator
@@ -134,12 +134,12 @@ class DftOracle:
         refused, message = self._refusal(candidate.structure)
         if refused:
             return self._evaluation(candidate, refused, message=message)
-        cell = primitive(candidate.structure, self.config.symprec)
+        way = reduced(candidate.structure, self.config.symprec)
         key = _hash([candidate.id, self.settings_hash])
         with _work_folder(self.config.resources.scratch, key) as folder:
-            calculation = Calculation(self, folder, cell)
+            calculation = Calculation(self, folder, way.primitive)
             calculation.run()
-            return self._result(candidate, calculation)
+            return self._result(candidate, calculation, way)
 
     def _refusal(self, structure: Structure) -> tuple[str, str]:
         """Status and message of what is not computed; empty texts otherwise."""
@@ -151,8 +151,8 @@ class DftOracle:
             return "", ""
         return failed("size"), f"{atoms} atoms in the primitive cell, at most {self.config.max_atoms} are computed"
 
-    def _result(self, candidate: Candidate, calculation: Calculation) -> Evaluation:
-        """The evaluation that the finished steps and the ending amount to."""
+    def _result(self, candidate: Candidate, calculation: Calculation, way: Reduced) -> Evaluation:
+        """The evaluation that the finished steps and the ending amount to, the crystal in the candidate's cell."""
         steps, status, message = calculation.steps, *calculation.verdict()
         final = calculation.structure
         properties = _measured(steps, final)
@@ -163,7 +163,7 @@ class DftOracle:
             message=message,
             properties=properties,
             energy_type=self.energy_type if known else None,
-            structure=final if known or "relax" in steps else None,
+            structure=way.restored(calculation.moved) if known or "relax" in steps else None,
             space_group=space_group(candidate.structure, self.config.symprec),
             space_group_relaxed=space_group(final, self.config.symprec),
             cost=Cost(calculation.seconds, "cpu", self.config.resources.processes),
@@ -188,14 +188,18 @@ class Calculation:
         return json.loads(path.read_text()) if path.is_file() else {}
 
     @property
-    def structure(self) -> Structure:
-        """The relaxed crystal as far as it is, exactly symmetric; the one to begin with where nothing was relaxed."""
+    def moved(self) -> Structure:
+        """The relaxed crystal as far as it is, atom by atom; the one to begin with where nothing was relaxed."""
         relaxed = self.steps.get("relax")
         if relaxed is None:
             return self.cell
         data = relaxed["structure"]
-        moved = Structure(data["cell"], data["numbers"], data["positions"])
-        return primitive(moved, min(self.config.symprec, 0.01))
+        return Structure(data["cell"], data["numbers"], data["positions"])
+
+    @property
+    def structure(self) -> Structure:
+        """The same crystal exactly symmetric, in its primitive cell."""
+        return primitive(self.moved, min(self.config.symprec, 0.01)) if "relax" in self.steps else self.cell
 
     def run(self) -> None:
         """Relax where asked, then what electrons do; stops at the first run that does not end well."""

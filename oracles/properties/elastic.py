@@ -21,7 +21,7 @@ from loop.errors import ConfigError
 from loop.values import OK, Quantity, failed
 from oracles.potentials.base import ROUND_OFF, Potential
 from oracles.relax import RelaxConfig, relax
-from oracles.symmetry import find_group
+from oracles.symmetry import find_group, primitive
 
 if TYPE_CHECKING:
     from pymatgen.analysis.elasticity import ElasticTensor
@@ -83,12 +83,14 @@ def elastic_tensor(relaxed: Structure, potential: Potential, config: ElasticConf
     """Elastic tensor of a crystal at its minimum.
 
     Args:
-        relaxed: relaxed with the same potential, tightly: a stress that is left shifts the tensor.
+        relaxed: relaxed with the same potential, tightly: a stress that is left shifts the tensor. Its primitive cell
+            is strained.
         potential: gives the stresses.
         config: strains.
     """
     from pymatgen.analysis.elasticity import DeformedStructureSet
 
+    relaxed = primitive(relaxed, ROUND_OFF)
     strained = DeformedStructureSet(relaxed, config.normal, config.shear)
     steps = config.max_steps if config.relax_ions else 0
     settings = RelaxConfig(fmax=config.fmax, relax_cell=False, standardise=False, max_steps=steps)

@@ -17,7 +17,7 @@ from pymatgen.core import Structure
 from loop.errors import ConfigError
 from loop.values import OK, Quantity, failed
 from oracles.potentials.base import ROUND_OFF, Potential
-from oracles.symmetry import find_group
+from oracles.symmetry import find_group, primitive
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
@@ -75,10 +75,11 @@ def phonons(relaxed: Structure, potential: Potential, config: PhononConfig = Pho
     """Phonons of a crystal at its minimum.
 
     Args:
-        relaxed: relaxed with the same potential, tightly, in a primitive cell.
+        relaxed: relaxed with the same potential, tightly; its primitive cell is displaced.
         potential: gives the forces.
         config: supercell and displacements.
     """
+    relaxed = primitive(relaxed, ROUND_OFF)
     supercell = supercell_of(relaxed, config)
     try:
         with warnings.catch_warnings():

@@ -65,10 +65,14 @@ class References:
             min_compounds: see `Hull`.
             relaxed: False takes all phases as they stand, for candidates that are not relaxed either.
         """
-        energies = self.energies if relaxed or self.unrelaxed is None else self.unrelaxed
-        rows = zip(self.formulas, energies.tolist(), self.ids, self.held_out.tolist(), strict=True)
+        energies = self.energies_of(relaxed=relaxed).tolist()
+        rows = zip(self.formulas, energies, self.ids, self.held_out.tolist(), strict=True)
         entries = [HullEntry(formula, energy, id) for formula, energy, id, out in rows if with_held_out or not out]
         return Hull(entries, self.energy_type, min_compounds=min_compounds)
+
+    def energies_of(self, *, relaxed: bool) -> np.ndarray:
+        """Energies (n,) in eV/atom of the phases relaxed, or as they stand where the table tells the two apart."""
+        return self.energies if relaxed or self.unrelaxed is None else self.unrelaxed
 
     def elements(self) -> dict[str, float]:
         """Lowest energy (eV/atom) of each element."""

@@ -261,11 +261,11 @@ class _Setting:
     def _extractor(self) -> Any:
         from surrogates.features import FeatureExtractor, default_blocks
 
-        kind = self.potential.energy_type
+        kind, as_drawn = self.potential.energy_type, self.references.hull(relaxed=False)
 
         def above(structures: Sequence[Any], energies: np.ndarray) -> np.ndarray:
-            return distances(self.hull, [Candidate(structure) for structure in structures], energies)
+            return distances(as_drawn, [Candidate(structure) for structure in structures], energies)
 
         describe: Callable = self.potential.energies_and_descriptors
-        key = f"{kind}|{self.references.checksum}"
+        key = f"{kind}|{self.references.checksum}|as they stand"
         return FeatureExtractor(default_blocks(describe, above, key=key), self.features)

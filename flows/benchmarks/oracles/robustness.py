@@ -155,7 +155,8 @@ class Judge:
         torch.set_num_threads(1)
         self.potential = load_potential(config.potential, device="cpu")
         references = load_references()
-        self.hull = references.hull() if references.energy_type == self.potential.energy_type else None
+        known = references.energy_type == self.potential.energy_type
+        self.hulls = {relaxed: references.hull(relaxed=relaxed) for relaxed in (False, True)} if known else {}
         self.relaxation = RelaxConfig(max_steps=config.max_steps, time_limit=config.time_limit)
 
     def __call__(self, seeds: list[int]) -> list[dict[str, Any]]:
@@ -229,8 +230,8 @@ class Judge:
             if row["status"] == ESCAPED:
                 continue
             row |= {"status": point.status, "message": point.message}
-            if point.ok and self.hull is not None:
-                place = self.hull.e_above_hull(structure.composition, point.energy, self.potential.energy_type)
+            if point.ok and self.hulls:
+                place = self.hulls[False].e_above_hull(structure.composition, point.energy, self.potential.energy_type)
                 row |= {"hull": place.status, "message": place.message}
         self._share(there, time.perf_counter() - began)
 
@@ -241,9 +242,9 @@ class Judge:
         outcomes = relax([structure for _, structure in there], self.potential, self.relaxation)
         for (row, _), outcome in zip(there, outcomes, strict=True):
             row["relaxed"] = outcome.status
-            if outcome.structure is not None and self.hull is not None:
+            if outcome.structure is not None and self.hulls:
                 composition = outcome.structure.composition
-                self.hull.e_above_hull(composition, outcome.energy, self.potential.energy_type)
+                self.hulls[True].e_above_hull(composition, outcome.energy, self.potential.energy_type)
         self._share(there, time.perf_counter() - began)
 
     def _share(self, there: list[tuple[dict[str, Any], Any]], seconds: float) -> None:

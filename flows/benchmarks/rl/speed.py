@@ -116,7 +116,8 @@ class Published:
 
         references = builder.measuring.table
         self.calculator = CHGNetCalculator(use_device="cpu")
-        pairs = [(Composition(f), float(e)) for f, e in zip(references.formulas, references.energies, strict=True)]
+        energies = references.energies_of(relaxed=False).tolist()  # as the crystals that are judged
+        pairs = [(Composition(f), energy) for f, energy in zip(references.formulas, energies, strict=True)]
         self.entries = [PDEntry(composition, energy * composition.num_atoms) for composition, energy in pairs]
 
     def __call__(self, structures: Sequence[Structure]) -> list[float]:

@@ -57,7 +57,7 @@ class RelaxConfig:
     max_contraction: float = 3.0
     """A crystal has collapsed when its start is this many times its volume."""
     standardise: bool = True
-    """Compute in the primitive cell, which is quicker; the relaxed crystal has the cell and axes as given either way."""
+    """Compute in the primitive cell, which is quicker; the relaxed crystal has the cell and axes as given anyway."""
 
     def __post_init__(self) -> None:
         """Check values."""

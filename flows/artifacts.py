@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from flows.cli.console import described, short
+from flows.console import described, short
 from flows.narrative import told
 from flows.report_server import address_of
 from loop.stages import Reported, Step

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from flows import configfile
 from flows.checks import problems, refuse
 from flows.config import CONFIG_FILE, CampaignConfig, check_same
+from flows.known_labels import read_known_labels
 from flows.ledger import open_ledger
 from flows.parallel import ParallelOracle
 from flows.provenance import cores, provenance
 from flows.rehull import Rehuller
 from flows.surrogate import CampaignSurrogate
-from flows.tables.known_labels import read_known_labels
 from generator.constraints.conditions import Sampling, names, symbols
 from loop.campaign import Campaign, Parts
 from loop.contracts import Generator, Oracle, Progress, Reward
@@ -153,7 +153,7 @@ class Builder:
     @cached_property
     def generator(self) -> CrystalFormerGenerator:
         """The policy and its frozen base."""
-        from flows.tables.generation import load_model
+        from flows.models import load_model
         from generator.policy import CrystalFormerGenerator
 
         section = self.config.generator
@@ -168,7 +168,7 @@ class Builder:
         section = self.config.generator
         if section.kind == "crystalformer":
             return self.generator
-        from flows.tables.generation import substitution
+        from flows.models import substitution
 
         self._check_elements("proposals", section.proposals.conditions)
         return substitution(section.proposals.conditions, section.substitution)

@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from flows import yaml_core
-from flows.cli.console import note
+from flows.console import note
 from loop.errors import ConfigError
 from loop.io.files import write_text
 

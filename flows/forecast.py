@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from flows.config import CampaignConfig
+from flows.known_labels import read_known_labels
 from flows.provenance import cores
-from flows.tables.known_labels import read_known_labels
 
 PROBE = 32  # crystals drawn and scored to estimate times
 PROBE_LABELS = 2

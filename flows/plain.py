@@ -18,8 +18,8 @@ from loop.stages import Reported
 from loop.store import Store
 
 if TYPE_CHECKING:
-    from flows.cli.console import Reporter
     from flows.config import CampaignConfig
+    from flows.console import Reporter
 
 CONFIG_FILE = "config.yaml"
 

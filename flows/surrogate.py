@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from flows.tables.known_labels import KnownLabels
+from flows.known_labels import KnownLabels
 from loop.values import Candidate, Evaluation
 from surrogates.features import FeatureExtractor
 from surrogates.gp import GPSurrogate

@@ -178,9 +178,7 @@ def build(paths: list[Path]) -> tuple[KnownCrystals, dict[str, Any]]:
 
 
 def _fingerprints(paths: list[Path]) -> Iterator[tuple[str, Fingerprint | None, int]]:
-    from pymatgen.core import Element, Lattice, Structure
-
-    from loop.io.cif import parse_cif
+    from loop.io.cif import read_cif
 
     for path in paths:
         frame, ids = read_frame(path)
@@ -190,9 +188,7 @@ def _fingerprints(paths: list[Path]) -> Iterator[tuple[str, Fingerprint | None, 
         for row, (identifier, text, part, energy) in enumerate(zip(ids, frame["cif"], split, above, strict=True)):
             flag = TRAIN * (part == "train") | STABLE * bool(energy <= 0.1)
             try:
-                basis, numbers, coords = parse_cif(text)
-                structure = Structure(Lattice(basis), [Element.from_Z(int(z)) for z in numbers], coords)
-                yield identifier, fingerprint(structure), flag
+                yield identifier, fingerprint(read_cif(text).structure), flag
             except InputError:
                 yield identifier, None, flag
             if row % 5000 == 0:

@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from loop.errors import InputError
+
 Better = Literal["higher", "lower", ""]
 MOST_GPA = 2000.0  # above every known modulus: diamond has a bulk modulus of 443 GPa, a Young's modulus of 1,150
 
@@ -99,3 +101,19 @@ def spec_of(name: str, unit: str = "") -> PropertySpec:
 def heading(name: str, unit: str = "") -> str:
     """A property as the head of a column: label and unit."""
     return spec_of(name, unit).heading
+
+
+def physical(name: str, value: float) -> float:
+    """A value that its property can have, the same for labels that are imported and for known ones.
+
+    Args:
+        name: of the property, or of a dearer oracle and a property, as ``dft_band_gap``.
+        value: in the property's unit.
+
+    Raises:
+        InputError: it is no finite number, or out of what is physically possible.
+    """
+    spec = spec_of(name)
+    if not spec.allows(value):
+        raise InputError(f"{name} must be {spec.bounds}, got {value:g}")
+    return value

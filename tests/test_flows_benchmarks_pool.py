@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from flows.benchmarks.crystals import candidate_of
 from flows.benchmarks.pool.run import PoolConfig, run
 from flows.benchmarks.pool.simulation import Campaign, Engine, Outcome, settings_of, simulate, taught
 from flows.benchmarks.pool.summary import summarise
-from flows.benchmarks.pool.tasks import TASKS, candidate_of, load_pool
+from flows.benchmarks.pool.tasks import TASKS, load_pool
 from loop.errors import ConfigError, InputError
 from loop.io.cif_writer import to_cif
 from loop.validity import ValidityRules

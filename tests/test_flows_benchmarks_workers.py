@@ -4,7 +4,7 @@ import operator
 
 import pytest
 
-from flows.benchmarks.oracles.workers import spread
+from flows.benchmarks.workers import spread
 
 
 @pytest.mark.parametrize("workers", [1, 2])

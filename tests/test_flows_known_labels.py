@@ -9,9 +9,9 @@ import pytest
 from flows.build import Builder
 from flows.config import CampaignConfig, read_config
 from flows.forecast import forecast
+from flows.known_labels import read_known_labels
 from flows.narrative import told
 from flows.surrogate import CampaignSurrogate
-from flows.tables.known_labels import read_known_labels
 from loop.errors import ConfigError, InputError
 from loop.io.cif_writer import to_cif
 from loop.stages import Retrained

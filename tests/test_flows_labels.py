@@ -9,8 +9,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from flows.tables.import_labels import import_labels, physical
+from flows.tables.import_labels import import_labels
 from loop.errors import EnergyTypeError, InputError, StoreError
+from loop.properties import physical
 from loop.store import OracleKey, Store
 from loop.values import Evaluation, Quantity
 from tests.test_loop_rungs import campaign, finished, form, give_back, reload  # noqa: F401

@@ -11,7 +11,7 @@ from pymatgen.core import Lattice, Structure
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.cli.console import short
+from flows.console import short
 from flows.doctor import Check, attempt
 from loop.errors import CheckpointError
 from loop.io.crystals import write_crystals

@@ -8,8 +8,8 @@ from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
 from pymatgen.io.cif import CifWriter
 
-from loop.cells import number_of
 from loop.errors import InputError
+from loop.io.cells import number_of
 from loop.io.cif import cif_blocks, parse_cif
 from loop.io.cif_writer import to_cif
 from loop.io.crystals import read_crystals, write_crystals

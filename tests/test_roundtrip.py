@@ -18,7 +18,8 @@ from pymatgen.io.vasp import Poscar
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.tables.generation import generate, load_model
+from flows.models import load_model
+from flows.tables.generation import generate
 from generator.constraints.conditions import Sampling
 from generator.constraints.guard import Guard
 from loop.campaign import Campaign

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from flows.cli.console import complain
+from flows.console import complain
 from loop.errors import DiscoveryLoopError
 from loop.io.disk import ADVICE, is_full
 

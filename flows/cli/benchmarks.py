@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import benchmarks_generator, benchmarks_oracles
-from flows.cli.console import emit, note, progress
 from flows.cli.records import Json, Output, Seed
+from flows.console import emit, note, progress
 
 Data = Annotated[list[Path], typer.Option("--data", help="CSV with a cif column and labels. Repeatable.")]
 

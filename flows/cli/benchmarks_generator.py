@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.console import progress
 from flows.cli.records import Json, Output, Seed, tell
+from flows.console import progress
 
 Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint folder.")]
 OwnData = Annotated[Path | None, typer.Option("--data", help="CSV with a cif column. Default: samples of our own.")]

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.console import progress
 from flows.cli.potential import Potential
 from flows.cli.records import Json, Output, Seed, tell
+from flows.console import progress
 
 Minutes = Annotated[float, typer.Option(help="Begin nothing after this time; repeat the command, and it goes on.")]
 FOREVER = float("inf")

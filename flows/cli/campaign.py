@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.console import emit, note, out
+from flows.console import emit, note, out
 from loop.errors import ConfigError, InputError
 from loop.settings import check_name
 
@@ -143,7 +143,7 @@ def resume(
 
 def go(config: Any, directory: Path, quiet: bool, json: bool, *, resume: bool = False) -> None:
     """Run all that is left of a campaign and print its outcome."""
-    from flows.cli.console import progress
+    from flows.console import progress
     from flows.plain import run_campaign
 
     if not quiet:
@@ -155,7 +155,7 @@ def go(config: Any, directory: Path, quiet: bool, json: bool, *, resume: bool = 
 
 def outcome_text(directory: Path, summary: dict[str, Any]) -> str:
     """The summary for people: the counts, the best finds, what is known already, where things lie."""
-    from flows.cli.console import aligned, shown
+    from flows.console import aligned, shown
     from loop.report.columns import headings
 
     apart = ("top", "known", "units")

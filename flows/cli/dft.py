@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.console import emit, note, progress
 from flows.cli.oracles import Input
+from flows.console import emit, note, progress
 from loop.errors import InputError
 
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]

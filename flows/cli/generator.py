@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from flows.cli.console import emit, note, progress
+from flows.console import emit, note, progress
 from loop.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ def generate(
     the crystal), the atoms of the primitive cell as n_atoms, and the tokens as drawn. CIFs in a folder state their
     symmetry.
     """
+    from flows import models
     from flows.tables import generation
     from flows.tables.outputs import check_crystals
     from generator.constraints.conditions import Sampling
@@ -125,7 +126,7 @@ def generate(
         _substitute(n, seed, sampling, min_distance, output, json)
         return
     with progress() as report:
-        model = generation.load_model(checkpoint, device, dtype.value)
+        model = models.load_model(checkpoint, device, dtype.value)
         made = generation.generate(model, n, seed, sampling, guard, report)
     found = made.candidates
     generation.write_generated(output, made)
@@ -148,11 +149,12 @@ def generate(
 
 def _substitute(n: int, seed: int, sampling: Sampling, min_distance: float, output: Path, json: bool) -> None:
     """`generate --method substitution`."""
+    from flows import models
     from flows.tables import generation
     from generator.substitution import SubstitutionConfig
     from loop.io.crystals import write_crystals
 
-    generator = generation.substitution(sampling, SubstitutionConfig(min_distance=min_distance))
+    generator = models.substitution(sampling, SubstitutionConfig(min_distance=min_distance))
     found = generator.propose(n, seed=seed, round=0)
     columns = generation.substituted_columns(found)
     write_crystals(output, columns["id"], [candidate.structure for candidate in found], columns)
@@ -175,13 +177,14 @@ def likelihood(
     json: Json = False,
 ) -> None:
     """Log-probabilities of crystals in nats: logp_w, logp_a, logp_xyz, logp_l and their sum, given the space group."""
+    from flows import models
     from flows.tables import generation
     from flows.tables.columns import read_input, write_output
     from flows.tables.outputs import check_crystals
 
     check_crystals(output, input)
     with progress() as report:
-        model = generation.load_model(checkpoint, device, dtype.value)
+        model = models.load_model(checkpoint, device, dtype.value)
         table = read_input(input)
         frame = generation.likelihoods(model, table, compat, report, as_written=as_written)
     write_output(output, table, frame)
@@ -262,8 +265,8 @@ def evaluate_generator(
     from flows.build import Builder
     from flows.config import CampaignConfig
     from flows.evaluation.report import EvaluationConfig, Judges, evaluate, told
+    from flows.models import load_model
     from flows.tables.columns import read_input
-    from flows.tables.generation import load_model
     from flows.tables.outputs import check_folder
     from loop.io.crystals import read_crystals
 

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.console import emit, note
 from flows.cli.potential import Environment
+from flows.console import emit, note
 
 Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 

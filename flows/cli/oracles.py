@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli import reference_crystals, references
-from flows.cli.console import emit, note, progress
 from flows.cli.potential import Environment, Potential, load
+from flows.console import emit, note, progress
 from loop.errors import EnergyTypeError, InputError
 from loop.stability import IMPLAUSIBLE, METASTABLE
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 if TYPE_CHECKING:
-    from flows.cli.console import Reporter
+    from flows.console import Reporter
     from flows.journal import Journal
     from oracles.potentials.base import Potential as LoadedPotential
     from oracles.references.hull_on_demand import DemandHull

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.console import emit, progress
+from flows.console import emit, progress
 
 if TYPE_CHECKING:
     from oracles.potentials.base import Potential as LoadedPotential

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.console import emit, progress
 from flows.cli.potential import Environment, Potential, load
+from flows.console import emit, progress
 
 if TYPE_CHECKING:
     from oracles.properties.elastic import ElasticConfig

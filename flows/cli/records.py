@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.console import emit, note
+from flows.console import emit, note
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the record, tables and figures.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]

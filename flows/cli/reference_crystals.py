@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.console import emit, note, progress
+from flows.console import emit, note, progress
 from loop.errors import InputError
 
 if TYPE_CHECKING:

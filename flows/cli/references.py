@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.console import emit, note, progress
 from flows.cli.potential import Environment, Potential, load
+from flows.console import emit, note, progress
 from loop.errors import InputError
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.console import emit, note, progress
+from flows.console import emit, note, progress
 
 if TYPE_CHECKING:
     from flows.tables.filtering import Chosen

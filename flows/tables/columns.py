@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from pymatgen.core import Structure
 
-    from flows.cli.console import Reporter
+    from flows.console import Reporter
     from loop.io.crystals import CrystalTable, Unreadable
 
 UNREADABLE = "failed:unreadable"
@@ -33,7 +33,7 @@ _RESULTS = {"energy", "energy_per_atom", "free_energy", "stress", "virial", "dip
 
 def read_input(path: Path, report: Reporter | None = None) -> CrystalTable:
     """`read_crystals`, which says what of a folder is left out."""
-    from flows.cli.console import note
+    from flows.console import note
     from loop.io.crystals import read_crystals
 
     told = None if report is None else lambda done, total: report("read", done, total, {})
@@ -77,7 +77,7 @@ def write_output(
         frame: of `rows_with`.
         structures: the crystals that the results are of; None: those of the input, as they were written there.
     """
-    from flows.cli.console import note
+    from flows.console import note
     from loop.io.crystal_writers import keeps_all_rows
     from loop.io.crystals import write_crystals
 

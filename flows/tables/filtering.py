@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from flows.tables.columns import renamed_columns, status_of
 from flows.tables.expressions import Expression, all_of
 from flows.tables.typed_columns import TEXT, Columns, Values, mostly_numbers
-from loop.cells import ID_COLUMNS
+from loop.io.cells import ID_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd

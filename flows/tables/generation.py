@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from generator.constraints.conditions import Sampling
     from generator.constraints.guard import Guard
     from generator.representation.tokens import CrystalBatch
-    from generator.substitution import SubstitutionConfig, SubstitutionGenerator
     from loop.contracts import Progress
     from loop.io.crystals import CrystalTable
     from loop.values import Candidate
@@ -29,22 +28,6 @@ if TYPE_CHECKING:
 BATCH = 256
 TOKENS = "tokens"  # column
 TERMS = ("g", "w", "a", "xyz", "l")
-
-
-def load_model(checkpoint: Path | None, device: str, dtype: str) -> Checkpoint:
-    """A checkpoint on a device.
-
-    Raises:
-        CheckpointError: there is none.
-        ConfigError: there is no such device.
-    """
-    import torch
-
-    from generator.checkpoint import load_checkpoint
-
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device {device}: no CUDA device is at hand; leave --device out for the CPU")
-    return load_checkpoint(checkpoint, device=device, dtype=getattr(torch, dtype))
 
 
 @dataclass(frozen=True)
@@ -87,22 +70,6 @@ def generate(
     logp = {name: getattr(found.sample.logp, name).double().cpu().numpy()[rows].tolist() for name in TERMS}
     batch = found.sample.batch[np.array(rows, dtype=int)]
     return Generated(crystals, batch, logp, found.tries, found.acceptance, found.acceptance_error)
-
-
-def substitution(sampling: Sampling, config: SubstitutionConfig | None = None) -> SubstitutionGenerator:
-    """Ion substitution on the known crystals that ship.
-
-    Raises:
-        ConfigError: no known crystal can become what is asked for.
-    """
-    from generator.substitution import SubstitutionConfig, SubstitutionGenerator
-    from oracles.references.crystals import load_reference_crystals
-
-    config, crystals = config or SubstitutionConfig(), load_reference_crystals()
-    rows = [crystals.known(id) for id in crystals.lowest() if crystals.n_atoms(id) <= config.max_atoms]
-    parents = [known for known in rows if known.e_above_hull <= config.max_e_above_hull]
-    ids, formulas = [known.id for known in parents], [known.formula for known in parents]
-    return SubstitutionGenerator(ids, formulas, crystals, sampling, config)
 
 
 def substituted_columns(candidates: Sequence[Candidate]) -> dict[str, list[Any]]:
@@ -263,7 +230,7 @@ def pretrain(
 
 
 def _print_row(row: dict[str, float]) -> None:
-    from flows.cli.console import note
+    from flows.console import note
 
     note(f"epoch {row['epoch']:.0f}  train {row['train']:.4g}  nll {row['nll']:.4g}  seconds {row['seconds']:.0f}")
 

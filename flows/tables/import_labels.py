@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loop.cells import read_cells
 from loop.errors import EnergyTypeError, InputError
 from loop.history import CAMPAIGN, RUNG, History, RungHistory
-from loop.properties import spec_of
+from loop.io.cells import read_cells
+from loop.properties import physical
 from loop.stages import SentUp
 from loop.store import OracleKey, Store
 from loop.values import NOT_CONVERGED, OK, TIMEOUT, Cost, EnergyType, Evaluation, Quantity, structure_id
@@ -232,22 +232,6 @@ class _Rows:
         if made.composition.reduced_formula != wanted:
             raise InputError(f"the cif holds {made.composition.reduced_formula}, the candidate is {wanted}")
         return made
-
-
-def physical(name: str, value: float) -> float:
-    """A value that its property can have, the same for labels that are imported and for known ones.
-
-    Args:
-        name: of the property, or of a dearer oracle and a property, as ``dft_band_gap``.
-        value: in the property's unit.
-
-    Raises:
-        InputError: it is no finite number, or out of what is physically possible.
-    """
-    spec = spec_of(name)
-    if not spec.allows(value):
-        raise InputError(f"{name} must be {spec.bounds}, got {value:g}")
-    return value
 
 
 def _number(name: str, text: str) -> float:

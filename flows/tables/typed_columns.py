@@ -11,9 +11,9 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from loop.cells import ID_COLUMNS
 from loop.errors import InputError
 from loop.io.ase_atoms import plain
+from loop.io.cells import ID_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,7 +19,7 @@ import numpy as np
 
 from generator.constraints.budgets import ATOM_TYPES, FULL, Budget, CountBudget, Counts, FormulaBudget
 from generator.constraints.conditions import ConditionError, Sampling, space_group_number
-from generator.representation.wyckoff import N_GROUPS, WYCK_TYPES, tables
+from generator.representation.wyckoff import N_GROUPS, WYCK_TYPES, centring, tables
 
 MEMORY = 512 * 2**20  # bytes of tables that are kept; all groups with a formula of three elements need about 10 MB
 REMEMBERED = 10_000  # prefixes whose masks are kept, in each group
@@ -33,12 +33,6 @@ class State(NamedTuple):
     need: tuple[int, ...]  # forced sites on this letter that are still to come: atomic numbers, 0 for any
     counts: Counts  # see Budget
     present: frozenset[int]  # see Budget.remember
-
-
-def centring(g: int) -> int:
-    """Lattice points of the conventional cell: 1 (P), 2 (A, C, I), 3 (R) or 4 (F)."""
-    rotations = tables().general_ops(g)[:, :, :3]
-    return int((rotations == np.eye(3)).all((1, 2)).sum())
 
 
 def one_less(need: tuple[int, ...], element: int) -> tuple[int, ...]:

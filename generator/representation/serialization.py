@@ -16,7 +16,7 @@ from generator.representation.tokens import (
     tokenize,
     tokenize_arrays,
 )
-from generator.representation.wyckoff import LETTERS, N_GROUPS, tables
+from generator.representation.wyckoff import LETTERS, N_GROUPS, centring, tables
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -117,8 +117,6 @@ def _same_sites(basis: np.ndarray, numbers: np.ndarray, points: np.ndarray, stru
 
 def describe(batch: CrystalBatch) -> dict[str, list[Any]]:
     """Columns of a table of crystals: space group, atoms of the primitive and of the conventional cell, tokens."""
-    from generator.constraints.feasibility import centring
-
     conventional = batch.natoms.tolist()
     groups = batch.G.tolist()
     return {

@@ -138,6 +138,12 @@ def symmetrize_lattice(g: int, parameters: np.ndarray) -> np.ndarray:
     return np.array([a, a, a, right, right, right])
 
 
+def centring(g: int) -> int:
+    """Lattice points of the conventional cell: 1 (P), 2 (A, C, I), 3 (R) or 4 (F)."""
+    rotations = tables().general_ops(g)[:, :, :3]
+    return int((rotations == np.eye(3)).all((1, 2)).sum())
+
+
 def project(op0: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Apply affine operators (..., 3, 4) to points (..., 3); the result is not wrapped."""
     return np.einsum("...ij,...j->...i", op0[..., :3], x) + op0[..., 3]

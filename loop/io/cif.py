@@ -21,6 +21,7 @@ from loop.plausibility import require_plausible
 
 if TYPE_CHECKING:
     import gemmi
+    from pymatgen.core import Structure
 
 __all__ = ["Arrays", "CifCrystal", "DisorderedError", "cif_blocks", "parse_cif", "read_cif"]
 
@@ -47,6 +48,14 @@ class CifCrystal:
     numbers: np.ndarray
     coordinates: np.ndarray
     notes: tuple[str, ...] = ()
+
+    @property
+    def structure(self) -> Structure:
+        """The crystal for pymatgen; without the notes."""
+        from pymatgen.core import Element, Lattice, Structure
+
+        species = [Element.from_Z(z) for z in self.numbers.tolist()]
+        return Structure(Lattice(self.basis), species, self.coordinates)
 
 
 def parse_cif(text: str) -> Arrays:

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loop.cells import ID_COLUMNS, read_cells, typed
 from loop.errors import InputError
+from loop.io.cells import ID_COLUMNS, read_cells, typed
 from loop.io.formats import FORMATS, Entry, crystal_of, entries_of, folder_entries
 from loop.io.opening import bare_name
 from loop.plausibility import require_plausible_structure

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from loop.cells import ID_COLUMNS, number_of
 from loop.errors import InputError
 from loop.io.ase_atoms import for_ase, in_table, plain, structure_of
+from loop.io.cells import ID_COLUMNS, number_of
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

@@ -17,9 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loop.cells import ID_COLUMNS, typed
 from loop.errors import InputError
 from loop.io.ase_atoms import in_table, structure_of, values_of
+from loop.io.cells import ID_COLUMNS, typed
 from loop.io.cif import cif_blocks, read_cif
 from loop.io.extxyz import read_extxyz, split_frames
 from loop.io.files import INDEX, marked_files, sha256
@@ -174,11 +174,8 @@ def crystal_of(text: Any) -> Crystal:
 
 def cif_crystal(text: str) -> Crystal:
     """The crystal of one block of a CIF."""
-    from pymatgen.core import Element, Lattice, Structure
-
     read = read_cif(text)
-    species = [Element.from_Z(z) for z in read.numbers.tolist()]
-    return Structure(Lattice(read.basis), species, read.coordinates), "; ".join(read.notes)
+    return read.structure, "; ".join(read.notes)
 
 
 def _cif_entries(text: str, stem: str) -> Iterator[Entry]:

@@ -260,15 +260,14 @@ def structure_of(text: object, formula: object = None) -> tuple[Structure | None
         text: of a CIF.
         formula: what the source calls the crystal, where it does: another one than the crystal's is a reason.
     """
-    from pymatgen.core import Composition, Element, Structure
+    from pymatgen.core import Composition
 
-    from loop.io.cif import parse_cif
+    from loop.io.cif import read_cif
 
     try:
-        basis, numbers, coordinates = parse_cif(str(text))
+        structure = read_cif(str(text)).structure
     except InputError:
         return None, "unreadable CIF"
-    structure = Structure(basis, [Element.from_Z(z) for z in numbers.tolist()], coordinates)
     try:
         same = (
             not isinstance(formula, str)

@@ -30,7 +30,7 @@ from flows.benchmarks.hull.methods import (
     random_crystals,
 )
 from flows.benchmarks.hull.world import Episode, Outcome, RelaxingOracle
-from flows.benchmarks.oracles.workers import spread
+from flows.benchmarks.workers import spread
 from flows.records import finite
 from loop.contracts import Progress
 from loop.errors import ConfigError
@@ -230,7 +230,8 @@ class _Setting:
     def pool(self) -> Pool:
         """Crystals of at least two elements that the shipped generator draws in the system."""
         if self._pool is None:
-            from flows.tables.generation import generate, load_model
+            from flows.models import load_model
+            from flows.tables.generation import generate
             from generator.constraints.conditions import Sampling
 
             model = load_model(None, "cpu", "float32")

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
-from pymatgen.core import Element, Lattice, Structure
+from pymatgen.core import Lattice, Structure
 
 from loop.fingerprint import fingerprint
-from loop.io.cif import parse_cif
+from loop.io.cif import read_cif
 from loop.io.crystals import read_frame
 from loop.io.files import sha256
 from loop.known import KnownCrystals
@@ -23,12 +23,6 @@ from loop.metrics import wilson
 from loop.novelty import KNOWN, NEW, NoveltyIndex
 
 DISTORTIONS = ((0.0, 0.0), (0.01, 0.01), (0.02, 0.02), (0.05, 0.0), (0.05, 0.03))  # displacement (A), strain
-
-
-def structure_of(text: str) -> Structure:
-    """A crystal from its CIF."""
-    basis, numbers, coords = parse_cif(text)
-    return Structure(Lattice(basis), [Element.from_Z(int(number)) for number in numbers], coords)
 
 
 def distorted(structure: Structure, displacement: float, strain: float, rng: np.random.Generator) -> Structure:
@@ -74,7 +68,11 @@ def pairs(frame: Any, rng: np.random.Generator) -> Iterator[tuple[Structure, Str
     for place in rng.permutation(len(groups)):
         group = groups[place]
         one, other = (group.iloc[row] for row in rng.choice(len(group), 2, replace=False))
-        yield structure_of(one.cif), structure_of(other.cif), one["spacegroup.number"] == other["spacegroup.number"]
+        yield (
+            read_cif(one.cif).structure,
+            read_cif(other.cif).structure,
+            one["spacegroup.number"] == other["spacegroup.number"],
+        )
 
 
 def confused(frame: Any, n: int, seed: int) -> dict[str, Any]:
@@ -106,7 +104,7 @@ def measure(csv: Path, crystals: int, n_pairs: int, seed: int) -> dict[str, Any]
     frame, ids = read_frame(csv)
     known = KnownCrystals.shipped()
     chosen = np.random.default_rng(seed).choice(len(frame), crystals, replace=False)
-    rows = [(ids[row], structure_of(frame["cif"].iloc[row])) for row in chosen]
+    rows = [(ids[row], read_cif(frame["cif"].iloc[row]).structure) for row in chosen]
     start = time.process_time()
     NoveltyIndex(known).judge([structure for _, structure in rows], [name for name, _ in rows], quick=True)
     milliseconds = (time.process_time() - start) / crystals * 1000

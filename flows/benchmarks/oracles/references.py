@@ -199,15 +199,9 @@ def _test_rows(data: Sequence[Path]) -> pd.DataFrame:
 
 
 def _structures(frame: pd.DataFrame) -> list[Any]:
-    from pymatgen.core import Element, Structure
+    from loop.io.cif import read_cif
 
-    from loop.io.cif import parse_cif
-
-    made = []
-    for text in frame["cif"]:
-        basis, numbers, coordinates = parse_cif(text)
-        made.append(Structure(basis, [Element.from_Z(z) for z in numbers.tolist()], coordinates))
-    return made
+    return [read_cif(text).structure for text in frame["cif"]]
 
 
 def _place(structures: Sequence[Any], energies: np.ndarray, hulls: Sequence[Hull], name: str) -> dict[str, Any]:

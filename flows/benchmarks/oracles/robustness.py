@@ -175,10 +175,8 @@ class Judge:
         return rows
 
     def _read(self, seed: int) -> dict[str, Any]:
-        from pymatgen.core import Element, Structure
-
         from loop.errors import InputError
-        from loop.io.cif import parse_cif
+        from loop.io.cif import read_cif
 
         began = time.perf_counter()
         damage, given = damaged(seed)
@@ -192,10 +190,7 @@ class Judge:
             "structure": None,
         }
         try:
-            if isinstance(given, str):
-                basis, numbers, coordinates = parse_cif(given)
-                given = Structure(basis, [Element.from_Z(z) for z in numbers.tolist()], coordinates)
-            row["structure"] = given
+            row["structure"] = read_cif(given).structure if isinstance(given, str) else given
         except InputError as error:
             row |= {"status": "failed:unreadable", "message": str(error)}
         except Exception as error:

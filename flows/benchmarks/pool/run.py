@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.benchmarks.oracles.workers import spread
 from flows.benchmarks.pool.simulation import FOREST, RANDOM, Campaign, Engine, Outcome, settings_of, simulate, taught
 from flows.benchmarks.pool.summary import summarise, tables
 from flows.benchmarks.pool.tasks import TASKS, Pool, load_pool
+from flows.benchmarks.workers import spread
 from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.io.files import make_folder, sha256, write_text

@@ -173,7 +173,8 @@ def _id(i: int) -> str:
 
 def _draws(config: SelectionConfig) -> list[Any]:
     """Crystals of the shipped generator, without two of one content."""
-    from flows.tables.generation import generate, load_model
+    from flows.models import load_model
+    from flows.tables.generation import generate
     from generator.constraints.conditions import Sampling
 
     made = generate(load_model(None, "cpu", "float32"), config.draws, config.seed, Sampling()).candidates

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flows.benchmarks.crystals import candidate_of
 from loop.errors import ConfigError, InputError
 from loop.validity import ValidityRules
 from loop.values import OK, Candidate, Evaluation, Quantity
@@ -223,16 +224,3 @@ class _Reader:
         names = [part.name for part in self.task.parts]
         parts = self.frame[names].to_numpy(float)[rows] if names else None
         return Pool(task, [candidate for candidate, _ in drawn], self.labels[rows], parts, known)
-
-
-def candidate_of(text: str) -> Candidate | None:
-    """None where the text holds no usable crystal."""
-    from pymatgen.core import Element, Lattice, Structure
-
-    from loop.io.cif import parse_cif
-
-    try:
-        basis, numbers, coordinates = parse_cif(text)
-    except InputError:
-        return None
-    return Candidate(Structure(Lattice(basis), [Element.from_Z(z) for z in numbers.tolist()], coordinates))

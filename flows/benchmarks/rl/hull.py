@@ -23,7 +23,7 @@ import pandas as pd
 
 from loop.errors import ConfigError, InputError
 from loop.hull import Hull, HullEntry
-from loop.io.cif import parse_cif
+from loop.io.cif import read_cif
 from loop.io.files import write_text
 from loop.values import OK, EnergyType, structure_id
 
@@ -154,10 +154,7 @@ class Phases:
 
     def structure(self, identifier: str) -> Structure:
         """The published crystal."""
-        from pymatgen.core import Element, Lattice, Structure
-
-        basis, numbers, coordinates = parse_cif(self.cifs[identifier])
-        return Structure(Lattice(basis), [Element.from_Z(z) for z in numbers.tolist()], coordinates)
+        return read_cif(self.cifs[identifier]).structure
 
 
 class IndependentHull:

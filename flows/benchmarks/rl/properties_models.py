@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.benchmarks.pool.tasks import candidate_of
+from flows.benchmarks.crystals import candidate_of
 from flows.benchmarks.rl.hull import Energies, JudgeConfig
 from flows.build import Builder
 from loop.errors import InputError

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flows.tables.import_labels import physical
 from loop.errors import InputError
+from loop.properties import physical
 from loop.values import OK, Candidate, Evaluation, Quantity
 from surrogates.properties import Property
 

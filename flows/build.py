@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from flows import configfile
+from flows import configfile, scale
 from flows.checks import problems, refuse
 from flows.config import CONFIG_FILE, CampaignConfig, check_same
 from flows.known_labels import read_known_labels
@@ -20,12 +21,13 @@ from flows.surrogate import CampaignSurrogate
 from generator.constraints.conditions import Sampling, names, symbols
 from loop.campaign import Campaign, Parts
 from loop.contracts import Generator, Oracle, Progress, Reward
+from loop.database import as_url
 from loop.errors import ConfigError
 from loop.io.files import make_folder
 from loop.known import KnownCrystals
 from loop.novelty import NoveltyIndex
 from loop.reward import Judges, PropertyReward
-from loop.rungs import Rung
+from loop.rungs import Rung, key_of
 from loop.running import Runner
 from loop.screening import HullScreen
 from oracles.cheap import CheapPotential
@@ -36,6 +38,7 @@ from surrogates.features import FeatureExtractor, default_blocks
 
 if TYPE_CHECKING:
     from generator.policy import CrystalFormerGenerator
+    from oracles.dft.oracle import DftOracle
 
 TYPICAL = 128  # crystals of the base from which the surrogate's input scaling is taken
 
@@ -102,6 +105,7 @@ class Builder:
 
     def __init__(self, config: CampaignConfig, directory: Path | None = None) -> None:
         self.config, self.directory = config, directory
+        self._open = ExitStack()  # processes and connections, ended by `close`
 
     @cached_property
     def measuring(self) -> PotentialOracle:
@@ -125,10 +129,31 @@ class Builder:
     @cached_property
     def oracle(self) -> Oracle:
         """The oracle, in processes of its own where there is more than one core and no GPU to share."""
-        potential = self.measuring.potential
+        potential, build = self.measuring.potential, partial(build_oracle, self.config.oracle.mlip)
+        if self.config.scale is not None:
+            return self._on_cluster(build, self.measuring)
         if self.workers == 1 or potential.about.device != "cpu" or potential.in_processes:
             return self.measuring
-        return ParallelOracle(partial(build_oracle, self.config.oracle.mlip), self.workers, self.measuring)
+        oracle = ParallelOracle(build, self.workers, self.measuring)
+        self._open.callback(oracle.close)
+        return oracle
+
+    @cached_property
+    def client(self) -> Any:
+        """Of the Dask cluster, which is begun when it is first needed."""
+        assert self.config.scale is not None
+        return self._open.enter_context(scale.connected(self.config.scale, self.directory or Path()))
+
+    def _on_cluster(self, build: Callable[[], Oracle], oracle: Oracle) -> Oracle:
+        """An oracle on the cluster's workers, which write into the ledger where they reach it."""
+        from flows.dask_oracle import DaskOracle
+
+        asked, directory = self.config.scale, (self.directory or Path()).resolve()
+        assert asked is not None
+        where = self.config.store or str(directory / "campaign.db")
+        server = as_url(self.config.ledger(directory)).get_backend_name() != "sqlite"
+        # several machines cannot share an SQLite file: then the campaign's own process writes
+        return DaskOracle(build, key_of(oracle), self.client, where if server or asked.here else None)
 
     @cached_property
     def rungs(self) -> tuple[Rung, ...]:
@@ -138,12 +163,22 @@ class Builder:
             from oracles.dft.oracle import DftOracle
 
             oracle = DftOracle(dft.oracle_config())
-            found.append(Rung("dft", oracle, dft.best, dft.only_stable, oracle.accepts))
+            found.append(Rung("dft", self._scaled(oracle), dft.best, dft.only_stable, oracle.accepts))
         if (handoff := self.config.oracle.handoff) is not None:
             from oracles.dft.handoff import HandoffOracle
 
             found.append(Rung("handoff", HandoffOracle(handoff.oracle_config()), handoff.best, handoff.only_stable))
         return tuple(found)
+
+    def _scaled(self, oracle: DftOracle) -> Oracle:
+        """DFT on the cluster, where there is one: each calculation on the cores of its worker."""
+        if self.config.scale is None:
+            return oracle
+        from oracles.dft.oracle import DftOracle
+
+        resources = oracle.config.resources
+        here = replace(oracle.config, resources=replace(resources, cores=resources.cores or self.config.scale.cores))
+        return self._on_cluster(partial(DftOracle, here), oracle)
 
     @cached_property
     def screen(self) -> HullScreen:
@@ -228,10 +263,8 @@ class Builder:
                 )
 
     def close(self) -> None:
-        """End the oracle's processes."""
-        oracle = self.__dict__.get("oracle")
-        if isinstance(oracle, ParallelOracle):
-            oracle.close()
+        """End the oracles' processes."""
+        self._open.close()
 
     def _typical(self) -> list:
         return self.proposer.propose(TYPICAL, seed=self.config.campaign.seed, round=0)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.configfile import listed
+from flows import scale
 from flows.ranges import out_of_range
 from loop.errors import ConfigError, DiscoveryLoopError
 from loop.properties import spec_of
@@ -57,7 +58,7 @@ def problems(config: CampaignConfig, *, elsewhere: bool = False) -> list[str]:
     """What is wrong with the settings by themselves, and with the files and devices that they name."""
     found = [*out_of_range(config), *_told("campaign.name", lambda: check_name(config.campaign.name))]
     found += [*_budgets(config), *_rules(config), *_units(config), *_conditions(config)]
-    return found if elsewhere else [*found, *_files(config), *_devices(config)]
+    return found if elsewhere else [*found, *_files(config), *_devices(config), *scale.problems(config.scale)]
 
 
 def missing_parts(config: CampaignConfig) -> list[str]:

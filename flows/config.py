@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from flows import configfile
 from flows.blocks import BudgetBlock, GoalBlock, SpaceBlock, expanded
 from flows.goals import check_agrees, check_measured, one_goal
+from flows.scale import Scale
 from flows.upgrade import upgraded
 from generator.policy import PolicyConfig
 from generator.rl.config import FinetuneConfig
@@ -149,6 +150,7 @@ class CampaignConfig(Section):
     surrogate: SurrogateSection = Field(default_factory=lambda: SurrogateSection(), description="what predicts labels")
     selection: AcquisitionConfig = Field(default_factory=lambda: AcquisitionConfig(), description="what is labelled")
     oracle: OracleSection = Field(default_factory=lambda: OracleSection(), description="what labels")
+    scale: Scale | None = Field(None, description="workers on a Dask cluster; none: processes of this machine")
     # written out into the sections above, which are what is kept
     goal: GoalBlock | None = Field(None, exclude=True, description="what is looked for; other sections follow from it")
     space: SpaceBlock | None = Field(
@@ -219,7 +221,7 @@ def check_same(config: CampaignConfig, directory: Path, *, resume: bool = False)
     if not (directory / CONFIG_FILE).is_file():
         return
     ours, theirs = (flatten(c.model_dump(mode="json")) for c in (config, stored_config(directory)))
-    free = {"results", "oracle.workers", "oracle.dft.resources", *(f"campaign.{name}" for name in CHANGEABLE)}
+    free = {"results", "scale", "oracle.workers", "oracle.dft.resources", *(f"campaign.{name}" for name in CHANGEABLE)}
     keys = [key for key in {**theirs, **ours} if not any(key == name or key.startswith(f"{name}.") for name in free)]
     changed = [key for key in keys if ours.get(key) != theirs.get(key)]
     if changed:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 
+THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 DEFAULTS = {
     # OpenBLAS's own threads fight torch's: with one thread a CHGNet relaxation is 2.6 times as fast (2 cores, measured)
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    # labels run in processes side by side, one thread each
-    "OMP_NUM_THREADS": "1",
-    "NUMEXPR_NUM_THREADS": "1",
+    # and labels run in processes side by side, one thread each
+    **dict.fromkeys(THREADS, "1"),
     # matplotlib must never look for a display
     "MPLBACKEND": "Agg",
     # nothing is sent anywhere

@@ -16,7 +16,18 @@ from pathlib import Path
 from typing import Any, Self
 
 from loop import archive
-from loop.contracts import Acquisition, Generator, Oracle, Progress, Rehull, Reward, Screen, Surrogate, Validity
+from loop.contracts import (
+    Acquisition,
+    Generator,
+    Oracle,
+    Progress,
+    Recorder,
+    Rehull,
+    Reward,
+    Screen,
+    Surrogate,
+    Validity,
+)
 from loop.errors import DiscoveryLoopError, StoreError
 from loop.history import CAMPAIGN, CREATED, DONE, SETTINGS, STOPPED, History
 from loop.hull import HullEntry
@@ -206,7 +217,7 @@ class Campaign:
 
     def label(self, candidates: Sequence[Candidate], oracle: Oracle | None = None) -> list[Evaluation]:
         """Label candidates through the ledger, in order. May be called from several threads with different batches."""
-        labelling = Labelling(self.store, self.history.name, self.settings.chunk)
+        labelling = Labelling(self.store, self.history.name, self.settings.chunk, self.progress)
         return labelling.label(candidates, oracle or self.parts.oracle)
 
     def _finetune(self, round: int) -> Finetuned:
@@ -285,7 +296,8 @@ class Campaign:
 
     def _label(self, round: int) -> Labelled:
         """Label what is selected and not labelled, then judge the relaxed crystals' novelty."""
-        pending, chunk = self.pending(round), self.settings.chunk
+        pending = self.pending(round)
+        chunk = max(1, len(pending)) if isinstance(self.parts.oracle, Recorder) else self.settings.chunk
         paid_before = sum(labelled.paid for labelled in self.history.records(Labelled).values())
         self.runner.label(self, round, [pending[at : at + chunk] for at in range(0, len(pending), chunk)])
         self.history.refresh(self.store)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from pymatgen.core import Structure
 
 from loop.values import Candidate, Evaluation, Prediction
+
+if TYPE_CHECKING:
+    from loop.store import Store
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
 """``progress(stage, done, total, metrics)``: called often, must be cheap and must not raise."""
@@ -155,4 +158,13 @@ class Oracle(Protocol):
 
     def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
         """One evaluation a candidate, in order. A failure is an element, never an exception."""
+        ...
+
+
+@runtime_checkable
+class Recorder(Oracle, Protocol):
+    """An oracle that writes each label into the ledger the moment it is computed, wherever that is."""
+
+    def record(self, candidates: Sequence[Candidate], store: Store, done: Callable[[int], None]) -> list[Evaluation]:
+        """One evaluation a candidate, in order, each written under the claim of `store`; `done` counts them."""
         ...

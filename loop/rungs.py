@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from loop.contracts import Oracle
+from loop.contracts import Oracle, Recorder
 from loop.errors import ConfigError
 from loop.history import RUNG, Label
 from loop.ranking import ranked
@@ -106,6 +106,8 @@ def climb(campaign: Campaign, round: int, rung: Rung) -> int:
     candidates = [up[key] for key in history.rungs[rung.name].labels if key in up]
     if isinstance(rung.oracle, HandOff):
         rung.oracle.hand_out(candidates, campaign.directory / rung.name / f"round_{round:03d}")
+    elif isinstance(rung.oracle, Recorder):  # it keeps each as it comes
+        campaign.label(candidates, rung.oracle)
     else:
         for done, candidate in enumerate(candidates):  # one by one: each may take hours, and is kept at once
             campaign.progress(rung.name, done, len(candidates), {})

@@ -70,15 +70,16 @@ class Store:
     Args:
         where: a file path (SQLite), or a database URL such as ``postgresql+psycopg://user:password@host/name``.
         create: make file and tables if absent; else their absence is an error, and read access is enough to look.
+        worker: the `worker_id` of another store object, in whose name this one writes; None: its own.
 
     Raises:
         StoreError: the file is damaged, the folder not writable, the schema of another version, the server
             unreachable.
     """
 
-    def __init__(self, where: str | Path, *, create: bool = True) -> None:
+    def __init__(self, where: str | Path, *, create: bool = True, worker: str | None = None) -> None:
         self.url = db.as_url(where)
-        self.worker = worker_id()
+        self.worker = worker or worker_id()
         path = Path(self.url.database) if self._is_sqlite and self.url.database else None
         self._read_only = path is not None and db.check_file(path, create)
         try:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.configfile import listed
 from flows import scale
+from flows.configfile import listed
 from flows.ranges import out_of_range
 from loop.errors import ConfigError, DiscoveryLoopError
 from loop.properties import spec_of

@@ -30,7 +30,7 @@ LIVES = 3  # workers that a crystal may take with it before it is given up; Dask
 
 @dataclass(frozen=True)
 class Ledger:
-    """A ledger that workers reach, and in whose name they write. Holds no password: variables are read where it is opened."""
+    """A ledger that workers reach, and in whose name they write. No password: variables are read where it is opened."""
 
     where: str = field(repr=False)  # as `store` of the configuration says it, or a file
     worker: str  # of the store object that holds the claims
@@ -153,7 +153,7 @@ def _kept(store: Store, candidate: Candidate, key: OracleKey) -> Evaluation | No
 @cache
 def _oracle(build: bytes) -> Any:
     """The oracle of this process, loaded once."""
-    return pickle.loads(build)()  # noqa: S301  (from the campaign's own process, as all that Dask sends)
+    return pickle.loads(build)()  # from the campaign's own process, as all that Dask sends
 
 
 @cache

@@ -131,12 +131,9 @@ def local(scale: Scale) -> Any:
     from distributed import Nanny, Scheduler, SpecCluster
 
     common = {"host": LOOPBACK, "dashboard": False}
+    mine = {**common, "nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL}
     workers = {
-        number: {
-            "cls": Nanny,
-            "options": {**common, "nthreads": 1, "memory_limit": 0, "silence_logs": logging.CRITICAL,
-                        "env": environment(scale, number)},  # fmt: skip
-        }
+        number: {"cls": Nanny, "options": {**mine, "env": environment(scale, number)}}
         for number in range(scale.workers)
     }
     scheduler = {"cls": Scheduler, "options": {**common, "port": 0}}

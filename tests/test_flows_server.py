@@ -163,7 +163,7 @@ def test_up_runs_a_deployment_and_down_leaves_nothing(home, tmp_path, monkeypatc
 
 @pytest.mark.server
 def test_a_killed_worker_leaves_no_run_running(home, tmp_path, monkeypatch):
-    """Case 91. kill -9 of worker and flow: `up` marks the run as crashed and starts a worker; `down` cancels the next."""
+    """Case 91. kill -9 of worker and flow: `up` marks the run crashed and starts a worker; `down` cancels the next."""
     monkeypatch.chdir(tmp_path)
     with socket.socket() as probe:
         probe.bind((server.HOST, 0))

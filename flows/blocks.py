@@ -21,6 +21,7 @@ from typing import Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from flows.registry import ORACLES
 from loop.errors import ConfigError
 from loop.goal import Goal
 from loop.reward import E_ABOVE_HULL, STABILITY
@@ -264,12 +265,12 @@ def _write_space(writer: _Writer, space: SpaceBlock) -> None:
 
 
 def _write_oracle(writer: _Writer) -> None:
-    """Potentials by their names alone: ``screen: chgnet`` and ``label: sevennet``."""
+    """Names alone: ``screen: chgnet`` and ``label: sevennet``, or what labels in place of a potential."""
     screen, label = writer.there("oracle.screen"), writer.there("oracle.label")
     if isinstance(screen, str):
         writer.data["oracle"] = {**writer.data["oracle"], "screen": {"potential": screen}}
     if isinstance(label, str):
-        writer.put("oracle.mlip.potential", label, "oracle.label")
+        writer.put("oracle.kind" if label in ORACLES else "oracle.mlip.potential", label, "oracle.label")
 
 
 def _write_budget(writer: _Writer, budget: BudgetBlock) -> None:

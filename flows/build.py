@@ -7,38 +7,38 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows import configfile, scale
 from flows.checks import problems, refuse
-from flows.config import CONFIG_FILE, CampaignConfig, check_same
+from flows.config import CONFIG_FILE, MLIP, CampaignConfig, check_same
 from flows.known_labels import read_known_labels
 from flows.ledger import open_ledger
 from flows.parallel import ParallelOracle
 from flows.provenance import cores, provenance
+from flows.registry import GENERATORS, ORACLES
 from flows.rehull import Rehuller
 from flows.surrogate import CampaignSurrogate
 from generator.constraints.conditions import Sampling, names, symbols
+from generator.policy import CrystalFormerGenerator
 from loop.campaign import Campaign, Parts
-from loop.contracts import Generator, Oracle, Progress, Reward
+from loop.contracts import Choosy, Generator, HullOracle, Oracle, Progress, Reward
 from loop.database import as_url
 from loop.errors import ConfigError
 from loop.io.files import make_folder
 from loop.known import KnownCrystals
 from loop.novelty import NoveltyIndex
+from loop.registry import GeneratorRequest
 from loop.reward import Judges, PropertyReward
-from loop.rungs import Rung, key_of
+from loop.rungs import HandOff, Rung, key_of
 from loop.running import Runner
 from loop.screening import HullScreen
-from oracles.cheap import CheapPotential
-from oracles.mlip import PotentialOracle, build_oracle, potential_of, references_of
+from oracles.cheap import CheapPotential, ScreenConfig
+from oracles.mlip import PotentialOracle, potential_of, references_of
+from oracles.potentials.base import Potential
 from oracles.references.crystals import load_reference_crystals
 from surrogates.acquisition import PoolAcquisition
 from surrogates.features import FeatureExtractor, default_blocks
-
-if TYPE_CHECKING:
-    from generator.policy import CrystalFormerGenerator
-    from oracles.dft.oracle import DftOracle
 
 TYPICAL = 128  # crystals of the base from which the surrogate's input scaling is taken
 
@@ -119,6 +119,8 @@ class Builder:
         """What judges unrelaxed crystals: a potential of its own, or the one that labels."""
         if self.config.oracle.screen is not None:
             return CheapPotential.of(self.config.oracle.screen)
+        if self.config.oracle.kind != MLIP:  # no potential labels
+            return CheapPotential.of(ScreenConfig())
         return CheapPotential(self.measuring.potential, self.measuring.table)
 
     @property
@@ -127,14 +129,24 @@ class Builder:
         return self.config.oracle.workers or cores()
 
     @cached_property
+    def labelling(self) -> Oracle:
+        """What labels, in this process."""
+        section = self.config.oracle
+        return self.measuring if section.kind == MLIP else self._made(section.kind, section.chosen_options)
+
+    @cached_property
     def oracle(self) -> Oracle:
-        """The oracle, in processes of its own where there is more than one core and no GPU to share."""
-        potential, build = self.measuring.potential, partial(build_oracle, self.config.oracle.mlip)
+        """What labels: on a cluster, in processes of its own where there is more than one core, or here."""
+        section, here = self.config.oracle, self.labelling
+        kind = ORACLES.get(section.kind)
+        build = partial(kind.build, section.chosen_options)
+        if not kind.parallel:
+            return here
         if self.config.scale is not None:
-            return self._on_cluster(build, self.measuring)
-        if self.workers == 1 or potential.about.device != "cpu" or potential.in_processes:
-            return self.measuring
-        oracle = ParallelOracle(build, self.workers, self.measuring)
+            return self._on_cluster(build, here)
+        if self.workers == 1 or (isinstance(here, PotentialOracle) and _alone(here.potential)):
+            return here
+        oracle = ParallelOracle(build, self.workers, here)
         self._open.callback(oracle.close)
         return oracle
 
@@ -159,26 +171,26 @@ class Builder:
     def rungs(self) -> tuple[Rung, ...]:
         """Dearer oracles for the best of each round. The DFT engine is looked for here, before anything is spent."""
         found = []
-        if (dft := self.config.oracle.dft) is not None:
-            from oracles.dft.oracle import DftOracle
-
-            oracle = DftOracle(dft.oracle_config())
-            found.append(Rung("dft", self._scaled(oracle), dft.best, dft.only_stable, oracle.accepts))
-        if (handoff := self.config.oracle.handoff) is not None:
-            from oracles.dft.handoff import HandoffOracle
-
-            found.append(Rung("handoff", HandoffOracle(handoff.oracle_config()), handoff.best, handoff.only_stable))
+        for name, rung in (("dft", self.config.oracle.dft), ("handoff", self.config.oracle.handoff)):
+            if rung is not None:
+                made = self._made(name, rung.oracle_config())
+                accepts = made.accepts if isinstance(made, Choosy) else None
+                found.append(Rung(name, self._scaled(name, made), rung.best, rung.only_stable, accepts))
         return tuple(found)
 
-    def _scaled(self, oracle: DftOracle) -> Oracle:
+    def _scaled(self, name: str, oracle: Oracle | HandOff) -> Oracle | HandOff:
         """DFT on the cluster, where there is one: each calculation on the cores of its worker."""
-        if self.config.scale is None:
+        asked, rung = self.config.scale, self.config.oracle.dft
+        if asked is None or name != "dft" or rung is None or isinstance(oracle, HandOff):
             return oracle
-        from oracles.dft.oracle import DftOracle
+        resources = replace(rung.resources, cores=rung.resources.cores or asked.cores)
+        here = replace(rung.oracle_config(), resources=resources)
+        return self._on_cluster(partial(ORACLES.get(name).build, here), oracle)
 
-        resources = oracle.config.resources
-        here = replace(oracle.config, resources=replace(resources, cores=resources.cores or self.config.scale.cores))
-        return self._on_cluster(partial(DftOracle, here), oracle)
+    @staticmethod
+    def _made(kind: str, options: object) -> Any:
+        with ORACLES.blaming(kind):
+            return ORACLES.get(kind).build(options)
 
     @cached_property
     def screen(self) -> HullScreen:
@@ -186,27 +198,26 @@ class Builder:
         return self.cheap.screen
 
     @cached_property
-    def generator(self) -> CrystalFormerGenerator:
-        """The policy and its frozen base."""
-        from flows.models import load_model
-        from generator.policy import CrystalFormerGenerator
-
-        section = self.config.generator
-        base = load_model(section.checkpoint, section.device, section.dtype)
-        self._check_elements("proposals", section.proposals.conditions)
-        self._check_elements("finetune", section.finetune.conditions)
-        return CrystalFormerGenerator(base, section.proposals, section.finetune)
-
-    @cached_property
     def proposer(self) -> Generator:
-        """What proposes: the policy, or ion substitution."""
+        """What proposes: the policy with its frozen base, ion substitution, or a package's own."""
         section = self.config.generator
-        if section.kind == "crystalformer":
-            return self.generator
-        from flows.models import substitution
+        kind, conditions = GENERATORS.get(section.kind), section.proposals.conditions
+        self._check_elements("proposals", conditions)
+        if kind.learns:
+            self._check_elements("finetune", section.finetune.conditions)
+        with GENERATORS.blaming(section.kind):
+            return kind.build(GeneratorRequest(section.chosen_options, conditions, section))
 
-        self._check_elements("proposals", section.proposals.conditions)
-        return substitution(section.proposals.conditions, section.substitution)
+    @property
+    def generator(self) -> CrystalFormerGenerator:
+        """The learned generator that ships.
+
+        Raises:
+            ConfigError: the configuration chooses another one.
+        """
+        if not isinstance(self.proposer, CrystalFormerGenerator):
+            raise ConfigError(f"generator.kind is {self.config.generator.kind}: expected crystalformer")
+        return self.proposer
 
     @cached_property
     def novelty(self) -> NoveltyIndex:
@@ -231,7 +242,7 @@ class Builder:
 
     def parts(self) -> Parts:
         """Everything."""
-        rehuller = Rehuller(self.measuring.hull)
+        rehuller = Rehuller(self.labelling.hull) if isinstance(self.labelling, HullOracle) else None
         return Parts(
             generator=self.proposer,
             surrogate=self.surrogate,
@@ -242,7 +253,7 @@ class Builder:
             validity=self.config.validity,
             screen=self.screen,
             rehull=rehuller,
-            phases=rehuller.phases,
+            phases=None if rehuller is None else rehuller.phases,
             rungs=self.rungs,
         )
 
@@ -253,7 +264,9 @@ class Builder:
 
     def _check_elements(self, name: str, asked_for: Sampling) -> None:
         """Elements that a user named; those that the generator draws by itself fail one by one, and are counted."""
-        for key, potential in (("mlip", self.measuring.potential), ("screen", self.cheap.potential)):
+        asked = {"screen": self.cheap.potential}
+        asked |= {MLIP: self.measuring.potential} if self.config.oracle.kind == MLIP else {}
+        for key, potential in sorted(asked.items()):
             unknown = sorted({*names(asked_for.required), *symbols(asked_for.elements)} - potential.elements)
             if unknown:
                 raise ConfigError(
@@ -268,3 +281,8 @@ class Builder:
 
     def _typical(self) -> list:
         return self.proposer.propose(TYPICAL, seed=self.config.campaign.seed, round=0)
+
+
+def _alone(potential: Potential) -> bool:
+    """Whether more processes would not help: a GPU is one, and some potentials have processes of their own."""
+    return potential.about.device != "cpu" or potential.in_processes

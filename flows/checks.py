@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import scale
+from flows.config import MLIP
 from flows.configfile import listed
 from flows.ranges import out_of_range
 from loop.errors import ConfigError, DiscoveryLoopError
@@ -66,8 +67,10 @@ def missing_parts(config: CampaignConfig) -> list[str]:
     from flows.build import Builder
 
     builder = Builder(config)
-    parts: dict[str, Callable[[], object]] = {"oracle.mlip": lambda: builder.measuring}
-    parts |= {"generator": lambda: builder.generator, "generator.proposals": lambda: _draws(builder, config)}
+    where = f"oracle.{MLIP}" if config.oracle.kind == MLIP else "oracle.kind"
+    parts: dict[str, Callable[[], object]] = {where: lambda: builder.labelling}
+    parts |= {"generator": lambda: builder.proposer, "generator.proposals": lambda: _draws(builder, config)}
+    parts |= {"reward.terms": lambda: builder.reward_for(0)}
     parts |= {"novelty.reference": lambda: builder.novelty, "oracle": lambda: builder.rungs}
     found: list[str] = []
     for key, part in parts.items():
@@ -88,10 +91,14 @@ def _draws(builder: Builder, config: CampaignConfig) -> None:
     """Whether the generator can draw anything within the conditions; looks at each space group, draws no crystal."""
     import numpy as np
 
+    from generator.policy import CrystalFormerGenerator
     from generator.sample import draw_space_groups
 
+    generator = builder.proposer
+    if not isinstance(generator, CrystalFormerGenerator):
+        return
     for sampling in (config.generator.proposals.conditions, config.generator.finetune.conditions):
-        draw_space_groups(builder.generator.policy, 1, np.random.default_rng(0), sampling=sampling)
+        draw_space_groups(generator.policy, 1, np.random.default_rng(0), sampling=sampling)
 
 
 def _budgets(config: CampaignConfig) -> Iterator[str]:
@@ -106,7 +113,8 @@ def _budgets(config: CampaignConfig) -> Iterator[str]:
             f"campaign.max_calls: {settings.max_calls} calls end within the baseline round, which takes "
             f"{settings.round0_budget}: nothing would be learned"
         )
-    if config.oracle.mlip.lowest >= settings.threshold and settings.stability == "e_above_hull":
+    by_potential = config.oracle.kind == MLIP and settings.stability == "e_above_hull"
+    if by_potential and config.oracle.mlip.lowest >= settings.threshold:
         yield (
             f"oracle.mlip.lowest: {config.oracle.mlip.lowest:g} eV/atom refuses all that campaign.threshold "
             f"{settings.threshold:g} calls stable"

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Self, TypeVar, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from flows import configfile
 from flows.blocks import BudgetBlock, GoalBlock, SpaceBlock, expanded
 from flows.goals import check_agrees, check_measured, one_goal
+from flows.registry import GENERATORS, ORACLES
 from flows.scale import Scale
 from flows.upgrade import upgraded
 from generator.policy import PolicyConfig
@@ -22,6 +23,7 @@ from generator.rl.config import FinetuneConfig
 from generator.substitution import SubstitutionConfig
 from loop.errors import ConfigError
 from loop.novelty import Tolerances
+from loop.registry import Registry, as_mapping
 from loop.reward import RewardConfig
 from loop.settings import CHANGEABLE, CampaignSettings
 from loop.validity import ValidityRules
@@ -34,6 +36,7 @@ from surrogates.properties import GPConfig
 
 Settings = TypeVar("Settings")
 CONFIG_FILE = "config.yaml"
+MLIP = "mlip"  # the kind of oracle that labels by a potential, and the section that says how
 
 
 def forbid_extra(kind: type[Settings]) -> type[Settings]:
@@ -94,14 +97,46 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class GeneratorSection(Section):
-    """The policy."""
+class Chosen(Section):
+    """A section that chooses a part by its registered name, which may have options of its own."""
 
-    kind: Literal["crystalformer", "substitution"] = Field(
-        "crystalformer", description="what proposes: the learned generator, or ion substitution, which learns nothing"
-    )
-    substitution: SubstitutionConfig = Field(
-        default_factory=lambda: SubstitutionConfig(), description="parents and changes of ion substitution"
+    registry: ClassVar[Registry[Any]]
+
+    kind: str
+    options: dict[str, Any] = Field({}, description="settings of what is chosen", validate_default=True)
+
+    @field_validator("kind", mode="after", check_fields=False)
+    @classmethod
+    def _registered(cls, kind: str) -> str:
+        cls.registry.get(kind)
+        return kind
+
+    @field_validator("options", mode="after")
+    @classmethod
+    def _written_out(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        """Checked, and with every default: a campaign's settings do not change when those of a package do."""
+        return cls.complete(info.data["kind"], given) if "kind" in info.data else given
+
+    @classmethod
+    def complete(cls, kind: str, given: dict[str, Any]) -> dict[str, Any]:
+        """All options of a kind."""
+        return as_mapping(cls.registry.options(kind, given))
+
+    @property
+    def chosen_options(self) -> Any:
+        """As the dataclass that the chosen part declares."""
+        return self.registry.options(self.kind, self.options)
+
+
+class GeneratorSection(Chosen):
+    """What proposes, and how it learns."""
+
+    registry = GENERATORS
+
+    kind: str = Field(
+        "crystalformer",
+        description="what proposes: crystalformer (learned), substitution (ion substitution, which learns nothing), or "
+        "what an installed package adds",
     )
     checkpoint: Path | None = Field(None, description="folder of the base checkpoint; none: the one that is shipped")
     device: str = Field("cpu", description="cpu or cuda")
@@ -124,9 +159,14 @@ class SurrogateSection(Section):
     known: Path | None = Field(None, description="crystals with `property (unit)` columns: labels to learn from, too")
 
 
-class OracleSection(Section):
+class OracleSection(Chosen):
     """What labels."""
 
+    registry = ORACLES
+
+    kind: str = Field(
+        MLIP, description="what labels: mlip (a potential, by the section mlip), dft, or what an installed package adds"
+    )
     screen: ScreenConfig | None = Field(
         None, description="cheap potential that rewards, screens and describes crystals; none: the one that labels"
     )
@@ -135,6 +175,25 @@ class OracleSection(Section):
     dft: DftRung | None = Field(None, description="DFT for candidates of each round; none: no DFT")
     handoff: HandoffRung | None = Field(None, description="inputs for people for the best of each round")
     workers: int = Field(0, ge=0, description="processes side by side; 0: one per core")
+
+    @field_validator("kind", mode="after")
+    @classmethod
+    def _labels(cls, kind: str) -> str:
+        if not ORACLES.get(kind).labels:
+            raise ConfigError(f"{kind!r} hands crystals to people and labels nothing: give it as oracle.{kind}")
+        return kind
+
+    @classmethod
+    def complete(cls, kind: str, given: dict[str, Any]) -> dict[str, Any]:
+        """All options of a kind; those of a potential have a section of their own."""
+        if kind == MLIP and given:
+            raise ConfigError(f"of the kind {MLIP!r} they stand under oracle.{MLIP}: write them there")
+        return {} if kind == MLIP else super().complete(kind, given)
+
+    @property
+    def chosen_options(self) -> Any:
+        """As the dataclass that the chosen part declares."""
+        return self.mlip if self.kind == MLIP else super().chosen_options
 
 
 class CampaignConfig(Section):

@@ -7,10 +7,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from flows.provenance import cores, versions
-from loop.errors import DiscoveryLoopError, EngineError
+from loop.errors import ConfigError, DiscoveryLoopError, EngineError
+
+if TYPE_CHECKING:
+    from loop.registry import Registry
 
 LEAST_DISK_GIB = 2.0
 MOLECULAR_CORNERS = ("H", "N")  # of the published crystals no molecule: the worst corners that there have been
@@ -30,7 +33,34 @@ def examine() -> list[Check]:
     checks: list[Callable[[], Check]] = [
         packages, threads, gpu, checkpoint, known_crystals, potential, references, overlays, mace, dft, prefect, disk
     ]  # fmt: skip
-    return [attempt(check) for check in checks]
+    return [*(attempt(check) for check in checks), *registered()]
+
+
+def registered() -> list[Check]:
+    """A line per sort of part: the names that can be asked for, and which distributions offer them."""
+    from flows.registry import registries
+
+    return [_registered(registry) for registry in registries().values()]
+
+
+def _registered(registry: Registry[Any]) -> Check:
+    """The names of one registry by distribution, and which of them cannot be used."""
+    from loop.registry import distribution
+
+    found: dict[str, list[str]] = {}
+    broken: list[str] = []
+    entries = registry.entries()
+    for entry in entries:
+        found.setdefault(distribution(entry), []).append(entry.name)
+        twice = sorted({distribution(other) for other in entries if other.name == entry.name})
+        if len(twice) > 1:
+            broken.append(f"{entry.name!r} is registered by {' and '.join(twice)}: uninstall one of them")
+        try:
+            registry.load(entry)
+        except ConfigError as error:
+            broken.append(str(error))
+    text = "; ".join(f"{', '.join(names)} ({owner})" for owner, names in found.items())
+    return Check(registry.sort, "failed" if broken else "ok", "; ".join([text, *dict.fromkeys(broken)]))
 
 
 def examine_potential(

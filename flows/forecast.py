@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from flows.config import CampaignConfig
+from flows.config import MLIP, CampaignConfig
 from flows.known_labels import read_known_labels
 from flows.provenance import cores
+from flows.registry import GENERATORS
 
 PROBE = 32  # crystals drawn and scored to estimate times
 PROBE_LABELS = 2
@@ -21,23 +22,26 @@ def forecast(config: CampaignConfig) -> dict[str, Any]:
     Raises:
         InputError: the known labels cannot be used.
     """
-    settings, finetune = config.campaign, config.generator.finetune
+    settings = config.campaign
     calls = settings.round0_budget + settings.rounds * settings.budget
     return {
         "campaign": settings.name,
         "rounds": f"{settings.rounds} after the baseline round",
-        "reward_evaluations": settings.rounds * finetune.iterations * finetune.batch_size if learns(config) else 0,
+        **_learning(config),
         "crystals_proposed": (settings.rounds + 1) * settings.pool,
         "oracle_calls": calls if settings.max_calls is None else min(calls, settings.max_calls),
-        "oracle": config.oracle.mlip.potential,
+        "oracle": config.oracle.mlip.potential if config.oracle.kind == MLIP else config.oracle.kind,
         **_rungs(config),
         **_known(config),
     }
 
 
-def learns(config: CampaignConfig) -> bool:
-    """Whether the campaign's generator is one that learns."""
-    return config.generator.kind == "crystalformer"
+def _learning(config: CampaignConfig) -> dict[str, Any]:
+    """Crystals that are rewarded; how many the generator of another package wants is not known beforehand."""
+    finetune, own = config.generator.finetune, config.generator.kind == "crystalformer"
+    if not own and GENERATORS.get(config.generator.kind).learns:
+        return {}
+    return {"reward_evaluations": own * config.campaign.rounds * finetune.iterations * finetune.batch_size}
 
 
 def _known(config: CampaignConfig) -> dict[str, Any]:
@@ -69,27 +73,27 @@ def measured(config: CampaignConfig) -> dict[str, Any]:
     The probe draws, scores and learns from a few crystals, and labels two; relaxations differ by a factor of ten.
     """
     from flows import build
+    from generator.policy import CrystalFormerGenerator
 
-    builder = build.Builder(config)
+    plan, builder = forecast(config), build.Builder(config)
     generator, reward = builder.proposer, builder.reward_for(0)
-    if learns(config):
-        small = replace(builder.generator.finetune, iterations=1, batch_size=PROBE, minibatch_size=PROBE // 2)
-        builder.generator.finetune = small
+    if isinstance(generator, CrystalFormerGenerator):
+        small = replace(generator.finetune, iterations=1, batch_size=PROBE, minibatch_size=PROBE // 2)
+        generator.finetune = small
     drawn = generator.propose(PROBE, seed=0, round=0)
     valid = [c for c in drawn if builder.config.validity.reason(c.structure) is None][:PROBE_LABELS] or drawn[:1]
-    builder.measuring.evaluate(valid[:1])
+    builder.labelling.evaluate(valid[:1])
     work: dict[str, Callable[[], object]] = {
-        "learn": lambda: generator.learn(reward, seed=0, round=0),
+        "learn": lambda: generator.learn(reward, seed=0, round=0) if "reward_evaluations" in plan else None,
         "propose": lambda: generator.propose(PROBE, seed=1, round=0),
         "screen": lambda: builder.screen(drawn),
-        "label": lambda: builder.measuring.evaluate(valid),
+        "label": lambda: builder.labelling.evaluate(valid),
     }
     work["learn"]()
     seconds = {name: timed(job) for name, job in work.items()}
-    plan = forecast(config)
     side_by_side = min(builder.workers, config.campaign.chunk)
     minutes = {
-        "finetune": plan["reward_evaluations"] * seconds["learn"] / PROBE / 60,
+        "finetune": plan.get("reward_evaluations", 0) * seconds["learn"] / PROBE / 60,
         "propose_and_select": plan["crystals_proposed"] * (seconds["propose"] + 2 * seconds["screen"]) / PROBE / 60,
         "label": plan["oracle_calls"] * seconds["label"] / len(valid) / side_by_side / 60,
     }

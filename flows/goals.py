@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from flows.registry import ORACLES
 from loop.errors import ConfigError
 from loop.goal import Goal
 from loop.reward import STABILITY, RewardConfig, Term
@@ -17,20 +18,6 @@ from surrogates.properties import DEFAULT_PROPERTIES, default_property
 
 if TYPE_CHECKING:
     from flows.config import CampaignConfig
-
-ORACLE = ("e_above_hull", "energy", "volume", "max_force", "max_stress")  # what the default oracle always measures
-ELASTIC: tuple[str, ...] = (
-    "bulk_modulus_vrh",
-    "shear_modulus",
-    "youngs_modulus",
-    "poisson_ratio",
-    "elastic_anisotropy",
-)
-ELASTIC += ("elastic_stability",)
-PHONONS = ("lowest_frequency", "highest_frequency", "dynamically_stable")
-DFT: tuple[str, ...] = ("energy", "volume", "magnetic_moment", "band_gap", "band_gap_direct", "dielectric_electronic")
-DFT += ("dielectric_total", "max_force", "max_stress")
-
 
 GOAL_KEYS = ("objective", "goal", "target", "window", "also")
 
@@ -73,12 +60,11 @@ def one_goal(data: Mapping[str, Any]) -> dict[str, Any]:
 def measured_properties(config: CampaignConfig) -> set[str]:
     """Names of all properties that labels of a campaign can have: of the oracle, of dearer ones, of known labels."""
     oracle = config.oracle
-    found = {*ORACLE}
-    found |= {"bulk_modulus"} if oracle.mlip.bulk is not None else set()
-    found |= set(ELASTIC) if oracle.mlip.elastic is not None else set()
-    found |= set(PHONONS) if oracle.mlip.phonons is not None else set()
-    found |= {f"dft_{name}" for name in DFT} if oracle.dft is not None else set()
-    found |= {f"handoff_{name}" for name in oracle.handoff.ask} if oracle.handoff is not None else set()
+    with ORACLES.blaming(oracle.kind):
+        found = set(ORACLES.get(oracle.kind).measures(oracle.chosen_options))
+    for name, rung in (("dft", oracle.dft), ("handoff", oracle.handoff)):
+        if rung is not None:
+            found |= {f"{name}_{item}" for item in ORACLES.get(name).measures(rung)}
     if config.surrogate.known is not None:  # their values come by import-labels under the same name
         found |= {item.name for item in config.surrogate.gp.properties}
     return found
@@ -91,6 +77,11 @@ def check_measured(config: CampaignConfig) -> None:
         ConfigError: names the objective and what is measured.
     """
     measured = measured_properties(config)
+    if config.campaign.stability not in measured:
+        raise ConfigError(
+            f"campaign.stability {config.campaign.stability!r}: nothing measures it, so that nothing would be stable. "
+            f"Measured are {', '.join(sorted(measured))}."
+        )
     for goal in config.campaign.goals:
         if goal.name not in measured:
             raise ConfigError(

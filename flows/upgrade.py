@@ -25,11 +25,22 @@ RENAMED = {"imitation": "raft"}
 def upgraded(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """A campaign's settings in today's form, and a line of advice for each thing that was said in an older one."""
     generator = data.get("generator")
-    finetune = generator.get("finetune") if isinstance(generator, Mapping) else None
-    if not isinstance(generator, Mapping) or not isinstance(finetune, Mapping):
+    if not isinstance(generator, Mapping):
         return dict(data), []
-    changed, advice = _finetune(finetune)
-    return {**data, "generator": {**generator, "finetune": changed}}, advice
+    section, advice = _substitution(generator)
+    if isinstance(section.get("finetune"), Mapping):
+        section["finetune"], more = _finetune(section["finetune"])
+        advice += more
+    return {**data, "generator": section}, advice
+
+
+def _substitution(old: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Options of ion substitution, which other generators never read, stand where those of any generator do."""
+    kept = {key: value for key, value in old.items() if key != "substitution"}
+    if "substitution" not in old or old.get("kind") != "substitution":
+        return kept, []
+    moved = "generator.substitution is read as generator.options; write it so"
+    return {**kept, "options": {**(old["substitution"] or {}), **(old.get("options") or {})}}, [moved]
 
 
 def _finetune(old: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -12,6 +12,7 @@ from pymatgen.core import Structure
 from loop.values import Candidate, Evaluation, Prediction
 
 if TYPE_CHECKING:
+    from loop.hull import Hull
     from loop.store import Store
 
 Progress = Callable[[str, int, int, dict[str, float]], None]
@@ -139,6 +140,25 @@ class Acquisition(Protocol):
 
     def select(self, candidates: Sequence[Candidate], surrogate: Surrogate, k: int, *, seed: int) -> list[int]:
         """Indices of k distinct candidates, best first."""
+        ...
+
+
+@runtime_checkable
+class HullOracle(Protocol):
+    """An oracle whose distances from the hull can be judged again once there are finds that lie on it."""
+
+    @property
+    def hull(self) -> Hull:
+        """Of the reference phases alone, with energies of the oracle's own type."""
+        ...
+
+
+@runtime_checkable
+class Choosy(Protocol):
+    """An oracle that knows which crystals it can measure at all."""
+
+    def accepts(self, structure: Structure) -> bool:
+        """Whether it can."""
         ...
 
 

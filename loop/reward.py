@@ -8,10 +8,10 @@ Guards against reward hacking are settings, on by default, and every time one bi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from pymatgen.core import Structure
@@ -20,11 +20,11 @@ from loop.contracts import Surrogate, Validity
 from loop.errors import ConfigError
 from loop.goal import BRITISH
 from loop.novelty import DUPLICATE, KNOWN, NoveltyIndex
+from loop.reward_sources import E_ABOVE_HULL, REWARDS, RewardRequest, RewardSource
 from loop.screening import HullScreen
 from loop.stability import IMPLAUSIBLE
-from loop.values import Candidate, Prediction
+from loop.values import Candidate
 
-E_ABOVE_HULL, SCARCITY = "e_above_hull", "scarcity"
 GUARDS = ("invalid", "no-energy", "far-below-hull", "sparse-hull", "single-element", "repeated", "known", "uncertain")
 _FLOOR = 1e-3  # of a desirability: where one objective is hopeless, the others still point somewhere
 _UNCERTAIN = 0.1  # an uncertainty penalty is counted when it takes this much off a desirability
@@ -55,22 +55,26 @@ class Term:
     """Exponent of the term in the product of all terms."""
     shape: float = 1.0
     """Exponent of the ramp: above 1, the last step towards the goal is worth more."""
-    source: Literal["hull", "surrogate", "elements"] = "surrogate"
-    """Where the value comes from: the screening potential's hull, the surrogate's posterior, or the elements'
-    scarcity.
+    source: str = "surrogate"
+    """Where the value comes from: the screening potential's hull, the surrogate's posterior, the elements' scarcity, or
+    what an installed package adds.
     """
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Settings of a source that an installed package adds."""
 
     def __post_init__(self) -> None:
-        """Check bounds, and read American spellings."""
+        """Check bounds and source, and read American spellings."""
         object.__setattr__(self, "goal", BRITISH.get(self.goal, self.goal))
         if not self.low < self.high or self.weight <= 0 or self.shape <= 0:
             raise ConfigError(
                 f"reward term of {self.property}: expected low < high, weight > 0 and shape > 0, got {self.low:g}, "
                 f"{self.high:g}, {self.weight:g} and {self.shape:g}."
             )
-        wanted = {"hull": E_ABOVE_HULL, "elements": SCARCITY}.get(self.source, self.property)
-        if self.property != wanted:
-            raise ConfigError(f"source {self.source!r} of a reward term gives {wanted!r}, not {self.property!r}.")
+        given = REWARDS.get(self.source).properties
+        if given and self.property not in given:
+            names = " or ".join(map(repr, given))
+            raise ConfigError(f"source {self.source!r} of a reward term gives {names}, not {self.property!r}.")
+        REWARDS.options(self.source, self.options)
 
     def desirability(self, x: np.ndarray) -> np.ndarray:
         """In [0, 1], shape as x."""
@@ -168,8 +172,8 @@ class PropertyReward:
         self.judges = judges
         self.counts: Counter[str] = Counter()  # how often each guard bit, over the life of this object
         self.failures: Counter[str] = Counter()  # crystals refused as invalid, by the rule that they broke
-        if judges.hull is None and any(term.source == "hull" for term in config.terms):
-            raise ConfigError("a reward term of source 'hull' wants a potential and a hull.")
+        sources = [(term, _source(term, config, judges)) for term in config.terms]
+        self._active = [(term, source) for term, source in sources if source is not None]
 
     def __call__(self, candidates: Sequence[Candidate | None]) -> tuple[np.ndarray, list[dict[str, float]]]:
         """Rewards of shape (n,) in [0, 1], or `failure`, and their components.
@@ -181,17 +185,12 @@ class PropertyReward:
         self._drop_invalid(batch)
         self._limit_elements(batch)
         self._favour_new(batch)
-        for term in self.config.terms:
-            self._apply(term, batch)
+        for term, source in self._active:
+            self._apply(term, source, batch)
         self._limit_repeats(batch)
-        rewards = batch.rewards(sum(term.weight for term in self._active), self.config.failure)
+        rewards = batch.rewards(sum(term.weight for term, _ in self._active), self.config.failure)
         self.counts.update({name: int(flags.sum()) for name, flags in batch.guards.items() if flags.any()})
         return rewards, batch.rows(rewards)
-
-    @property
-    def _active(self) -> list[Term]:
-        """Terms that can be judged now."""
-        return [term for term in self.config.terms if term.source != "surrogate" or self.judges.surrogate is not None]
 
     def _drop_invalid(self, batch: _Batch) -> None:
         here = batch.alive()
@@ -206,40 +205,24 @@ class PropertyReward:
             single = [len(structure.composition) == 1 for structure in batch.structures(here)]
             batch.refuse("single-element", here[np.array(single, dtype=bool)])
 
-    def _apply(self, term: Term, batch: _Batch) -> None:
-        if term.source == "hull" and self.judges.hull is not None:
-            self._apply_hull(term, batch, self.judges.hull)
-        elif term.source == "elements":
-            here = batch.alive()
-            x = np.array([scarcity(structure) for structure in batch.structures(here)])
-            batch.multiply(term, here, x, term.desirability(x))
-        elif self.judges.surrogate is not None:
-            self._apply_surrogate(term, batch, self.judges.surrogate)
-
-    def _apply_hull(self, term: Term, batch: _Batch, hull: HullScreen) -> None:
-        """E_hull of the crystals as drawn, clipped to [floor, ceiling]."""
-        config, here = self.config, batch.alive()
-        above, sparse = hull.judge(batch.structures(here))
-        unknown = ~np.isfinite(above)
-        below = np.zeros(len(above), bool) if config.floor is None else ~unknown & (above < config.floor)
-        batch.refuse("no-energy", here[unknown])
-        batch.refuse("far-below-hull", here[below])
-        if config.abstain_on_sparse_hulls:
-            batch.abstain("sparse-hull", here[sparse & ~unknown & ~below])
-        good = ~unknown & ~below
-        clipped = np.minimum(above[good], config.ceiling)
-        batch.multiply(term, here[good], clipped, term.desirability(clipped))
-
-    def _apply_surrogate(self, term: Term, batch: _Batch, surrogate: Surrogate) -> None:
+    def _apply(self, term: Term, source: RewardSource, batch: _Batch) -> None:
+        """What a source says of the crystals that are left, as desirabilities; doubt counts against a crystal."""
         here = batch.alive()
         if not len(here):
             return
-        mean, std = _product(surrogate.predict([batch.crystal(index) for index in here]), term.factors)
-        good = np.isfinite(mean) & np.isfinite(std)
-        batch.refuse("no-energy", here[~good])
-        plain, sure = term.desirability(mean[good]), term.under_doubt(mean[good], std[good], self.config.kappa)
+        judged = source([batch.crystal(index) for index in here])
+        for guard, mask in judged.refused.items():
+            batch.refuse(guard, here[mask])
+        for guard, mask in judged.abstained.items():
+            batch.abstain(guard, here[mask])
+        good = np.isin(here, batch.alive())
+        unknown = good & ~(np.isfinite(judged.values) & np.isfinite(judged.std))
+        batch.refuse("no-energy", here[unknown])
+        good &= ~unknown
+        values, std = judged.values[good], judged.std[good]
+        plain, sure = term.desirability(values), term.under_doubt(values, std, self.config.kappa)
         batch.flag("uncertain", here[good][plain - sure > _UNCERTAIN])
-        batch.multiply(term, here[good], mean[good], sure)
+        batch.multiply(term, here[good], values, sure)
 
     def _limit_repeats(self, batch: _Batch) -> None:
         if self.config.max_repeats is None:
@@ -295,7 +278,7 @@ class _Batch:
         return [self.crystal(index).structure for index in indices]
 
     def flag(self, guard: str, indices: np.ndarray) -> None:
-        self.guards[guard][indices] = True
+        self.guards.setdefault(guard, np.zeros(len(self.candidates), dtype=bool))[indices] = True
 
     def refuse(self, guard: str, indices: np.ndarray) -> None:
         self.flag(guard, indices)
@@ -326,25 +309,8 @@ class _Batch:
         return [row | flag for row, flag in zip(self.components, flags, strict=True)]
 
 
-def _product(beliefs: Prediction, names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation, (n,) each, of a product of properties, to first order and as if independent."""
-    means, stds = (np.stack(columns) for columns in zip(*map(beliefs.column, names), strict=True))
-    others = np.stack([np.prod(np.delete(means, k, axis=0), axis=0) for k in range(len(names))])
-    return means.prod(axis=0), np.sqrt(((others * stds) ** 2).sum(axis=0))
-
-
-@lru_cache(maxsize=100_000)
-def _scarcity(formula: str) -> float:
-    from pymatgen.analysis.hhi import HHIModel
-
-    production, reserves = HHIModel().get_hhi(formula)
-    return float("nan") if reserves is None else float(max(production, reserves))
-
-
-def scarcity(structure: Structure) -> float:
-    """Herfindahl-Hirschman index of the elements' production or reserves, by mass, 0 to 10,000; scarce above 2,500.
-
-    Gaultois et al., Chem. Mater. 25, 2911 (2013). An element without a figure counts as 10,000.
-    """
-    value = _scarcity(structure.composition.reduced_formula)
-    return 10_000.0 if np.isnan(value) else value
+def _source(term: Term, config: RewardConfig, judges: Judges) -> RewardSource | None:
+    """Who says the value of a term; None while it has nothing to say."""
+    kind = REWARDS.get(term.source)
+    with REWARDS.blaming(term.source):
+        return kind.build(RewardRequest(term, REWARDS.options(term.source, term.options), config, judges))

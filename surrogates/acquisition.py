@@ -6,21 +6,21 @@ joint belief in the best few of it. BoTorch's acquisition functions where it has
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from loop.contracts import Acquisition, Surrogate
+from loop.contracts import Surrogate
 from loop.errors import ConfigError
+from loop.registry import NoOptions, Registry
 from loop.stability import METASTABLE, REFUSED
 from loop.values import Candidate
 from surrogates.gp import JointPrediction
 from surrogates.properties import Property
 from surrogates.utility import Constraint, Objective, Wish, bind, log_expected_improvement, upper_confidence_bound
 
-NAMES = ("random", "greedy", "ucb", "thompson", "logcei", "pof", "qlogei", "qlognehvi")
 FORMER = {"stability_improvement": "logcei", "probability": "pof"}  # names of earlier configurations
 
 
@@ -35,8 +35,8 @@ class AcquisitionConfig:
     """
 
     strategy: str = "ucb"
-    """Acquisition function: one of `NAMES`; logcei is constrained log expected improvement, pof the probability of
-    feasibility alone.
+    """Acquisition function: random, greedy, ucb, thompson, logcei (constrained log expected improvement), pof (the
+    probability of feasibility alone), qlogei, qlognehvi, or what an installed package adds.
     """
     objectives: tuple[Objective, ...] = (Objective("bulk_modulus"),)
     """What to improve; several are scalarised (each divided by its spread among the labels) by all strategies but
@@ -57,12 +57,16 @@ class AcquisitionConfig:
     """Quasi-Monte Carlo samples of joint strategies."""
     feasible: float = 0.5
     """greedy and ucb rank candidates whose probability of feasibility is below this behind all others."""
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """Settings of a strategy that an installed package adds."""
 
     def __post_init__(self) -> None:
         """Check values, and read former names."""
         object.__setattr__(self, "strategy", FORMER.get(self.strategy, self.strategy))
-        if self.strategy not in NAMES:
-            raise ConfigError(f"selection.strategy: expected one of {', '.join(NAMES)}, got {self.strategy!r}")
+        try:
+            ACQUISITIONS.options(self.strategy, self.options)
+        except ConfigError as error:
+            raise ConfigError(f"selection.strategy: {error}") from error
         wrong = [f"{name} >= 1" for name in ("incumbent", "screen", "samples") if getattr(self, name) < 1]
         wrong += ["beta >= 0"] if not self.beta >= 0 else []
         wrong += ["feasible from 0 up to, but not, 1"] if not 0 <= self.feasible < 1 else []
@@ -287,16 +291,27 @@ def _batch(name: str) -> Strategy:
     return strategy
 
 
-STRATEGIES: dict[str, Strategy] = {
-    "random": _random,
-    "greedy": _greedy,
-    "ucb": _ucb,
-    "thompson": _thompson,
-    "logcei": _improvement,
-    "pof": _probability,
-    "qlogei": _batch("qlogei"),
-    "qlognehvi": _batch("qlognehvi"),
-}
+_qlogei, _qlognehvi = _batch("qlogei"), _batch("qlognehvi")
+
+
+@dataclass(frozen=True)
+class AcquisitionKind:
+    """What an entry point of ``discovery_loop.acquisitions`` leads to, or its `choose` alone.
+
+    Attributes:
+        choose: the strategy.
+        options: frozen dataclass of its settings; the user's are in ``config.options``.
+    """
+
+    choose: Strategy
+    options: type = NoOptions
+
+
+OURS = {"random": "_random", "greedy": "_greedy", "ucb": "_ucb", "thompson": "_thompson", "logcei": "_improvement"}
+OURS |= {"pof": "_probability", "qlogei": "_qlogei", "qlognehvi": "_qlognehvi"}
+ACQUISITIONS = Registry(
+    "acquisitions", AcquisitionKind, {name: f"surrogates.acquisition:{function}" for name, function in OURS.items()}
+)
 
 
 class PoolAcquisition:
@@ -308,7 +323,7 @@ class PoolAcquisition:
 
     def __init__(self, config: AcquisitionConfig | None = None) -> None:
         self.config = config or AcquisitionConfig()
-        self._strategy = STRATEGIES[self.config.strategy]
+        self._strategy = ACQUISITIONS.get(self.config.strategy).choose
 
     def select(self, candidates: Sequence[Candidate], surrogate: Surrogate, k: int, *, seed: int) -> list[int]:
         """Indices of k distinct candidates, best first; all of them where the pool holds fewer.
@@ -329,12 +344,6 @@ class PoolAcquisition:
     def _choose(self, candidates: Sequence[Candidate], surrogate: AnySurrogate, k: int, seed: int) -> list[int]:
         if k <= 0:
             return []
-        return self._strategy(View.of(candidates, surrogate, self.config), candidates, k, self.config, seed)
-
-
-def _factory(strategy: str) -> Callable[[AcquisitionConfig], Acquisition]:
-    return lambda config: PoolAcquisition(replace(config, strategy=strategy))
-
-
-ACQUISITIONS: dict[str, Callable[[AcquisitionConfig], Acquisition]] = {name: _factory(name) for name in NAMES}
-"""Name to factory."""
+        view = View.of(candidates, surrogate, self.config)
+        with ACQUISITIONS.blaming(self.config.strategy):
+            return self._strategy(view, candidates, k, self.config, seed)

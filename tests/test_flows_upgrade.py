@@ -67,3 +67,16 @@ def test_todays_form_is_left_alone_and_told_nothing(tmp_path, capsys):
 def test_an_option_that_the_algorithm_does_not_have_is_refused(tmp_path, algorithm, message):
     with pytest.raises(ConfigError, match=message):
         config_of(tmp_path, {"algorithm": algorithm})
+
+
+def test_options_of_ion_substitution_stand_with_those_of_any_generator(tmp_path, capsys):
+    import yaml
+
+    old = {"kind": "substitution", "substitution": {"max_atoms": 8}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"generator": old}))
+    config = read_config(tmp_path / "c.yaml").generator
+    assert (config.chosen_options.max_atoms, config.options["max_changes"]) == (8, 2)
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "generator.substitution is read as generator.options" in line
+    written = {"generator": {"kind": "crystalformer", "substitution": {"max_atoms": 20}}}  # as version 0.1 wrote it
+    assert upgraded(written) == ({"generator": {"kind": "crystalformer"}}, [])

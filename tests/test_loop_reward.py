@@ -9,7 +9,8 @@ from loop.fingerprint import fingerprint
 from loop.hull import Hull, HullEntry
 from loop.known import KnownCrystals
 from loop.novelty import NoveltyIndex
-from loop.reward import Judges, PropertyReward, RewardConfig, Term, scarcity
+from loop.reward import Judges, PropertyReward, RewardConfig, Term
+from loop.reward_sources import scarcity
 from loop.screening import HullScreen
 from loop.validity import ValidityRules
 from loop.values import Candidate, EnergyType, Prediction
@@ -222,7 +223,7 @@ def test_scarce_elements_cost():
         (lambda: RewardConfig(terms=()), "at least one term"),
         (lambda: RewardConfig(known_factor=1.5), "known_factor"),
         (lambda: RewardConfig(floor=0.1), "floor < 0"),
-        (lambda: PropertyReward(RewardConfig(), Judges(ValidityRules())), "wants a potential and a hull"),
+        (lambda: PropertyReward(RewardConfig(), Judges(ValidityRules())), "needs a potential and a hull"),
     ],
 )
 def test_nonsense_is_refused(make, message):

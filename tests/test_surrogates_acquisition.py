@@ -1,5 +1,7 @@
 """Selection against closed forms, BoTorch's analytic functions, and worlds whose best is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -48,7 +50,7 @@ class Belief:
         return JointPrediction(self.mean[rows], self.covariance[:, rows][:, :, rows], self.properties)
 
     def select(self, strategy, k, config=ONE, seed=0):
-        return ACQUISITIONS[strategy](config).select(self.pool, self, k, seed=seed)
+        return PoolAcquisition(replace(config, strategy=strategy)).select(self.pool, self, k, seed=seed)
 
 
 _POOL: list[Candidate] = []
@@ -99,14 +101,14 @@ def test_bounds_are_given_in_own_units():
     assert np.exp(wish.log_feasible(at_bound, np.ones((1, 2))))[0] == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("strategy", list(ACQUISITIONS))
+@pytest.mark.parametrize("strategy", ACQUISITIONS.ours)
 def test_every_strategy_gives_distinct_rows_and_repeats_under_its_seed(strategy):
     rng = np.random.default_rng(0)
     root = rng.normal(size=(2, 30, 30)) * 0.3
     belief = Belief(
         rng.normal(size=(30, 2)), root @ root.transpose(0, 2, 1) + 0.05 * np.eye(30), rng.normal(size=(8, 2))
     )
-    assert isinstance(ACQUISITIONS[strategy](ONE), Acquisition)
+    assert isinstance(PoolAcquisition(replace(ONE, strategy=strategy)), Acquisition)
     for objectives in (
         (Objective("a"),),
         (Objective("a"), Objective("b", "minimise")),
@@ -121,7 +123,7 @@ def test_every_strategy_gives_distinct_rows_and_repeats_under_its_seed(strategy)
     assert belief.select(strategy, 0) == []
 
 
-@pytest.mark.parametrize("strategy", [name for name in ACQUISITIONS if name != "random"])
+@pytest.mark.parametrize("strategy", [name for name in ACQUISITIONS.ours if name != "random"])
 def test_every_strategy_takes_the_certain_winner_first(strategy):
     mean = np.linspace(0, 1, 20)[:, None]
     mean[7] = 5.0
@@ -132,7 +134,7 @@ def test_every_strategy_takes_the_certain_winner_first(strategy):
     assert Belief(mean, diagonal(np.full(20, 0.01)), [[0.2], [0.4]]).select(strategy, 1, near) == [7]
 
 
-@pytest.mark.parametrize("strategy", [name for name in ACQUISITIONS if name != "random"])
+@pytest.mark.parametrize("strategy", [name for name in ACQUISITIONS.ours if name != "random"])
 def test_constraints_are_not_traded_against_objectives(strategy):
     mean = np.column_stack([np.linspace(0, 1, 20), np.where(np.arange(20) < 10, 0.0, 3.0)])
     config = AcquisitionConfig(objectives=(Objective("a"),), constraints=(Constraint("b", at_most=1.0),))
@@ -201,9 +203,9 @@ def test_a_surrogate_that_only_predicts_is_enough():
             mean = np.array([[candidate.structure.volume] for candidate in candidates])
             return Prediction(mean, np.ones_like(mean), ("a",), ("1",))
 
-    for strategy in ACQUISITIONS:
-        assert len(ACQUISITIONS[strategy](ONE).select(pool(10), Plain(), 3, seed=0)) == 3
-    assert ACQUISITIONS["greedy"](ONE).select(pool(10), Plain(), 2, seed=0) == [9, 8]
+    for strategy in ACQUISITIONS.ours:
+        assert len(PoolAcquisition(replace(ONE, strategy=strategy)).select(pool(10), Plain(), 3, seed=0)) == 3
+    assert PoolAcquisition(replace(ONE, strategy="greedy")).select(pool(10), Plain(), 2, seed=0) == [9, 8]
 
 
 def test_wrong_settings_are_named():
@@ -242,7 +244,7 @@ class Panel:
 def test_members_of_a_committee_choose_in_turn(strategy):
     """Both hold the second for good; what the other has chosen is not chosen again."""
     panel = Panel([9.0, 8.0, 7.0, 0.0, 0.0, 0.0], [0.0, 8.5, 0.0, 8.0, 7.5, 7.0])
-    choose = ACQUISITIONS[strategy](ONE)
+    choose = PoolAcquisition(replace(ONE, strategy=strategy))
     assert [set(chosen) for chosen in _halves(choose.select(pool(6), panel, 4, seed=0))] == [{0, 1}, {3, 4}]
     assert choose.select(pool(6), panel, 1, seed=0) == [1]
     assert choose.select(pool(6), panel, 3, seed=0)[0] == 0

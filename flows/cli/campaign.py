@@ -90,13 +90,14 @@ def validate(
 def schema(
     output: Annotated[Path | None, typer.Option(help="File to write. Default: standard output.")] = None,
 ) -> None:
-    """Print the JSON schema of a campaign's configuration, for editors."""
+    """Print the JSON schema of a campaign's configuration, for editors, with what installed packages add to it."""
     import json
 
     from flows.config import CampaignConfig
+    from flows.registry import with_names
     from loop.io.files import write_text
 
-    text = json.dumps(CampaignConfig.model_json_schema(), indent=2)
+    text = json.dumps(with_names(CampaignConfig.model_json_schema()), indent=2)
     if output is None:
         out.print(text, markup=False)
     else:

@@ -243,10 +243,11 @@ def finetune(config: CampaignConfig, output: Path, *, resume: bool, progress: Pr
     """
     from flows.build import Builder
     from flows.records import write_record
+    from flows.registry import GENERATORS
     from loop.io.files import write_text
     from loop.report.export import to_csv
 
-    if config.generator.kind != "crystalformer":
+    if not GENERATORS.get(config.generator.kind).learns:
         raise ConfigError(f"generator.kind is {config.generator.kind}, which learns nothing: expected crystalformer")
     state = output / "state"
     if not resume and (state.exists() or (output / "checkpoint").exists()):
@@ -254,8 +255,8 @@ def finetune(config: CampaignConfig, output: Path, *, resume: bool, progress: Pr
     builder = Builder(config)
     reward = builder.reward_for(0)
     seed = config.campaign.seed
-    rows = builder.generator.learn(reward, seed=seed, round=1, progress=progress, checkpoint=state)
-    builder.generator.save(output / "checkpoint")
+    rows = builder.proposer.learn(reward, seed=seed, round=1, progress=progress, checkpoint=state)
+    builder.proposer.save(output / "checkpoint")
     write_text(output / "curve.csv", to_csv(rows))
     guards = dict(reward.counts) if isinstance(reward, PropertyReward) else {}
     summary = {"iterations": len(rows), "reward_first": rows[0]["reward"], "reward_last": rows[-1]["reward"]}

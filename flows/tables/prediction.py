@@ -71,5 +71,5 @@ def predict_table(
             found[f"{name}_std"] = beliefs.std[index, column]
         found["p_stable"] = stable[index]
         found["distance"] = distance[index] if np.isfinite(distance[index]) else None
-        results[row] = _refusal(structures[index], builder.measuring.potential) if refused[index] else found
+        results[row] = _refusal(structures[index], builder.cheap.potential) if refused[index] else found
     return rows_with(table, results), len(surrogate.labels)

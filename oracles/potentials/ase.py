@@ -17,7 +17,7 @@ from pymatgen.core import Structure
 
 from loop.errors import ConfigError
 from loop.values import EnergyType
-from oracles.potentials.base import About, Potential, SinglePoint
+from oracles.potentials.base import About, Potential, PotentialKind, PotentialRequest, SinglePoint
 from oracles.symmetry import Group
 
 
@@ -140,3 +140,15 @@ def _elements(factory: type[Calculator]) -> frozenset[str]:
     from ase.calculators.emt import EMT, parameters
 
     return frozenset(parameters) if factory is EMT else frozenset(chemical_symbols[1:])
+
+
+def _requested(request: PotentialRequest) -> Potential:
+    path = request.rest if request.kind == "ase" else request.name
+    if request.environment is None:
+        return load_ase(path, options=request.options)
+    from oracles.potentials.remote_ase import load_remote_ase
+
+    return load_remote_ase(path, request.environment, options=request.options, workers=request.workers)
+
+
+POTENTIAL = PotentialKind(_requested, options=None)  # a calculator's keyword arguments are its own

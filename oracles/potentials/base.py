@@ -1,4 +1,6 @@
-"""Interatomic potentials behind one interface: CHGNet (embedded default), MACE, any ASE calculator.
+"""Interatomic potentials behind one interface: CHGNet (embedded default), MACE, SevenNet, any ASE calculator, others.
+
+Which name means which is a registry: packages add potentials by entry points of ``discovery_loop.potentials``.
 
 Units: energies eV/atom, forces eV/A, stress eV/A^3 in ASE's sign convention (positive under tension, so that a crystal
 squeezed by its cell has a negative trace). Crystals go in and out as pymatgen structures, never as tensors.
@@ -7,8 +9,8 @@ squeezed by its cell has a negative trace). Crystals go in and out as pymatgen s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from ase.data import atomic_numbers, covalent_radii
 from pymatgen.core import Structure
 
 from loop.errors import ConfigError, UnsupportedElementError
+from loop.registry import NoOptions, Registry
 from loop.values import OK, EnergyType, failed
 from oracles.guards import Limits, Verdict, check, unsupported
 from oracles.symmetry import Group, find_group, primitive
@@ -200,6 +203,67 @@ class Potential(ABC):
         return self.energies_and_descriptors(structures, batch_size=batch_size)[1]
 
 
+@dataclass(frozen=True)
+class PotentialRequest:
+    """What a potential is loaded by; see `load_potential`."""
+
+    name: str  # all of it, as "mace:medium"
+    device: str | None = None
+    dtype: str | None = None
+    trust: bool = False
+    options: Any = field(default_factory=dict)  # instance of the kind's options; a mapping where it declares none
+    environment: str | None = None
+    workers: int = 1
+
+    @property
+    def kind(self) -> str:
+        """What stands before the colon, in lower case."""
+        return self.name.partition(":")[0].lower()
+
+    @property
+    def rest(self) -> str:
+        """What stands behind the colon: a model, a version, a path."""
+        return self.name.partition(":")[2]
+
+
+@dataclass(frozen=True)
+class PotentialKind:
+    """What an entry point of ``discovery_loop.potentials`` leads to, or its `load` alone.
+
+    Attributes:
+        load: makes the potential; raises `loop.errors.ConfigError` for what it cannot do.
+        options: frozen dataclass of its settings; None: any, for `load` to judge.
+    """
+
+    load: Callable[[PotentialRequest], Potential]
+    options: type | None = NoOptions
+
+
+POTENTIALS = Registry(
+    "potentials",
+    PotentialKind,
+    {
+        "chgnet": "oracles.potentials.chgnet:POTENTIAL",
+        "sevennet": "oracles.potentials.sevennet:POTENTIAL",
+        "mace": "oracles.potentials.mace:POTENTIAL",
+        "ase": "oracles.potentials.ase:POTENTIAL",
+    },
+)
+
+
+def refuse_environment(request: PotentialRequest) -> None:
+    """For potentials that run in this process.
+
+    Raises:
+        ConfigError: another environment is asked for.
+    """
+    if request.environment is not None:
+        raise ConfigError(
+            f"In another environment ({request.environment}) a potential is named as an ASE calculator, module:Class, "
+            f"such as mace.calculators:MACECalculator with its options; got {request.name!r}."
+        )
+
+
 def load_potential(
     name: str = "chgnet",
     *,
@@ -216,8 +280,8 @@ def load_potential(
         name: ``chgnet`` (0.3.0) or ``chgnet:r2scan``; ``mace:<foundation name>``, e.g. ``mace:medium-mpa-0``, fetched
             once by mace-torch; ``mace:<path>`` or a path that ends in ``.model`` or ``.pt``; ``sevennet``, MP2020
             corrections included, from its overlay; ``module:Class`` of an ASE calculator, e.g.
-            ``ase.calculators.emt:EMT``. With ``+mp2020`` behind it, MP2020 corrections are added to uncorrected PBE(+U)
-            energies, e.g. ``mace:medium+mp2020``.
+            ``ase.calculators.emt:EMT``; or what an installed package adds. With ``+mp2020`` behind it, MP2020
+            corrections are added to uncorrected PBE(+U) energies, e.g. ``mace:medium+mp2020``.
         device: ``cpu`` or ``cuda``; by default CUDA where there is one.
         dtype: ``float32`` or ``float64``; by default what the model's authors advise (CHGNet float32, MACE float64).
         trust: allow a MACE file from a path. Such files are pickles, which can run any code when loaded.
@@ -232,41 +296,37 @@ def load_potential(
     """
     if dtype not in (None, "float32", "float64"):
         raise ConfigError(f"dtype of a potential must be float32 or float64, got {dtype!r}.")
+    request = PotentialRequest(name, device, dtype, trust, dict(options or {}), environment, workers)
     if name.lower().endswith("+mp2020"):
         from oracles.potentials.corrections import CorrectedPotential
 
-        bare = name[: -len("+mp2020")]
-        plain = load_potential(
-            bare, device=device, dtype=dtype, trust=trust, options=options, environment=environment, workers=workers
+        return CorrectedPotential(loaded(replace(request, name=name[: -len("+mp2020")])))
+    return loaded(request)
+
+
+def loaded(request: PotentialRequest) -> Potential:
+    """What a request asks for, by the registered name before its colon; else an ASE calculator.
+
+    Raises:
+        DiscoveryLoopError: see `load_potential`.
+    """
+    name, kind = request.name, request.kind
+    if kind not in POTENTIALS:
+        is_file = request.environment is None and name.endswith((".model", ".pt"))
+        kind = "mace" if is_file else "ase"
+    if kind == "ase" and not request.rest and request.environment is None:
+        module, _, last = name.rpartition(".")
+        meant = f"Did you mean '{module}:{last}'? " if module else ""
+        raise ConfigError(
+            f"There is no potential {name!r}. {meant}Expected one of {', '.join(POTENTIALS.names())}, 'chgnet:r2scan', "
+            "'mace:<foundation name or path>' or an ASE calculator as 'module:Class', e.g. "
+            "'ase.calculators.emt:EMT'."
         )
-        return CorrectedPotential(plain)
-    kind, _, rest = name.partition(":")
-    if kind.lower() == "sevennet":
-        from oracles.potentials.sevennet import load_sevennet
-
-        return load_sevennet(rest or "l3i5", device=device, dtype=dtype, environment=environment, workers=workers)
-    if environment is not None:
-        from oracles.potentials.remote_ase import load_remote_ase
-
-        return load_remote_ase(name, environment, options=options, workers=workers)
-    if kind.lower() == "chgnet":
-        from oracles.potentials.chgnet import load_chgnet
-
-        return load_chgnet(rest or "0.3.0", device=device, dtype=dtype)
-    if kind.lower() == "mace" or name.endswith((".model", ".pt")):
-        from oracles.potentials.mace import load_mace
-
-        return load_mace(rest if kind.lower() == "mace" else name, device=device, dtype=dtype, trust=trust)
-    if rest:
-        from oracles.potentials.ase import load_ase
-
-        return load_ase(name, options=options)
-    module, _, last = name.rpartition(".")
-    meant = f"Did you mean '{module}:{last}'? " if module else ""
-    raise ConfigError(
-        f"There is no potential {name!r}. {meant}Expected 'chgnet', 'chgnet:r2scan', 'sevennet', 'mace:<foundation "
-        "name or path>' or an ASE calculator as 'module:Class', e.g. 'ase.calculators.emt:EMT'."
-    )
+    options = POTENTIALS.get(kind).options
+    if options is not None:
+        request = replace(request, options=POTENTIALS.options(kind, request.options))
+    with POTENTIALS.blaming(kind):
+        return POTENTIALS.get(kind).load(request)
 
 
 def resolve_device(device: str | None) -> str:

@@ -17,7 +17,15 @@ from pymatgen.core import Structure
 
 from loop.errors import ConfigError
 from loop.values import EnergyType, failed
-from oracles.potentials.base import About, Potential, SinglePoint, resolve_device
+from oracles.potentials.base import (
+    About,
+    Potential,
+    PotentialKind,
+    PotentialRequest,
+    SinglePoint,
+    refuse_environment,
+    resolve_device,
+)
 from oracles.potentials.chgnet_graph import build_graph, isolated
 from oracles.potentials.chgnet_model import BatchedCHGNet
 from oracles.symmetry import Group
@@ -116,3 +124,11 @@ def load_chgnet(version: str, *, device: str | None, dtype: str | None) -> Chgne
         dtype=precision,
     )
     return ChgnetPotential(about, BatchedCHGNet(model).to(device=where, dtype=getattr(torch, precision)))
+
+
+def _requested(request: PotentialRequest) -> ChgnetPotential:
+    refuse_environment(request)
+    return load_chgnet(request.rest or "0.3.0", device=request.device, dtype=request.dtype)
+
+
+POTENTIAL = PotentialKind(_requested)

@@ -18,7 +18,15 @@ from pymatgen.core import Structure
 from loop.errors import ConfigError
 from loop.values import EnergyType
 from oracles.potentials.ase import PotentialCalculator, to_atoms
-from oracles.potentials.base import About, Potential, SinglePoint, resolve_device
+from oracles.potentials.base import (
+    About,
+    Potential,
+    PotentialKind,
+    PotentialRequest,
+    SinglePoint,
+    refuse_environment,
+    resolve_device,
+)
 from oracles.symmetry import Group
 
 if TYPE_CHECKING:
@@ -177,3 +185,12 @@ def _energy_type(name: str, path: Path) -> EnergyType:
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().double().cpu().numpy()
+
+
+def _requested(request: PotentialRequest) -> MacePotential:
+    refuse_environment(request)
+    name = request.rest if request.kind == "mace" else request.name
+    return load_mace(name, device=request.device, dtype=request.dtype, trust=request.trust)
+
+
+POTENTIAL = PotentialKind(_requested)

@@ -31,7 +31,7 @@ def load_remote_ase(
         PotentialError: the worker cannot make the calculator.
     """
     module, _, attribute = path.partition(":")
-    if not (module and attribute) or module.lower() in ("chgnet", "mace"):
+    if not (module and attribute):
         raise ConfigError(
             f"In another environment ({environment}) a potential is named as an ASE calculator, module:Class, such as "
             f"mace.calculators:MACECalculator with its options; got {path!r}."

@@ -14,7 +14,7 @@ from pathlib import Path
 from loop.errors import ConfigError
 from loop.io.files import sha256
 from loop.values import EnergyType
-from oracles.potentials.base import About, Potential, resolve_device
+from oracles.potentials.base import About, Potential, PotentialKind, PotentialRequest, resolve_device
 from oracles.potentials.corrections import CorrectedPotential
 from oracles.potentials.overlay import L3I5, SEVENNET, require
 from oracles.potentials.remote import RemotePotential, package_folder, place_in
@@ -75,3 +75,16 @@ def _checkpoint_of(python: str) -> Path:
             f"{found[:16]}: install {SEVENNET.packages[0]} there, or leave the interpreter out"
         )
     return path
+
+
+def _requested(request: PotentialRequest) -> Potential:
+    return load_sevennet(
+        request.rest or VARIANTS[0],
+        device=request.device,
+        dtype=request.dtype,
+        environment=request.environment,
+        workers=request.workers,
+    )
+
+
+POTENTIAL = PotentialKind(_requested)

@@ -67,9 +67,9 @@ class PoolConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "strategies", tuple(FORMER.get(name, name) for name in self.strategies))
         unknown = [task for task in self.tasks if task not in TASKS]
-        unknown += [name for name in self.strategies if name not in (*ACQUISITIONS, FOREST)]
+        unknown += [name for name in self.strategies if name not in (*ACQUISITIONS.names(), FOREST)]
         if unknown:
-            known = f"tasks: {', '.join(TASKS)}; strategies: {', '.join((*ACQUISITIONS, FOREST))}"
+            known = f"tasks: {', '.join(TASKS)}; strategies: {', '.join((*ACQUISITIONS.names(), FOREST))}"
             raise ConfigError(f"unknown: {', '.join(unknown)}; {known}")
         if min(self.seeds, self.initial, self.batch, self.workers) < 1 or self.budget <= self.initial or self.known < 0:
             raise ConfigError(

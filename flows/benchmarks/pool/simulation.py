@@ -13,7 +13,7 @@ from loop.contracts import Surrogate
 from loop.metrics import calibration
 from loop.selection import shadow_size
 from loop.values import Candidate, Evaluation, Prediction
-from surrogates.acquisition import ACQUISITIONS, AcquisitionConfig
+from surrogates.acquisition import AcquisitionConfig, PoolAcquisition
 from surrogates.features import FeatureExtractor
 from surrogates.forest import COLUMNS, Forest
 from surrogates.gp import GPSurrogate
@@ -154,7 +154,7 @@ def simulate(pool: Pool, campaign: Campaign, extractor: FeatureExtractor, engine
         return _outcome(pool, campaign, order, [], time.perf_counter() - start)
     engine = settings_of(pool, campaign, engine)
     surrogate = _surrogate(pool, campaign, extractor, engine.gp)
-    acquisition = ACQUISITIONS[engine.acquisition.strategy](engine.acquisition)
+    acquisition = PoolAcquisition(engine.acquisition)
     order = rng.permutation(n)[: campaign.initial].tolist()
     drawn = order.copy()
     rounds = []

@@ -18,7 +18,7 @@ from flows.parallel import ParallelOracle
 from flows.provenance import cores, provenance
 from flows.registry import GENERATORS, ORACLES
 from flows.rehull import Rehuller
-from flows.surrogate import CampaignSurrogate
+from flows.surrogate import AnyCampaignSurrogate, campaign_surrogate
 from generator.constraints.conditions import Sampling, names, symbols
 from generator.policy import CrystalFormerGenerator
 from loop.campaign import Campaign, Parts
@@ -33,6 +33,7 @@ from loop.reward import Judges, PropertyReward
 from loop.rungs import HandOff, Rung, key_of
 from loop.running import Runner
 from loop.screening import HullScreen
+from loop.values import PRODUCT
 from oracles.cheap import CheapPotential, ScreenConfig
 from oracles.mlip import PotentialOracle, potential_of, references_of
 from oracles.potentials.base import Potential
@@ -230,15 +231,16 @@ class Builder:
         return NoveltyIndex(KnownCrystals.load(Path(section.reference)), section.tolerances)
 
     @cached_property
-    def surrogate(self) -> CampaignSurrogate:
+    def surrogate(self) -> AnyCampaignSurrogate:
         """Gaussian processes on features of the unrelaxed crystal, the potential's descriptors among them."""
         cheap = self.cheap
         describe, width = cheap.potential.energies_and_descriptors, cheap.potential.width
         blocks = default_blocks(describe if width else None, cheap.above_hull, key=cheap.key, size=width)
         cache = None if self.directory is None else self.directory / "features"
         section = self.config.surrogate
-        known = read_known_labels(section.known, section.gp.properties) if section.known else None
-        return CampaignSurrogate(FeatureExtractor(blocks, cache), section.gp, self._typical, known)
+        plain = [prop for prop in section.gp.properties if PRODUCT not in prop.name]
+        known = read_known_labels(section.known, plain) if section.known else None
+        return campaign_surrogate(FeatureExtractor(blocks, cache), section.gp).teach(self._typical, known)
 
     def parts(self) -> Parts:
         """Everything."""

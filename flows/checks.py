@@ -58,7 +58,7 @@ def refuse(found: list[str]) -> None:
 def problems(config: CampaignConfig, *, elsewhere: bool = False) -> list[str]:
     """What is wrong with the settings by themselves, and with the files and devices that they name."""
     found = [*out_of_range(config), *_told("campaign.name", lambda: check_name(config.campaign.name))]
-    found += [*_budgets(config), *_rules(config), *_units(config), *_conditions(config)]
+    found += [*_budgets(config), *_rules(config), *_units(config), *_products(config), *_conditions(config)]
     return found if elsewhere else [*found, *_files(config), *_devices(config), *scale.problems(config.scale)]
 
 
@@ -136,6 +136,16 @@ def _units(config: CampaignConfig) -> Iterator[str]:
         unit = spec_of(item.name).unit
         if unit and item.unit != unit:
             yield f"surrogate.gp.properties.{at}: {item.name} is measured in {unit}, got the unit {item.unit!r}"
+
+
+def _products(config: CampaignConfig) -> Iterator[str]:
+    """A product is learned from its factors."""
+    from flows.surrogate import product_of
+
+    try:
+        product_of(config.surrogate.gp.properties)
+    except ConfigError as error:
+        yield str(error)
 
 
 def _conditions(config: CampaignConfig) -> Iterator[str]:

@@ -13,6 +13,7 @@ from loop.errors import ConfigError
 from loop.goal import Goal
 from loop.reward import STABILITY, RewardConfig, Term
 from loop.settings import CampaignSettings, goal_keys
+from loop.values import PRODUCT
 from surrogates.acquisition import AcquisitionConfig
 from surrogates.properties import DEFAULT_PROPERTIES, default_property
 
@@ -83,7 +84,7 @@ def check_measured(config: CampaignConfig) -> None:
             f"Measured are {', '.join(sorted(measured))}."
         )
     for goal in config.campaign.goals:
-        if goal.name not in measured:
+        if not set(goal.name.split(PRODUCT)) <= measured:
             raise ConfigError(
                 f"campaign.objective {goal.name!r}: nothing measures it. Measured are {', '.join(sorted(measured))}; "
                 "moduli of shear need oracle.mlip.elastic, phonons oracle.mlip.phonons, gaps oracle.dft or "
@@ -167,7 +168,9 @@ def _predicting(section: Any, goals: Sequence[Goal]) -> dict[str, Any] | None:
     if surrogate is None or gp is None or "properties" in gp:
         return section
     there = {item.name for item in DEFAULT_PROPERTIES}
-    missing = [default_property(goal.name) for goal in goals if goal.name not in there]
+    # a product is learned from both sides: by its factors, and as it is
+    names = [part for goal in goals for part in (*goal.name.split(PRODUCT), goal.name)]
+    missing = [default_property(name) for name in dict.fromkeys(names) if name not in there]
     added = [asdict(item) for item in missing if item is not None]
     if not added:
         return section

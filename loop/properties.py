@@ -86,9 +86,12 @@ def spec_of(name: str, unit: str = "") -> PropertySpec:
     """What is known of a property.
 
     Args:
-        name: of a property, or of a dearer oracle and a property, as ``dft_band_gap``.
+        name: of a property, or of a dearer oracle and a property, as ``dft_band_gap``; or of a product of properties,
+            as ``dft_band_gap*dft_dielectric_electronic``.
         unit: of the values at hand, for a property that is not known.
     """
+    if "*" in name:
+        return _product(name, unit)
     if name in PROPERTIES:
         return PROPERTIES[name]
     for start in range(1, len(name)):
@@ -96,6 +99,15 @@ def spec_of(name: str, unit: str = "") -> PropertySpec:
         if known is not None and name[start - 1] == "_":
             return replace(known, name=name, label=f"{name[: start - 1]} {known.label}".replace("_", " "))
     return PropertySpec(name, unit, name.replace("_", " "))
+
+
+def _product(name: str, unit: str) -> PropertySpec:
+    """A figure of merit of several properties, its unit that of those that are no ratios."""
+    parts = [spec_of(part) for part in name.split("*")]
+    units = " ".join(part.unit for part in parts if part.unit not in ("", "1"))
+    label = " × ".join(part.label for part in parts)
+    low = math.prod(part.low for part in parts) if all(part.low >= 0 for part in parts) else -math.inf
+    return PropertySpec(name, unit or units or "1", label, "", low)
 
 
 def heading(name: str, unit: str = "") -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
@@ -80,6 +81,9 @@ class Candidate:
         return cls(Structure.from_dict(data["structure"]), Origin(**data["origin"]), data["round"])
 
 
+PRODUCT = "*"  # between the names of two properties: their product is a property, too
+
+
 @dataclass(frozen=True)
 class EnergyType:
     """What an energy is. Only energies of one type may meet in a hull."""
@@ -139,7 +143,9 @@ class Evaluation:
         return self.status == OK
 
     def value(self, name: str) -> float:
-        """Value of a property, NaN if it was not measured."""
+        """Value of a property, or of a product as ``band_gap*dielectric_electronic``; NaN if it was not measured."""
+        if PRODUCT in name:
+            return math.prod(self.value(factor) for factor in name.split(PRODUCT))
         quantity = self.properties.get(name)
         return float("nan") if quantity is None else quantity.value
 

@@ -24,6 +24,7 @@ from surrogates.calibration import ENOUGH, conformal_factor
 from surrogates.features import FeatureExtractor
 from surrogates.gp import GPSurrogate, JointPrediction
 from surrogates.properties import GPConfig, Property
+from surrogates.two_steps import Factors
 
 ABOUT = "product.json"
 STRONGEST = 0.9  # correlation of the errors of the two factors: what few labels may at most suggest
@@ -78,29 +79,59 @@ class ProductSurrogate:
 
     Args:
         extractor: features of candidates.
-        config: settings of the processes; its properties are the two factors, on linear or logarithmic scales.
+        config: settings of the processes; its properties are the two factors, on linear or logarithmic scales, and
+            any others.
         prop: the product: its name, unit, and a linear scale.
+        factors: names of the two factors; by default the first two properties.
+        alone: predict the product alone; else all properties, the product last.
 
     Raises:
-        ConfigError: another number of properties, or another scale.
+        ConfigError: a factor is missing, or on another scale.
     """
 
-    def __init__(self, extractor: FeatureExtractor, config: GPConfig, prop: Property) -> None:
-        scales = [part.scale for part in config.properties]
-        if len(scales) != 2 or "soft" in scales or prop.scale != "linear":
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        config: GPConfig,
+        prop: Property,
+        factors: Sequence[str] = (),
+        *,
+        alone: bool = True,
+    ) -> None:
+        plain = config.properties
+        names = [part.name for part in plain]
+        wanted = tuple(factors) or tuple(names[:2])
+        self._factors = tuple(part for name in wanted for part in plain if part.name == name)
+        scales = [part.scale for part in self._factors]
+        if len(scales) != 2 or len(wanted) != 2 or "soft" in scales or prop.scale != "linear":
             raise ConfigError(
-                "a product wants two factors on linear or log scales and a linear scale of its own, got "
-                f"{scales} and {prop.scale!r}"
+                f"{prop.name}: expected a product of two predicted properties on linear or log scales, itself on a "
+                f"linear one, got {', '.join(wanted) or 'none'} among {', '.join(names) or 'none'} on {scales} and "
+                f"{prop.scale!r}"
             )
-        self._factors, self._prop = config.properties, prop
-        self._processes = GPSurrogate(extractor, replace(config, properties=(*self._factors, prop)))
+        self._columns = [names.index(name) for name in wanted]  # of the factors; the product's is the last
+        self._plain, self._prop, self._alone = plain, prop, alone
+        self._processes = GPSurrogate(extractor, replace(config, properties=(*plain, prop)))
         self._correlation, self._narrow, self._width = 0.0, 1.0, 1.0
         self._rows: dict[str, np.ndarray] = {}  # means and deviations of the processes, by candidate id, of this fit
 
     @property
     def properties(self) -> tuple[Property, ...]:
-        """The product."""
-        return (self._prop,)
+        """The product, and where it is not alone all others before it."""
+        return (self._prop,) if self._alone else (*self._plain, self._prop)
+
+    @property
+    def extractor(self) -> FeatureExtractor:
+        """Features of candidates."""
+        return self._processes.extractor
+
+    def probability(self, candidates: Sequence[Candidate], name: str, *, at_most: float) -> np.ndarray:
+        """Probability (n,) that a property is at most a value: see `GPSurrogate.probability`."""
+        return self._processes.probability(candidates, name, at_most=at_most)
+
+    def distance(self, candidates: Sequence[Candidate]) -> np.ndarray:
+        """How far outside the labelled crystals each candidate lies: see `GPSurrogate.distance`."""
+        return self._processes.distance(candidates)
 
     @property
     def members(self) -> tuple[Side, Side]:
@@ -109,8 +140,8 @@ class ProductSurrogate:
 
     @property
     def labels(self) -> np.ndarray:
-        """Products so far, shape (n, 1), NaN where a factor was not measured."""
-        return self._processes.labels[:, 2:]
+        """Labels so far, shape (n, properties), NaN where one was not measured; a product's where a factor was not."""
+        return self._processes.labels[:, -1:] if self._alone else self._processes.labels
 
     def adapt(self, candidates: Sequence[Candidate]) -> None:
         """Tell what predictions are for: see `GPSurrogate.adapt`."""
@@ -131,34 +162,54 @@ class ProductSurrogate:
         return metrics | self._recalibrate()
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
-        """Mean and standard deviation of the product, shape (n, 1)."""
-        return Prediction(*self.marginal(candidates), (self._prop.name,), (self._prop.unit,))
+        """Means and standard deviations in own units, shape (n, properties)."""
+        mean, std = self.marginal(candidates)
+        pairs = [p.moments(mean[:, j], std[:, j]) for j, p in enumerate(self.properties)]
+        means, stds = (np.column_stack([pair[k] for pair in pairs]) for k in (0, 1))
+        return Prediction(means, stds, tuple(p.name for p in self.properties), tuple(p.unit for p in self.properties))
 
     def marginal(self, candidates: Sequence[Candidate], side: int | None = None) -> Belief:
-        """Mean and standard deviation of the product, shape (n, 1) each: those of one side, or of both as one."""
-        mean, std = self._belief(*self._of_processes(candidates), side)
-        return mean[:, None], std[:, None]
+        """Means and standard deviations on the model scales, shape (n, properties) each.
+
+        Those of the product are of one side, or of both as one.
+        """
+        means, stds = self._of_processes(candidates)
+        mean, std = self._belief(means, stds, side)
+        if self._alone:
+            return mean[:, None], std[:, None]
+        return np.column_stack([means[:, :-1], mean]), np.column_stack([stds[:, :-1], std])
+
+    def factors(self, candidates: Sequence[Candidate]) -> Factors:
+        """Belief in the two factors, on their model scales, with the correlation of their errors."""
+        mean, std = self._of_processes(candidates)
+        return Factors(mean[:, self._columns], std[:, self._columns], self._correlation)
 
     def _of_processes(self, candidates: Sequence[Candidate]) -> Belief:
-        """Means and standard deviations of the processes, shape (n, 3) each; kept, as both sides ask for them."""
+        """Means and standard deviations of the processes, shape (n, m) each; kept, as both sides ask for them."""
         missing = [candidate for candidate in candidates if candidate.id not in self._rows]
         if missing:
             table = np.stack(self._processes.marginal(missing), axis=1)
             self._rows |= {candidate.id: row for candidate, row in zip(missing, table, strict=True)}
-        table = np.array([self._rows[candidate.id] for candidate in candidates]).reshape(-1, 2, 3)
+        table = np.array([self._rows[candidate.id] for candidate in candidates]).reshape(-1, 2, len(self._plain) + 1)
         return table[:, 0], table[:, 1]
 
     def joint(self, candidates: Sequence[Candidate], side: int | None = None) -> JointPrediction:
         """Joint belief, each crystal's variance as in `marginal`.
 
-        Between crystals as of independent factors, or, by the direct side, as of its process.
+        Of products, between crystals as of independent factors, or, by the direct side, as of its process.
         """
         belief = self._processes.joint(candidates)
         std = np.sqrt(np.maximum(np.diagonal(belief.covariance, axis1=1, axis2=2).T, 0.0))
         mean, wanted = self._belief(belief.mean, std, side)
-        covariance = belief.covariance[2] if side == 1 else self._of_factors(belief, std)
+        covariance = belief.covariance[-1] if side == 1 else self._of_factors(belief, std)
         stretch = wanted / np.sqrt(np.diagonal(covariance))
-        return JointPrediction(mean[:, None], (covariance * np.outer(stretch, stretch))[None], self.properties)
+        covariance = (covariance * np.outer(stretch, stretch))[None]
+        if self._alone:
+            return JointPrediction(mean[:, None], covariance, self.properties)
+        others = belief.covariance[:-1]
+        return JointPrediction(
+            np.column_stack([belief.mean[:, :-1], mean]), np.concatenate([others, covariance]), self.properties
+        )
 
     def save(self, path: Path) -> None:
         """Write the processes and what joins them into a folder."""
@@ -190,9 +241,9 @@ class ProductSurrogate:
         return evaluation.with_properties(**{self._prop.name: Quantity(value, self._prop.unit)})
 
     def _belief(self, mean: np.ndarray, std: np.ndarray, side: int | None = None) -> Belief:
-        """The product's belief (n,) from those of the processes on their model scales (n, 3)."""
+        """The product's belief (n,) from those of the processes on their model scales (n, m)."""
         centre, width = self._moments(mean, std).product(self._correlation)
-        sides = (centre, width * self._narrow), (mean[:, 2], std[:, 2])
+        sides = (centre, width * self._narrow), (mean[:, -1], std[:, -1])
         if side is not None:
             return sides[side]
         centre, width = agree(*sides)
@@ -206,28 +257,31 @@ class ProductSurrogate:
 
     def _moments(self, mean: np.ndarray, std: np.ndarray) -> Moments:
         """Of the factors, from their model scales to own units."""
-        pairs = [part.moments(mean[:, j], std[:, j]) for j, part in enumerate(self._factors)]
+        pairs = [part.moments(mean[:, j], std[:, j]) for j, part in zip(self._columns, self._factors, strict=True)]
         return Moments((pairs[0][0], pairs[1][0]), (pairs[0][1], pairs[1][1]))
 
     def _spread(self, j: int, belief: JointPrediction, mean: np.ndarray) -> np.ndarray:
         """Covariance (n, n) of a factor in its own unit: exact, as both scales are normal or log-normal."""
+        covariance = belief.covariance[self._columns[j]]
         if self._factors[j].scale == "linear":
-            return belief.covariance[j]
-        return np.outer(mean, mean) * np.expm1(belief.covariance[j])
+            return covariance
+        return np.outer(mean, mean) * np.expm1(covariance)
 
     def _recalibrate(self) -> dict[str, float]:
         """How the errors of the factors go together, and how wide the product's are, from labels left out."""
         self._correlation, self._narrow, self._width = 0.0, 1.0, 1.0
         mean, std = self._processes.left_out()
         known = self._processes.labels
-        scaled = np.column_stack([part.to_scale(known[:, j]) for j, part in enumerate(self._factors)])
-        residual = (scaled - mean[:, :2]) / std[:, :2]
+        scaled = np.column_stack(
+            [part.to_scale(known[:, j]) for j, part in zip(self._columns, self._factors, strict=True)]
+        )
+        residual = (scaled - mean[:, self._columns]) / std[:, self._columns]
         rows = np.flatnonzero(np.isfinite(residual).all(axis=1))
         if len(rows) < ENOUGH:
             return {f"{self._prop.name}/labels": float(len(rows))}
         shared = float(np.nan_to_num(np.corrcoef(residual[rows].T)[0, 1])) if residual[rows].std(axis=0).all() else 0.0
         self._correlation = float(np.clip(shared, -STRONGEST, STRONGEST))
-        labels = known[rows, 2]
+        labels = known[rows, -1]
         if self._processes.config.calibrate:
             drawn = self._processes.drawn[rows]
             weights = drawn.astype(float) if drawn.sum() >= ENOUGH else None

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from loop.values import PRODUCT
 from surrogates.blocks import UNRELAXED_HULL
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)  # probabilists' Gauss-Hermite
@@ -97,11 +98,25 @@ def default_property(name: str) -> Property | None:
     """How a property is modelled where nothing is said of it; None for one that is not known here.
 
     Args:
-        name: of a property, or of a dearer oracle and a property, as ``dft_band_gap``.
+        name: of a property, or of a dearer oracle and a property, as ``dft_band_gap``; or of a product of properties.
     """
+    if PRODUCT in name:
+        return _product(name)
     ends = (name, *(name[at + 1 :] for at, letter in enumerate(name) if letter == "_"))
     found = next((_KNOWN[end] for end in ends if end in _KNOWN), None)
     return None if found is None else replace(found, name=name)
+
+
+def _product(name: str) -> Property | None:
+    """On a linear scale, with a prior as wide as it is high: products of positive properties are skewed."""
+    factors = [default_property(part) for part in name.split(PRODUCT)]
+    known = [factor for factor in factors if factor is not None]
+    if len(known) < len(factors):
+        return None
+    means = [float(part.moments(np.array(part.prior_mean), np.array(part.prior_std))[0]) for part in known]
+    units = " ".join(part.unit for part in known if part.unit != "1") or "1"
+    mean = float(np.prod(means))
+    return Property(name, units, prior_mean=mean, prior_std=max(abs(mean), 1e-3))
 
 
 @dataclass(frozen=True)

@@ -275,6 +275,25 @@ def test_a_calculation_that_is_cut_off_goes_on_where_it_was(oracle, tmp_path, mo
     assert folders(tmp_path) == []
 
 
+def test_a_kept_density_serves_the_constant_that_is_asked_for_later(oracle, tmp_path):
+    resources = Resources(cores=1, scratch=str(tmp_path / "scratch"), keep=True)
+    made = oracle()  # its script is that of the other two
+    gap, both = (
+        DftOracle(replace(made.config, properties=wanted, resources=resources))
+        for wanted in (("gap",), ("gap", "dielectric"))
+    )
+    first = gap.evaluate([Candidate(nacl())])[0]
+    assert first.value("band_gap") == 1.5
+    assert np.isnan(first.value("dielectric_electronic"))
+    assert len(folders(tmp_path)) == 1
+    second = both.evaluate([Candidate(nacl())])[0]
+    assert second.value("dielectric_electronic") == 3.0
+    calls = (tmp_path / "scratch" / "calls.txt").read_text().splitlines()
+    assert calls == ["ground gap", "dielectric"]  # nothing twice
+    assert folders(tmp_path) == []
+    assert first.settings != second.settings  # two labels for the ledger
+
+
 def test_what_cannot_be_computed_costs_nothing(oracle, tmp_path):
     made = oracle(max_atoms=13)
     statuses = {name: made.evaluate([Candidate(make())])[0].status for name, make in

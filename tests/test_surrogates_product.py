@@ -141,5 +141,5 @@ def test_a_missing_factor_is_no_label_and_saving_restores(fitted, tmp_path):
 
 
 def test_other_than_two_plain_factors_are_refused():
-    with pytest.raises(ConfigError, match="two factors"):
+    with pytest.raises(ConfigError, match="product of two predicted"):
         ProductSurrogate(FeatureExtractor(), GPConfig(properties=FACTORS[:1]), MERIT)

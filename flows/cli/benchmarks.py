@@ -144,6 +144,38 @@ def rl_properties(
     _tell(record, output, json)
 
 
+@app.command()
+def dielectric(output: Output, data: Table, seeds: Seeds = None, settings: Settings = None, json: Json = False) -> None:
+    """Gap times dielectric constant, labels hidden: the closed loop against the published protocol and chance."""
+    from flows.benchmarks.dielectric.simulated import DielectricConfig, run
+
+    with progress() as report:
+        record = run(data, output, _settings(DielectricConfig, settings, seeds), report)
+    _tell(record, output, json)
+
+
+@app.command("dielectric-dft")
+def dielectric_dft(
+    output: Output,
+    data: Table,
+    python: Annotated[str | None, typer.Option(help="Interpreter that has GPAW. Default: this one.")] = None,
+    cores: Annotated[int, typer.Option(min=0, help="MPI processes of a calculation; 0: one a core.")] = 0,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """The same with DFT as judge of crystals that nobody has computed: tune, propose, relax, compute. Goes on."""
+    from flows import configfile
+    from flows.benchmarks.dielectric.real import RealConfig, run
+    from flows.config import forbid_extra
+
+    chosen = configfile.parse_settings(settings or [])
+    dft = chosen.setdefault("dft", {"preset": "test", "max_atoms": 6, "time_limit": 1200.0})
+    dft.setdefault("resources", {"python": python, "cores": cores})
+    with progress() as report:
+        record = run(data, output, configfile.load(forbid_extra(RealConfig), None, chosen), report)
+    _tell(record, output, json)
+
+
 @app.command("rl-speed")
 def rl_speed(
     output: Output,

@@ -80,7 +80,7 @@ class DftOracle:
     """Implements `loop.contracts.Oracle`.
 
     A calculation that is cut off leaves its finished steps in a scratch folder and goes on from the last good one;
-    one that ends, well or not, leaves nothing.
+    one that ends, well or not, leaves nothing, unless `Resources.keep` says that a dearer step may follow it.
 
     Args:
         config: settings.
@@ -101,9 +101,11 @@ class DftOracle:
     @cached_property
     def settings_hash(self) -> str:
         """Hash of everything that changes the result: settings, version of the engine and its data sets."""
-        settings = {name: value for name, value in asdict(self.config).items() if name != "resources"}
-        for name in ("preset", "settings"):  # what they lead to is in `numbers`
-            settings.pop(name)
+        return self._hash_of()
+
+    def _hash_of(self, without: tuple[str, ...] = ()) -> str:
+        left_out = ("resources", "preset", "settings", *without)  # what the two latter lead to is in `numbers`
+        settings = {name: value for name, value in asdict(self.config).items() if name not in left_out}
         return _hash([VERSION, self.engine.version, self.engine.data, asdict(self.config.numbers), settings])
 
     @cached_property
@@ -135,8 +137,9 @@ class DftOracle:
         if refused:
             return self._evaluation(candidate, refused, message=message)
         way = reduced(candidate.structure, self.config.symprec)
-        key = _hash([candidate.id, self.settings_hash])
-        with _work_folder(self.config.resources.scratch, key) as folder:
+        keep = self.config.resources.keep and "dielectric" not in self.config.properties
+        key = _hash([candidate.id, self._hash_of(without=("properties",))])  # steps are shared, whatever is asked for
+        with _work_folder(self.config.resources.scratch, key, keep=keep) as folder:
             calculation = Calculation(self, folder, way.primitive)
             calculation.run()
             return self._result(candidate, calculation, way)
@@ -297,8 +300,8 @@ def _possible(diagonal: Sequence[float]) -> bool:
 
 
 @contextmanager
-def _work_folder(scratch: str | None, key: str) -> Iterator[Path]:
-    """The folder of one calculation, with what an earlier, cut-off attempt left; removed unless this one is cut off."""
+def _work_folder(scratch: str | None, key: str, *, keep: bool = False) -> Iterator[Path]:
+    """The folder of one calculation, with what an earlier attempt left; removed unless this one is cut off or kept."""
     root = Path(scratch or Path(tempfile.gettempdir()) / f"discovery-loop-dft-{os.getuid()}")
     root.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder = root / key
@@ -317,8 +320,9 @@ def _work_folder(scratch: str | None, key: str) -> Iterator[Path]:
             for name in LARGE:
                 (folder / name).unlink(missing_ok=True)
             raise
-        shutil.rmtree(folder, ignore_errors=True)
-        (root / f"{key}.lock").unlink(missing_ok=True)
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+            (root / f"{key}.lock").unlink(missing_ok=True)
 
 
 def _forget_failure(folder: Path) -> None:

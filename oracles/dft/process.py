@@ -63,6 +63,8 @@ class Resources:
     """Command that starts MPI processes."""
     scratch: str | None = None
     """Folder for work files; none: the machine's temporary folder."""
+    keep: bool = False
+    """Keep the density of a calculation without the dielectric constant, for one that asks for it later."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

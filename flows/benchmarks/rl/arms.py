@@ -22,7 +22,7 @@ from loop.validity import ValidityRules
 
 if TYPE_CHECKING:
     from flows.build import Builder
-    from flows.surrogate import CampaignSurrogate
+    from flows.surrogate import AnyCampaignSurrogate
     from generator.model import CrystalFormer
     from generator.rl.config import FinetuneConfig
     from generator.sample import Sample
@@ -88,14 +88,14 @@ class Laboratory:
         self,
         config: RewardConfig = REWARD,
         validity: ValidityRules | None = None,
-        surrogate: CampaignSurrogate | None = None,
+        surrogate: AnyCampaignSurrogate | None = None,
     ) -> Tally:
         """A reward that counts its finds."""
         builder = self.builder
         rules = validity or builder.config.validity
         return Tally(PropertyReward(config, Judges(rules, builder.novelty, builder.screen, surrogate)))
 
-    def surrogate(self, seed: int) -> CampaignSurrogate:
+    def surrogate(self, seed: int) -> AnyCampaignSurrogate:
         """Of the relaxed distance from the hull, learned once a seed from `labels` relaxed samples of the base."""
         from oracles.mlip import PotentialOracle
 

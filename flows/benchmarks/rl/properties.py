@@ -42,7 +42,7 @@ from loop.reward import PropertyReward, RewardConfig, Term
 from loop.values import Candidate
 
 if TYPE_CHECKING:
-    from flows.surrogate import CampaignSurrogate
+    from flows.surrogate import AnyCampaignSurrogate
     from generator.rl.config import FinetuneConfig
     from loop.validity import ValidityRules
 
@@ -111,7 +111,7 @@ class PropertyLaboratory(Laboratory):
         self,
         config: RewardConfig = REWARD,
         validity: ValidityRules | None = None,
-        surrogate: CampaignSurrogate | None = None,
+        surrogate: AnyCampaignSurrogate | None = None,
     ) -> Tally:
         """As the variant has it, with other terms."""
         builder = self.builder

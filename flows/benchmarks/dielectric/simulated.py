@@ -25,9 +25,9 @@ from flows.benchmarks.dielectric.arms import (
     labelled,
     surrogate_for,
 )
-from flows.benchmarks.oracles.workers import spread
 from flows.benchmarks.pool.tasks import candidate_of
 from flows.benchmarks.rl.properties_models import EPS_RANGE, INSULATING
+from flows.benchmarks.workers import spread
 from loop.contracts import Progress
 from loop.errors import ConfigError, InputError
 from loop.io.files import make_folder, sha256, write_text

@@ -14,7 +14,7 @@ TESTFLAGS ?=
 # tests run in so many processes, a file in one: what a file shares (a potential, a server) is made once
 JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 
-.PHONY: help setup run test lint bench ui down clean
+.PHONY: help setup run test lint docs bench ui down clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,7 +54,11 @@ lint: $(VENV)/.installed-test  ## style, types and the layers between the packag
 	@$(BIN)/lint-imports
 	@$(BIN)/python .ci/tree --check
 	@$(BIN)/python .ci/configuration --check
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@$(BIN)/python .ci/results --check
+
+docs: $(VENV)/.installed-test  ## the documentation as a site in build/site; every warning is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: $(VENV)/.installed  ## how fast the parts are on this machine; writes results/benchmarks/speed
 	@$(BIN)/discovery-loop benchmark speed --output results/benchmarks/speed

@@ -181,6 +181,7 @@ def _dropped(config: CampaignConfig, key: str, conditions: Sampling) -> Iterator
 def _files(config: CampaignConfig) -> Iterator[str]:
     """Files that are named must be there."""
     from generator.checkpoint import DESCRIPTION, WEIGHTS
+    from oracles.mlip import DEMAND
 
     checkpoint, reference = config.generator.checkpoint, config.novelty.reference
     if checkpoint is not None and not all((checkpoint / name).is_file() for name in (DESCRIPTION, WEIGHTS)):
@@ -188,7 +189,8 @@ def _files(config: CampaignConfig) -> Iterator[str]:
     oracle = config.oracle
     named: dict[str, str | Path | None]
     named = {"novelty.reference": reference if isinstance(reference, Path) else None}
-    named |= {"surrogate.known": config.surrogate.known, "oracle.mlip.references": oracle.mlip.references}
+    table = None if oracle.mlip.references == DEMAND else oracle.mlip.references
+    named |= {"surrogate.known": config.surrogate.known, "oracle.mlip.references": table}
     named |= {"oracle.screen.references": None if oracle.screen is None else oracle.screen.references}
     for key, path in named.items():
         if path is not None and not Path(path).exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import re
 import subprocess
@@ -63,3 +64,44 @@ def test_every_key_of_a_configuration_says_what_it_means():
     keys = [(name, key, item) for name, part in sections.items() for key, item in part.get("properties", {}).items()]
     assert len(keys) > 250
     assert not [f"{name}.{key}" for name, key, item in keys if not item.get("description")]
+
+
+TUTORIALS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "tutorials").glob("*.md"))
+
+
+@pytest.fixture
+def command_line(tmp_path, monkeypatch):
+    """`discovery-loop` and `python` of this environment and tree come first, in an empty folder."""
+    commands = {
+        "discovery-loop": f'exec "{sys.executable}" -m flows.cli "$@"',
+        "python": f'exec "{sys.executable}" "$@"',
+    }
+    (tmp_path / "bin").mkdir()
+    for name, line in commands.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    return tmp_path / "work"
+
+
+@pytest.mark.parametrize("page", TUTORIALS)
+def test_a_tutorial_does_what_it_says(page, command_line):
+    """Its commands and its Python, in order, in one folder, as a reader types them."""
+    found = re.findall(
+        r"^```(sh|python)\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert found
+    for language, block in found:
+        command = ["bash", "-euo", "pipefail", "-c", block] if language == "sh" else [sys.executable, "-c", block]
+        done = subprocess.run(command, cwd=command_line, capture_output=True, text=True, check=False, timeout=900)
+        assert done.returncode == 0, f"{page}:\n{block}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def test_links_between_pages_lead_somewhere():
+    """Relative links of README and docs: the file is there, and the heading, too."""
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\((?!https?:|mailto:|#)([^)\s]+)\)", text):
+            assert (page.parent / target.partition("#")[0]).exists(), f"{page.relative_to(ROOT)}: {target}"

@@ -237,3 +237,8 @@ def test_what_is_right_is_taken():
     for preset in ("quickstart", "smoke", "single-gpu", "hpc", "quickstart-dft"):
         assert problems(read_config(preset), elsewhere=True) == []
     assert checks.check(read_config("single-gpu"), elsewhere=True) is None
+
+
+def test_a_hull_on_demand_is_no_file_that_is_missing():
+    assert validated("oracle.mlip.references=demand").exit_code == 0
+    assert "there is no demanded" in validated("oracle.mlip.references=demanded").output

@@ -17,6 +17,7 @@ from pymatgen.core import Element, Lattice, Structure
 
 from loop.campaign import Parts
 from loop.contracts import Progress, Reward
+from loop.errors import CheckpointError
 from loop.novelty import NoveltyIndex
 from loop.values import OK, Candidate, Cost, EnergyType, Evaluation, Origin, Prediction, Quantity, failed
 
@@ -43,6 +44,12 @@ def e_above_hull(structure: Structure) -> float:
 def bulk_modulus(structure: Structure) -> float:
     """GPa in this world."""
     return float(sum(Element(str(e)).Z for e in structure.composition))
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise CheckpointError(f"there is no {path}")
+    return json.loads(path.read_text())
 
 
 class FakeGenerator:
@@ -104,7 +111,7 @@ class FakeGenerator:
         (path / "policy.json").write_text(json.dumps({"bias": self.bias}))
 
     def load(self, path: Path) -> None:
-        self.bias = json.loads((path / "policy.json").read_text())["bias"]
+        self.bias = _read(path / "policy.json")["bias"]
 
 
 class FakeSurrogate:
@@ -119,6 +126,8 @@ class FakeSurrogate:
     def fit(
         self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation], *, drawn: Collection[str] = ()
     ) -> dict[str, float]:
+        pairs = [(c, e) for c, e in zip(candidates, evaluations, strict=True) if e.ok]
+        candidates, evaluations = zip(*pairs, strict=True)
         X = self._features(candidates)
         y = np.array([[evaluation.value(name) for name in self.names] for evaluation in evaluations])
         self.slopes = (np.sum(X * y, axis=0) / np.sum(X * X, axis=0)).tolist()
@@ -137,7 +146,7 @@ class FakeSurrogate:
         (path / "slopes.json").write_text(json.dumps(self.slopes))
 
     def load(self, path: Path) -> None:
-        self.slopes = json.loads((path / "slopes.json").read_text())
+        self.slopes = _read(path / "slopes.json")
 
 
 class FakeAcquisition:
@@ -188,13 +197,13 @@ class FakeOracle:
 
 
 class FakeReward:
-    """Minus the energy above the hull; -1 for no crystal. Counts what lies far above it."""
+    """Minus the energy above the hull; -100 for no crystal. Counts what lies far above it."""
 
     def __init__(self) -> None:
         self.counts = {"far-above": 0}
 
     def __call__(self, candidates: Sequence[Candidate | None]) -> tuple[np.ndarray, list[dict[str, float]]]:
-        rewards = np.array([-1.0 if c is None else -e_above_hull(c.structure) for c in candidates])
+        rewards = np.array([-100.0 if c is None else -e_above_hull(c.structure) for c in candidates])
         self.counts["far-above"] += int((rewards < -0.5).sum())
         return rewards, [{"stability": float(value)} for value in rewards]
 

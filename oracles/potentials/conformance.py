@@ -15,6 +15,7 @@ import numpy as np
 from pymatgen.core import Element, Structure
 from scipy.spatial.transform import Rotation
 
+from loop.findings import Finding
 from loop.values import failed
 from oracles.potentials.base import Potential, SinglePoint
 
@@ -33,15 +34,6 @@ class Bounds:
 
 
 BOUNDS = {"float64": Bounds(1e-7, 1e-4, 1e-5, 3e-4), "float32": Bounds(2e-5, 1e-2, 1e-3, 4e-3)}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Outcome of one check."""
-
-    name: str
-    passed: bool
-    text: str
 
 
 def conformance(potential: Potential, crystals: Sequence[Structure] | None = None) -> list[Finding]:

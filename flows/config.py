@@ -49,7 +49,7 @@ def forbid_extra(kind: type[Settings]) -> type[Settings]:
     meanings = configfile.meanings(kind)
     for item in fields(kind):  # type: ignore[arg-type]
         if item.name in meanings:
-            item.metadata = MappingProxyType({"description": meanings[item.name]})  # type: ignore[misc]
+            item.metadata = MappingProxyType({"description": meanings[item.name]})
         for part in (hints[item.name], *get_args(hints[item.name])):
             if isinstance(part, type) and is_dataclass(part):
                 forbid_extra(part)

@@ -58,7 +58,7 @@ class _JaxArray(PickledArray):
         self.__setstate__(state)
 
 
-class _Record(tuple):
+class _Record(tuple[Any, ...]):
     """Stands for the NamedTuples of the optimiser."""
 
     __slots__ = ()

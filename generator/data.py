@@ -147,7 +147,10 @@ def _tokenize_rows(items: Sequence[Any], config: PrepareConfig, workers: int) ->
         return (_tokenize_chunk(chunk, config) for chunk in chunks)
     from joblib import Parallel, delayed
 
-    return Parallel(n_jobs=workers, return_as="generator")(delayed(_tokenize_chunk)(chunk, config) for chunk in chunks)
+    result: Iterator[list[CrystalBatch | tuple[str, str]]] = Parallel(n_jobs=workers, return_as="generator")(
+        delayed(_tokenize_chunk)(chunk, config) for chunk in chunks
+    )
+    return result
 
 
 def _tokenize_chunk(chunk: Sequence[Any], config: PrepareConfig) -> list[Outcome]:

@@ -180,7 +180,8 @@ class Attention(nn.Module):
         """Attend within whole sequences, (n, T, width)."""
         q, k, v = (part.transpose(1, 2) for part in self.turned(x, turn, self.fused_input(values=True)))
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        result: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return result
 
 
 class Block(nn.Module):
@@ -197,7 +198,8 @@ class Block(nn.Module):
 
     def mlp(self, x: Tensor) -> Tensor:
         """Widen, GELU (tanh form, as published), narrow."""
-        return self.dropout(self.down(F.gelu(self.up(self.norm_mlp(x)), approximate="tanh")))
+        result: Tensor = self.dropout(self.down(F.gelu(self.up(self.norm_mlp(x)), approximate="tanh")))
+        return result
 
     def forward(self, x: Tensor, turn: Tensor) -> Tensor:
         """(n, T, width) to the same."""
@@ -293,18 +295,21 @@ class CrystalFormer(nn.Module):
         """(m,) groups and letters to (m, width)."""
         described = self.letter_features[g, w] if self.config.wyckoff_features else self.multiplicity[g, w][:, None]
         parts = [self.space_groups(g - 1), self.letters(w), described.to(self.dtype)]
-        return self.input_letter(torch.cat(parts, -1))
+        result: Tensor = self.input_letter(torch.cat(parts, -1))
+        return result
 
     def embed_element(self, g: Tensor, a: Tensor) -> Tensor:
         """(m,) groups and atomic numbers to (m, width)."""
-        return self.input_element(torch.cat([self.space_groups(g - 1), self.elements(a)], -1))
+        result: Tensor = self.input_element(torch.cat([self.space_groups(g - 1), self.elements(a)], -1))
+        return result
 
     def embed_coordinate(self, g: Tensor, x: Tensor, axis: int) -> Tensor:
         """(m,) groups and fractional coordinates to (m, width); sin f1, cos f1, sin f2, ..."""
         frequency = torch.arange(1, self.config.fourier + 1, device=x.device, dtype=x.dtype)
         angle = 2 * torch.pi * x[:, None] * frequency
         waves = torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
-        return self.input_coordinate[axis](torch.cat([self.space_groups(g - 1), waves.to(self.dtype)], -1))
+        result: Tensor = self.input_coordinate[axis](torch.cat([self.space_groups(g - 1), waves.to(self.dtype)], -1))
+        return result
 
     def embed(self, sequence: TokenSequence) -> Tensor:
         """Input of the first block, (n, T, width)."""
@@ -339,7 +344,8 @@ class CrystalFormer(nn.Module):
         turn = self.turn(sequence.position)
         for block in self.blocks:
             x = block(x, turn)
-        return self.norm(x)
+        result: Tensor = self.norm(x)
+        return result
 
     def turn(self, position: Tensor) -> Tensor:
         """Rotations exp(i angle), (..., head_size / 2), at positions (...)."""
@@ -355,7 +361,8 @@ class CrystalFormer(nn.Module):
     def predict_first_letter(self, g: Tensor, told: Told | None = None) -> Tensor:
         """Raw logits (n, letters) of the first letter."""
         known = self.space_groups(g - 1)
-        return self.first_letter(known if told is None else known + told.first_letter).to(self.real)
+        result: Tensor = self.first_letter(known if told is None else known + told.first_letter).to(self.real)
+        return result
 
     def new_cache(self, n: int, capacity: int = 16) -> Cache:
         """An empty cache for n sequences."""
@@ -402,7 +409,8 @@ class CrystalFormer(nn.Module):
             x = x + _attend_one(block.attention, block.norm_attention(x), turn, Place(cache, index, rows, at))
             x = x + block.mlp(x)
         cache.length[rows] = at + 1
-        return self.norm(x[:, 0])
+        result: Tensor = self.norm(x[:, 0])
+        return result
 
 
 @dataclass(frozen=True)
@@ -441,7 +449,8 @@ def _attend_one(attention: Attention, x: Tensor, turn: Tensor, place: Place) -> 
     share = scores.masked_fill(hidden[:, None, None], -torch.inf).softmax(-1)
     if merged is None:
         values = place.seen(cache.values[place.layer], v[:, 0])
-        return attention.out((share @ values).flatten(1))[:, None]
+        result: Tensor = attention.out((share @ values).flatten(1))[:, None]
+        return result
     inputs = place.seen(cache.values[place.layer], x[:, 0])
     mixed = (share[:, :, 0] @ inputs).flatten(1)  # (b, heads * width)
     return F.linear(mixed, *merged[place.layer])[:, None]

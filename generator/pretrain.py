@@ -194,7 +194,8 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.stepper.step()
         if world == 1:
-            return loss.item()
+            result: float = loss.item()
+            return result
         mean = self.fabric.all_reduce(loss.detach(), reduce_op="mean")
         assert isinstance(mean, Tensor)
         return mean.item()
@@ -314,7 +315,8 @@ class Trainer:
 
 
 def _jsonable(data: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(data, default=str).replace("Infinity", '"inf"'))
+    result: dict[str, Any] = json.loads(json.dumps(data, default=str).replace("Infinity", '"inf"'))
+    return result
 
 
 def _defaults() -> dict[str, Any]:

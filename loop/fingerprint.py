@@ -90,7 +90,8 @@ def geometry(structure: Structure) -> np.ndarray:
     pairs = np.stack(
         [np.ones(len(centers)), weights[centers] * weights[neighbors], weights[centers] + weights[neighbors]]
     )
-    return ((pairs @ counts) / (len(structure) * 4 / 3 * np.pi * RADII**3)).ravel()
+    result: np.ndarray = ((pairs @ counts) / (len(structure) * 4 / 3 * np.pi * RADII**3)).ravel()
+    return result
 
 
 def _chemical_weights(structure: Structure) -> np.ndarray:
@@ -101,7 +102,8 @@ def _chemical_weights(structure: Structure) -> np.ndarray:
     # the heaviest elements have no Mendeleev number: they come last, by atomic number
     order = np.argsort([Element.from_Z(int(z)).mendeleev_no or 1000 + z for z in kinds], kind="stable")
     ranks = np.argsort(order)[inverse].astype(float)
-    return (ranks - ranks.mean()) / ranks.std()
+    result: np.ndarray = (ranks - ranks.mean()) / ranks.std()
+    return result
 
 
 def _hash(text: str, size: int) -> int:

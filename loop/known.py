@@ -132,7 +132,8 @@ class KnownCrystals:
         low, high = self.arrays["low"], self.arrays["high"]
         step = (high - low) / 255
         table = self.arrays["geometry"][rows.start : rows.stop].astype(float)
-        return (np.abs(table - _scaled(found.geometry, low, high)) * step).max(axis=1, initial=0.0)
+        result: np.ndarray = (np.abs(table - _scaled(found.geometry, low, high)) * step).max(axis=1, initial=0.0)
+        return result
 
     def symmetries(self, row: int) -> set[int]:
         """Symmetry hashes of a row, at both tolerances."""
@@ -145,7 +146,8 @@ class KnownCrystals:
 
 
 def _scaled(geometry: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    return (np.clip(geometry, low, high) - low) / (high - low) * 255
+    result: np.ndarray = (np.clip(geometry, low, high) - low) / (high - low) * 255
+    return result
 
 
 def build(paths: list[Path]) -> tuple[KnownCrystals, dict[str, Any]]:

@@ -114,7 +114,8 @@ def _is_roomy(matrix: np.ndarray, coords: np.ndarray, symprec: float, angle: flo
     enough = max(symprec / SHARE, (symprec / SHARE * longest / LONGEST) ** 0.5, angle * longest / NARROWEST)
     if len(coords) > ALL_PAIRS or not thinnest(matrix) > 2 * enough:
         return False
-    return shortest_distance(matrix, coords, enough) > enough
+    result: bool = shortest_distance(matrix, coords, enough) > enough
+    return result
 
 
 def _narrowness(matrix: np.ndarray) -> float:

@@ -19,11 +19,11 @@ from pymatgen.core import Structure
 from loop.contracts import Surrogate, Validity
 from loop.errors import ConfigError
 from loop.goal import BRITISH
-from loop.novelty import DUPLICATE, KNOWN, NoveltyIndex
+from loop.novelty import NoveltyIndex
 from loop.reward_sources import E_ABOVE_HULL, REWARDS, RewardRequest, RewardSource
 from loop.screening import HullScreen
 from loop.stability import IMPLAUSIBLE
-from loop.values import Candidate
+from loop.values import DUPLICATE, KNOWN, Candidate
 
 GUARDS = ("invalid", "no-energy", "far-below-hull", "sparse-hull", "single-element", "repeated", "known", "uncertain")
 _FLOOR = 1e-3  # of a desirability: where one objective is hopeless, the others still point somewhere
@@ -85,12 +85,14 @@ class Term:
             "target": 1 - np.abs(2 * place - 1),
             "range": 1 - np.maximum(np.maximum(-place, place - 1), 0),
         }[self.goal]
-        return np.clip(rising, 0, 1) ** self.shape
+        result: np.ndarray = np.clip(rising, 0, 1) ** self.shape
+        return result
 
     def under_doubt(self, mean: np.ndarray, std: np.ndarray, kappa: float) -> np.ndarray:
         """Desirability of the less desirable end of mean +- kappa std; with kappa < 0 of the more desirable end."""
         ends = self.desirability(mean - kappa * std), self.desirability(mean + kappa * std)
-        return np.minimum(*ends) if kappa >= 0 else np.maximum(*ends)
+        result: np.ndarray = np.minimum(*ends) if kappa >= 0 else np.maximum(*ends)
+        return result
 
     @cached_property
     def factors(self) -> tuple[str, ...]:

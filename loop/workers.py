@@ -22,6 +22,7 @@ def worker_is_alive(worker: str) -> bool | None:
     try:
         process = psutil.Process(int(pid))
         # a pid may be given to a new process, which then started later; a zombie does no work
-        return abs(process.create_time() - float(started)) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        same = bool(abs(process.create_time() - float(started)) < 1.0)
+        return same and bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

@@ -35,11 +35,12 @@ class Group:
     def __len__(self) -> int:
         return len(self.rotations)
 
-    def cartesian(self, lattice: NDArray) -> NDArray:
+    def cartesian(self, lattice: np.ndarray) -> np.ndarray:
         """Matrices (m, 3, 3) that rotate row vectors in Cartesian axes; lattice (3, 3) with row vectors in Angstrom."""
-        return np.linalg.inv(lattice) @ self.rotations.transpose(0, 2, 1) @ lattice
+        result: np.ndarray = np.linalg.inv(lattice) @ self.rotations.transpose(0, 2, 1) @ lattice
+        return result
 
-    def symmetrise(self, forces: NDArray, stress: NDArray, lattice: NDArray) -> tuple[NDArray, NDArray]:
+    def symmetrise(self, forces: np.ndarray, stress: np.ndarray, lattice: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean over the group of forces (n, 3) and stress (3, 3): their part that keeps the symmetry."""
         turns = self.cartesian(lattice)
         mean = np.zeros_like(forces)
@@ -68,10 +69,10 @@ class Reduced:
     """A crystal of n atoms in its primitive cell of m atoms, and the way back into the cell that was given."""
 
     primitive: Structure
-    rotation: NDArray  # (3, 3), takes Cartesian column vectors of the given crystal to those of the primitive cell
-    linear: NDArray  # (3, 3), columns: vectors of the primitive cell in terms of the given ones
+    rotation: np.ndarray  # (3, 3), takes Cartesian column vectors of the given crystal to those of the primitive cell
+    linear: np.ndarray  # (3, 3), columns: vectors of the primitive cell in terms of the given ones
     atoms: NDArray[np.int64]  # (n,), which atom of the primitive cell each given one is an image of
-    places: NDArray  # (n, 3), the given atoms in fractional coordinates of the given cell, made symmetric
+    places: np.ndarray  # (n, 3), the given atoms in fractional coordinates of the given cell, made symmetric
 
     def restored(self, changed: Structure) -> Structure:
         """A changed crystal in the cell that was given: its axes, its number of atoms, their order.
@@ -125,7 +126,7 @@ def find_group(structure: Structure, symprec: float) -> Group:
     return Group(rotations, permutation, np.concatenate([part[1] for part in parts if part]))
 
 
-def _match(structure: Structure, moved: NDArray, symprec: float) -> tuple[NDArray, NDArray] | None:
+def _match(structure: Structure, moved: np.ndarray, symprec: float) -> tuple[np.ndarray, np.ndarray] | None:
     """Which atom each moved atom lands on: permutation (k, n) and shift (k, n, 3); None if one lands on none."""
     numbers = np.array(structure.atomic_numbers)
     apart = moved[:, :, None] - structure.frac_coords[None, None]  # (k, n, n, 3)

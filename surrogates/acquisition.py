@@ -163,7 +163,8 @@ class View:
 
     def reached(self) -> np.ndarray:
         """Labels (n, m) that keep the constraints."""
-        return self.labels[self.wish.kept(self.labels)]
+        result: np.ndarray = self.labels[self.wish.kept(self.labels)]
+        return result
 
     def scalar(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (n,) of the weighted sum of standardised utilities."""
@@ -173,7 +174,8 @@ class View:
 
     def weigh(self, utilities: np.ndarray) -> np.ndarray:
         """Scalar utility (...) of utilities (..., objectives)."""
-        return utilities @ self._factor(None)
+        result: np.ndarray = utilities @ self._factor(None)
+        return result
 
     def best(self, weights: np.ndarray | None = None) -> float:
         """Scalar utility of the incumbent among labels that keep the constraints; below the pool if there is none."""
@@ -193,7 +195,8 @@ class View:
     def log_improvement(self, weights: np.ndarray | None = None) -> np.ndarray:
         """Logarithm (n,) of expected improvement times the probability of keeping the constraints."""
         mean, std = self.scalar(weights)
-        return log_expected_improvement(mean, std, self.best(weights)) + self.log_feasible()
+        result: np.ndarray = log_expected_improvement(mean, std, self.best(weights)) + self.log_feasible()
+        return result
 
     def screened(self, n: int) -> np.ndarray:
         """Indices of about n promising candidates: the best by `log_improvement` over a fan of weights, in turn."""

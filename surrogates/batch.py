@@ -64,7 +64,7 @@ class PoolModel(Model):
         X: Tensor,
         output_indices: list[int] | None = None,
         observation_noise: bool | Tensor = False,  # noqa: ARG002  the looked-up belief is one in labels
-        posterior_transform: Callable | None = None,
+        posterior_transform: Callable[..., Any] | None = None,
     ) -> Any:
         """Belief in rows X of shape `batch_shape x q x 1`."""
         rows = X.squeeze(-1).round().long()
@@ -204,7 +204,8 @@ def _excess(Y: Tensor, column: int, scale: float, bound: float) -> Tensor:
 def _front(objective: Callable[[Tensor], Tensor], reached: np.ndarray) -> np.ndarray:
     if not len(reached):
         return reached
-    return reached[is_non_dominated(objective(torch.as_tensor(reached))).numpy()]
+    result: np.ndarray = reached[is_non_dominated(objective(torch.as_tensor(reached))).numpy()]
+    return result
 
 
 def _with_labels(joint: JointPrediction, front: np.ndarray) -> tuple[PoolModel, Tensor]:

@@ -110,7 +110,8 @@ class ElementBlock:
     def compute(self, structures: Sequence[Structure]) -> np.ndarray:
         """Shape (n, MAX_Z)."""
         counts = amounts(structures)[:, 1:]
-        return counts / counts.sum(axis=1, keepdims=True)
+        result: np.ndarray = counts / counts.sum(axis=1, keepdims=True)
+        return result
 
 
 @dataclass(frozen=True)

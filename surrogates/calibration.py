@@ -84,7 +84,8 @@ class Spread:
         """Factors on standard deviations, shape (n,)."""
         if not len(self.at):
             return np.ones(len(coordinate))
-        return np.interp(coordinate, self.at, self.size)
+        result: np.ndarray = np.interp(coordinate, self.at, self.size)
+        return result
 
 
 def shift_weights(labelled: np.ndarray, reference: np.ndarray) -> np.ndarray:

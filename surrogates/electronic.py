@@ -124,7 +124,8 @@ def oxidation_states(amounts: Mapping[int, float]) -> np.ndarray:
     order = np.argsort([atom.electronegativity for atom in atoms], kind="stable")
     disordered = (np.diff(np.sign(grid[:, order]), axis=1) > 0).any(axis=1)
     rank = np.lexsort((np.abs(grid) @ fraction, np.round(np.abs(grid @ fraction), 9), disordered))
-    return grid[rank[0]]
+    result: np.ndarray = grid[rank[0]]
+    return result
 
 
 def frontier_levels(amounts: Mapping[int, float]) -> tuple[float, float]:

@@ -62,7 +62,8 @@ class GroupMatern(gpytorch.kernels.Kernel):
             a, b = (x[..., : len(self.index)] * inverse for x in (x1, x2))
             square = self.covar_dist(a, b, square_dist=True, diag=diag)
         r = (3.0 * square).clamp_min(1e-15).sqrt()
-        return (1.0 + r) * torch.exp(-r)
+        result: Tensor = (1.0 + r) * torch.exp(-r)
+        return result
 
 
 class OffsetMean(gpytorch.means.Mean):
@@ -77,7 +78,8 @@ class OffsetMean(gpytorch.means.Mean):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mean of `... x n x d` inputs: `... x n`."""
-        return self.constant + self.slope * x[..., -1]
+        result: Tensor = self.constant + self.slope * x[..., -1]
+        return result
 
 
 class ExactGP:
@@ -149,7 +151,8 @@ class ExactGP:
     @property
     def _noise(self) -> Tensor:
         likelihood: Any = self._parts["likelihood"]
-        return likelihood.noise.squeeze()
+        result: Tensor = likelihood.noise.squeeze()
+        return result
 
     def _condition(self) -> None:
         """Cholesky factor of the labels' covariance, and its inverse applied to the residuals."""
@@ -166,7 +169,8 @@ class ExactGP:
     def metric(self, Z: np.ndarray) -> np.ndarray:
         """Inputs divided by their lengthscales, shape (n, D): unlikeness as the kernel sees it is distance here."""
         lengths = np.exp(self.hyperparameters()["covariance.base_kernel.log_lengthscale"])
-        return Z / lengths[np.unique(self._group, return_inverse=True)[1]]
+        result: np.ndarray = Z / lengths[np.unique(self._group, return_inverse=True)[1]]
+        return result
 
     def predict(self, Z: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of new labels (noise included), shape (n,) each."""

@@ -193,7 +193,8 @@ class GPSurrogate:
         column = names.index(name)
         bound = self.properties[column].to_scale(np.array(at_most))
         mean, std = self.marginal(candidates)
-        return norm.cdf((bound - mean[:, column]) / std[:, column])
+        result: np.ndarray = norm.cdf((bound - mean[:, column]) / std[:, column])
+        return result
 
     def distance(self, candidates: Sequence[Candidate]) -> np.ndarray:
         """How far outside the labelled crystals each candidate lies, shape (n,); above 1 is out of distribution.
@@ -209,7 +210,8 @@ class GPSurrogate:
         nearest = NearestNeighbors(n_neighbors=2, algorithm="brute").fit(labelled)
         usual = np.quantile(nearest.kneighbors(labelled)[0][:, 1], 0.95)
         near = nearest.kneighbors(self._standardised(self.extractor(candidates)), 1)[0][:, 0]
-        return near / max(float(usual), 1e-12)
+        result: np.ndarray = near / max(float(usual), 1e-12)
+        return result
 
     def evaluate(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation]) -> dict[str, float]:
         """Metrics of present predictions against labels they have not seen, ``<name>/<metric>`` (see `fit`)."""
@@ -324,7 +326,8 @@ class GPSurrogate:
         83 % after 200 chosen labels; the 20 that chance had picked alone kept it at 81 to 96 %.
         """
         if len(self._drawn) == len(Z) and self._drawn[rows].sum() >= ENOUGH:
-            return self._drawn[rows].astype(float)
+            result: np.ndarray | None = self._drawn[rows].astype(float)
+            return result
         if not len(self._reference):
             return None
         return shift_weights(gp.metric(Z[rows]), gp.metric(self._standardised(self._reference)))

@@ -253,7 +253,8 @@ class ProductSurrogate:
         """Covariance (n, n) of the product of independent factors."""
         a, b = self._moments(belief.mean, std).mean
         first, second = (self._spread(j, belief, value) for j, value in enumerate((a, b)))
-        return first * second + first * np.outer(b, b) + second * np.outer(a, a)
+        result: np.ndarray = first * second + first * np.outer(b, b) + second * np.outer(a, a)
+        return result
 
     def _moments(self, mean: np.ndarray, std: np.ndarray) -> Moments:
         """Of the factors, from their model scales to own units."""
@@ -262,10 +263,10 @@ class ProductSurrogate:
 
     def _spread(self, j: int, belief: JointPrediction, mean: np.ndarray) -> np.ndarray:
         """Covariance (n, n) of a factor in its own unit: exact, as both scales are normal or log-normal."""
-        covariance = belief.covariance[self._columns[j]]
-        if self._factors[j].scale == "linear":
-            return covariance
-        return np.outer(mean, mean) * np.expm1(covariance)
+        covariance: np.ndarray = belief.covariance[self._columns[j]]
+        if self._factors[j].scale != "linear":
+            covariance = np.outer(mean, mean) * np.expm1(covariance)
+        return covariance
 
     def _recalibrate(self) -> dict[str, float]:
         """How the errors of the factors go together, and how wide the product's are, from labels left out."""

@@ -58,7 +58,8 @@ class Property:
         if self.scale == "linear":
             return values
         if self.scale == "log":
-            return np.exp(np.minimum(values, _MAX_LOG))
+            result: np.ndarray = np.exp(np.minimum(values, _MAX_LOG))
+            return result
         stretched = SOFTNESS * np.expm1(np.clip(values / SOFTNESS, 0.0, _MAX_LOG))
         return np.where(values > 0, stretched, values)
 

@@ -62,7 +62,8 @@ class SparseGP(ExactGP):
 
     def _features(self, x: Tensor) -> Tensor:
         cross = self._parts["covariance"](self._x[self._rows], x).to_dense()
-        return torch.linalg.solve_triangular(self._lower, cross, upper=False)
+        result: Tensor = torch.linalg.solve_triangular(self._lower, cross, upper=False)
+        return result
 
     def _posterior(self, x: Tensor, *, joint: bool) -> tuple[np.ndarray, np.ndarray]:
         covariance = self._parts["covariance"]

@@ -141,7 +141,8 @@ def _folded(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def upper_confidence_bound(mean: np.ndarray, std: np.ndarray, beta: float) -> np.ndarray:
     """Mean + sqrt(beta) std, as BoTorch and Srinivas et al. (arXiv 0912.3995) count beta."""
-    return mean + np.sqrt(beta) * std
+    result: np.ndarray = mean + np.sqrt(beta) * std
+    return result
 
 
 def log_expected_improvement(mean: np.ndarray, std: np.ndarray, best: float) -> np.ndarray:
@@ -155,4 +156,5 @@ def log_expected_improvement(mean: np.ndarray, std: np.ndarray, best: float) -> 
     middle = np.clip(z, -1e3, -1.0)
     tail = np.log1p(np.sqrt(np.pi / 2) * middle * erfcx(-middle / np.sqrt(2)))
     far = np.where(z > -1e3, tail, -2 * np.log(np.maximum(np.abs(z), 1.0)))
-    return np.where(z > -1.0, near, -0.5 * z**2 - 0.5 * np.log(2 * np.pi) + far) + np.log(std)
+    result: np.ndarray = np.where(z > -1.0, near, -0.5 * z**2 - 0.5 * np.log(2 * np.pi) + far) + np.log(std)
+    return result

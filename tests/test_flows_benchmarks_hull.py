@@ -15,8 +15,8 @@ from loop.errors import ConfigError
 from loop.fingerprint import fingerprint
 from loop.hull import Hull, HullEntry
 from loop.known import KnownCrystals
-from loop.novelty import NEW, NoveltyIndex
-from loop.values import Candidate, EnergyType
+from loop.novelty import NoveltyIndex
+from loop.values import NEW, Candidate, EnergyType
 from surrogates.blocks import UNRELAXED_HULL
 from surrogates.features import FeatureExtractor, default_blocks
 

@@ -8,7 +8,8 @@ from pymatgen.core import Lattice, Structure
 from loop.errors import InputError
 from loop.fingerprint import fingerprint, geometry, symmetry
 from loop.known import STABLE, TRAIN, KnownCrystals
-from loop.novelty import DUPLICATE, KNOWN, NEW, NoveltyIndex, Tolerances
+from loop.novelty import NoveltyIndex, Tolerances
+from loop.values import DUPLICATE, KNOWN, NEW
 
 
 def rutile(a=4.594, c=2.959, u=0.305):

@@ -77,7 +77,7 @@ def dft(
         preset=preset.value,
         settings=configfile.parse_settings(settings or []),
         properties=tuple(name for name in ALL if name in asked),
-        relax=relax.value,  # type: ignore[arg-type]
+        relax=relax.value,
         max_atoms=max_atoms,
         time_limit=time_limit,
         resources=Resources(cores=cores, memory_gib=memory, python=python),

@@ -22,9 +22,10 @@ from loop.contracts import Progress
 from loop.io.files import make_folder, write_text
 from loop.known import KnownCrystals
 from loop.metrics import wilson
-from loop.novelty import KNOWN, NEW, NoveltyIndex
+from loop.novelty import NoveltyIndex
 from loop.stability import DEFINITIONS, IMPLAUSIBLE, sun_flags
 from loop.validity import STRICT, unknown_elements, validity_flags
+from loop.values import KNOWN, NEW
 from oracles.references.crystals import load_reference_crystals
 
 if TYPE_CHECKING:

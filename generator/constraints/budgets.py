@@ -101,7 +101,8 @@ class FormulaBudget:
             if element in (0, one):
                 new, old = np.moveaxis(out, axis, 0), np.moveaxis(table, axis, 0)
                 np.minimum(new[step:], old[:-step] + 1, out=new[step:])
-        return np.minimum(out, FULL)
+        result: np.ndarray = np.minimum(out, FULL)
+        return result
 
     def close(self, table: np.ndarray, multiplicity: int) -> np.ndarray:
         """See `Budget`. One element after the other, each in order of its count: every entry sees its best."""
@@ -112,7 +113,8 @@ class FormulaBudget:
             for begin in range(step, len(rows), step):
                 new = rows[begin : begin + step]
                 np.minimum(new, rows[begin - step : begin][: len(new)] + 1, out=new)
-        return np.minimum(out, FULL)
+        result: np.ndarray = np.minimum(out, FULL)
+        return result
 
     def sites(self, table: np.ndarray, counts: Counts, missing: int) -> int:  # noqa: ARG002
         """See `Budget`."""
@@ -175,7 +177,8 @@ class CountBudget:
         step = self._step(multiplicity)
         out = np.full_like(table, FULL)
         out[:, step:] = table[before, : table.shape[1] - step] + 1 if step < table.shape[1] else FULL
-        return np.minimum(out, FULL)
+        result: np.ndarray = np.minimum(out, FULL)
+        return result
 
     def close(self, table: np.ndarray, multiplicity: int) -> np.ndarray:
         """See `Budget`."""

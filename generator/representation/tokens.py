@@ -66,17 +66,20 @@ class CrystalBatch:
     @property
     def num_sites(self) -> np.ndarray:
         """Inequivalent sites of each crystal, shape (n,)."""
-        return (self.W > 0).sum(1)
+        result: np.ndarray = (self.W > 0).sum(1)
+        return result
 
     @property
     def multiplicities(self) -> np.ndarray:
         """Points in the orbit of each slot, shape (n, S), 0 for pads."""
-        return tables().multiplicity[self.G[:, None], self.W]
+        result: np.ndarray = tables().multiplicity[self.G[:, None], self.W]
+        return result
 
     @property
     def natoms(self) -> np.ndarray:
         """Atoms in the conventional cell, shape (n,)."""
-        return self.multiplicities.sum(1)
+        result: np.ndarray = self.multiplicities.sum(1)
+        return result
 
     @classmethod
     def concatenate(cls, batches: Sequence[Self]) -> Self:

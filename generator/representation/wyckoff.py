@@ -146,7 +146,8 @@ def centring(g: int) -> int:
 
 def project(op0: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Apply affine operators (..., 3, 4) to points (..., 3); the result is not wrapped."""
-    return np.einsum("...ij,...j->...i", op0[..., :3], x) + op0[..., 3]
+    result: np.ndarray = np.einsum("...ij,...j->...i", op0[..., :3], x) + op0[..., 3]
+    return result
 
 
 def letter_index(letter: str) -> int:

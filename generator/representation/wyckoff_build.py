@@ -139,4 +139,5 @@ def _in_24ths(translations: np.ndarray) -> np.ndarray:
 
 
 def _same(matrices: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    return (matrices == matrix).all(axis=(-2, -1))
+    result: np.ndarray = (matrices == matrix).all(axis=(-2, -1))
+    return result

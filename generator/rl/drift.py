@@ -76,7 +76,8 @@ def element_shares(batch: CrystalBatch) -> np.ndarray:
     present = np.zeros((len(batch), 119), dtype=bool)
     rows, slots = np.nonzero(batch.W)
     present[rows, batch.A[rows, slots]] = True
-    return present.mean(axis=0)
+    result: np.ndarray = present.mean(axis=0)
+    return result
 
 
 def element_ratios(shares: np.ndarray, base: np.ndarray) -> np.ndarray:
@@ -87,7 +88,8 @@ def element_ratios(shares: np.ndarray, base: np.ndarray) -> np.ndarray:
 def over_represented(batch: CrystalBatch, ratios: np.ndarray, limit: float) -> np.ndarray:
     """Factor (n,) of each reward: limit / ratio of the crystal's most over-represented element, at most 1."""
     worst = np.where(batch.W > 0, ratios[batch.A], 0.0).max(axis=1)
-    return np.minimum(1.0, limit / np.maximum(worst, 1e-12))
+    result: np.ndarray = np.minimum(1.0, limit / np.maximum(worst, 1e-12))
+    return result
 
 
 def keys(batch: CrystalBatch) -> list[str]:
@@ -104,7 +106,10 @@ def keys(batch: CrystalBatch) -> list[str]:
 
 def drift(batch: CrystalBatch, ratios: np.ndarray, p_groups: np.ndarray) -> dict[str, float]:
     """Numbers of a batch that `DriftLimits` judges; `p_groups` (230,) are the probabilities of the space groups."""
-    holds = lambda elements: float((np.isin(batch.A, elements) & (batch.W > 0)).any(axis=1).mean())  # noqa: E731
+
+    def holds(elements: np.ndarray) -> float:
+        return float((np.isin(batch.A, elements) & (batch.W > 0)).any(axis=1).mean())
+
     positive = p_groups[p_groups > 0]
     return {
         "unique": len(set(keys(batch))) / len(batch),

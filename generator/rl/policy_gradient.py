@@ -101,9 +101,10 @@ def baselines(rewards: np.ndarray, groups: np.ndarray, kind: Baseline, average: 
     n = len(rewards)
     if kind == "moving-average":
         return np.full(n, average)
-    others = (rewards.sum() - rewards) / max(1, n - 1)
+    others: np.ndarray = (rewards.sum() - rewards) / max(1, n - 1)
     if kind == "leave-one-out":
         return others
     _, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
     sums = np.bincount(inverse, weights=rewards)
-    return (sums[inverse] - rewards + others) / counts[inverse]
+    result: np.ndarray = (sums[inverse] - rewards + others) / counts[inverse]
+    return result

@@ -73,7 +73,10 @@ def _check(tuner: Finetuner, text: dict[str, Any], path: Path) -> None:
 
 def restore(tuner: Finetuner, text: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Put everything back."""
-    part = lambda kind: {k[len(kind) :]: v for k, v in tensors.items() if k.startswith(kind)}  # noqa: E731
+
+    def part(kind: str) -> dict[str, Tensor]:
+        return {key.removeprefix(kind): value for key, value in tensors.items() if key.startswith(kind)}
+
     tuner.policy.load_state_dict(part("policy."))
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in part("adam.").items():

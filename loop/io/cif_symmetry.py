@@ -75,7 +75,7 @@ def read_settings(items: Items, cell: gemmi.UnitCell) -> tuple[list[Setting], tu
         raise InputError("expected a periodic crystal, found a modulated one: give a commensurate approximant")
     given = operators(items)
     hall, name, number = items.text(*_HALLS), items.text(*_NAMES), items.number(*_GROUP_NUMBERS)
-    stated = given is IDENTITY or (given is None and not (hall is name is number is None))
+    stated = given is IDENTITY or (given is None and (hall, name, number) != (None, None, None))
     if stated and _is_trivial(hall, name, number):
         return [IDENTITY], ()
     named = _named(name, number, items.text(_CODE))
@@ -162,7 +162,8 @@ def _keys(rotations: np.ndarray, translations: np.ndarray) -> np.ndarray:
     """One integer for each operator."""
     linear = (rotations.reshape(-1, 9) % _DIGITS) @ _DIGITS ** np.arange(9)
     shifts = (np.rint(translations * _STEPS_APART).astype(int) % _STEPS_APART) @ _STEPS_APART ** np.arange(3)
-    return linear * _STEPS_APART**3 + shifts
+    result: np.ndarray = linear * _STEPS_APART**3 + shifts
+    return result
 
 
 def _same(one: Setting, other: Setting) -> bool:
@@ -366,4 +367,5 @@ def orbit(setting: Setting, point: np.ndarray, basis: np.ndarray) -> np.ndarray:
     steps = images[:, None] - images[None]
     steps -= np.round(steps)
     close = np.linalg.norm(steps @ basis, axis=2) < MERGED
-    return images[close.argmax(axis=1) == np.arange(len(images))]
+    result: np.ndarray = images[close.argmax(axis=1) == np.arange(len(images))]
+    return result

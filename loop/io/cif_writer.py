@@ -205,4 +205,5 @@ def _parameters(matrix: np.ndarray) -> tuple[float, ...]:
 def _distances(some: np.ndarray, others: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """Distances (n, m) in Angstrom of points in a periodic cell: right for those much shorter than the cell."""
     difference = some[:, None] - others
-    return np.linalg.norm((difference - np.round(difference)) @ basis, axis=-1)
+    result: np.ndarray = np.linalg.norm((difference - np.round(difference)) @ basis, axis=-1)
+    return result

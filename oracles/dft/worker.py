@@ -195,7 +195,8 @@ def special_lines(job: dict[str, Any]) -> np.ndarray | None:
         return None
     cell = make_atoms(job["structure"], None).cell
     try:
-        return cell.bandpath(density=1 / spacing).kpts
+        result: np.ndarray | None = cell.bandpath(density=1 / spacing).kpts
+        return result
     except Exception:  # of a lattice that ASE cannot classify; the mesh alone then tells the gap
         return None
 

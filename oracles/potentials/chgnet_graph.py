@@ -124,7 +124,7 @@ def _graph(structure: Structure, group: Group, bond_cutoff: float, angle_cutoff:
     )
 
 
-def _directed_bonds(structure: Structure, cutoff: float, atoms: Ints) -> tuple[Ints, Ints, Ints, NDArray]:
+def _directed_bonds(structure: Structure, cutoff: float, atoms: Ints) -> tuple[Ints, Ints, Ints, np.ndarray]:
     """Bonds that leave some atoms: starts, ends, images of the ends, lengths (Angstrom)."""
     coords = np.ascontiguousarray(structure.cart_coords, dtype=float)
     start, end, image, distance = find_points_in_spheres(

@@ -247,7 +247,8 @@ def _lonely(numbers: np.ndarray, first: np.ndarray) -> bool:
 
 
 def _array(tensor: Any) -> np.ndarray:
-    return tensor.detach().double().cpu().numpy()
+    result: np.ndarray = tensor.detach().double().cpu().numpy()
+    return result
 
 
 BACKENDS: dict[str, Callable[[dict[str, Any]], Backend]] = {"ase": AseBackend, "sevennet": SevenNetBackend}

@@ -153,7 +153,8 @@ def _moduli(tensor: ElasticTensor) -> dict[str, float]:
 def _kelvin(voigt: np.ndarray) -> np.ndarray:
     """Kelvin's matrix of a stiffness in Voigt's."""
     weights = np.sqrt([1, 1, 1, 2, 2, 2])
-    return voigt * np.outer(weights, weights)
+    result: np.ndarray = voigt * np.outer(weights, weights)
+    return result
 
 
 def tight(config: RelaxConfig) -> RelaxConfig:

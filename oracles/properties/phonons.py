@@ -148,7 +148,8 @@ def _commensurate(supercell: tuple[int, ...]) -> np.ndarray:
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in supercell], indexing="ij"), axis=-1).reshape(-1, 3)
     opposite = (-grid) % np.array(supercell)
     first = [tuple(q) <= tuple(p) for q, p in zip(grid.tolist(), opposite.tolist(), strict=True)]
-    return grid[first] / np.array(supercell)
+    result: np.ndarray = grid[first] / np.array(supercell)
+    return result
 
 
 def _judged(

@@ -182,7 +182,8 @@ class ReferenceCrystals:
         order = self._rank
         first = order[np.unique(self.formulas[order], return_index=True)[1]]
         elements = np.bitwise_count(self._masks[first]).sum(axis=1)
-        return self.ids[first[np.lexsort([self.ids[first], self._sizes[first], elements > 1])]].tolist()
+        result: list[str] = self.ids[first[np.lexsort([self.ids[first], self._sizes[first], elements > 1])]].tolist()
+        return result
 
     def rows(self, ids: Iterable[str] | None = None) -> pd.DataFrame:
         """Crystals as `oracles.references.table` takes them from a file; by default the lowest one of each formula.
@@ -209,7 +210,8 @@ class ReferenceCrystals:
 
     def _ordered(self, rows: Iterable[int]) -> list[str]:
         chosen = np.array(sorted(rows, key=lambda row: (self.formulas[row], self._place[row])), dtype=int)
-        return self.ids[chosen].tolist()
+        result: list[str] = self.ids[chosen].tolist()
+        return result
 
     def _row(self, id: str) -> int:
         try:
@@ -330,7 +332,8 @@ def orbit(group: int, basis: np.ndarray, x: np.ndarray, multiplicity: int) -> np
     first = np.unique(same.argmax(axis=1))
     if len(first) != multiplicity:
         raise ValueError(f"expected {multiplicity} positions equivalent to {x} in group {group}, found {len(first)}")
-    return images[first]
+    result: np.ndarray = images[first]
+    return result
 
 
 @cache
@@ -357,7 +360,8 @@ def primitive_basis(group: int, cell: np.ndarray) -> np.ndarray:
     sg = np.sqrt(1 - cg**2)
     y = (ca - cb * cg) / sg
     conventional = np.array([[a, 0, 0], [b * cg, b * sg, 0], [c * cb, c * y, c * np.sqrt(1 - cb**2 - y**2)]])
-    return centring(group) @ conventional
+    result: np.ndarray = centring(group) @ conventional
+    return result
 
 
 def _energy(steps: Any) -> float:

@@ -146,4 +146,5 @@ class _Table:
         """eV/atom relative to the table's elements."""
         if formula not in self.energy or not {e.symbol for e in Composition(formula).elements} <= set(self._elements):
             return None
-        return self.energy[formula] - _mixture(formula, self._elements)
+        result: float | None = self.energy[formula] - _mixture(formula, self._elements)
+        return result

@@ -209,7 +209,8 @@ def _apart(pool: Pool) -> list[int]:
 
 def _unique(pool: Pool, rows: Sequence[int]) -> list[int]:
     """Rows without later copies of a crystal (pymatgen's StructureMatcher at its defaults)."""
-    from loop.novelty import DUPLICATE, NoveltyIndex
+    from loop.novelty import NoveltyIndex
+    from loop.values import DUPLICATE
 
     verdicts = NoveltyIndex().judge([pool.candidates[i].structure for i in rows], [str(i) for i in rows])
     return [i for i, verdict in zip(rows, verdicts, strict=True) if verdict.kind != DUPLICATE]

@@ -249,8 +249,9 @@ class _Setting:
 
     def _new(self) -> Pool:
         """What a campaign would let into its pool: valid and neither known nor a copy."""
-        from loop.novelty import NEW, NoveltyIndex
+        from loop.novelty import NoveltyIndex
         from loop.validity import ValidityRules
+        from loop.values import NEW
 
         rules, pool = ValidityRules(radioactive=True), self.pool
         valid = [i for i, candidate in enumerate(pool.candidates) if rules.reason(candidate.structure) is None]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from loop.hull import Hull, HullEntry
 from loop.io.files import write_text
-from loop.novelty import NEW, NoveltyIndex
+from loop.novelty import NoveltyIndex
 from loop.stability import REFUSED
-from loop.values import Candidate, failed
+from loop.values import NEW, Candidate, failed
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

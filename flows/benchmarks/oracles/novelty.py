@@ -20,7 +20,8 @@ from loop.io.crystals import read_frame
 from loop.io.files import sha256
 from loop.known import KnownCrystals
 from loop.metrics import wilson
-from loop.novelty import KNOWN, NEW, NoveltyIndex
+from loop.novelty import NoveltyIndex
+from loop.values import KNOWN, NEW
 
 DISTORTIONS = ((0.0, 0.0), (0.01, 0.01), (0.02, 0.02), (0.05, 0.0), (0.05, 0.03))  # displacement (A), strain
 

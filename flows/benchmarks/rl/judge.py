@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from loop.novelty import DUPLICATE, KNOWN, NEW, NoveltyIndex
+from loop.novelty import NoveltyIndex
 from loop.reward import PropertyReward
 from loop.stability import DEFINITIONS, IMPLAUSIBLE, METASTABLE, sun_flags
 from loop.validity import RADIOACTIVE, is_charge_balanced, validity_flags
+from loop.values import DUPLICATE, KNOWN, NEW
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure

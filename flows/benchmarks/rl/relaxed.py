@@ -10,9 +10,9 @@ import pandas as pd
 
 from flows.benchmarks.rl.judge import Samples
 from loop.io.files import write_text
-from loop.novelty import DUPLICATE, NEW, NoveltyIndex
+from loop.novelty import NoveltyIndex
 from loop.validity import STRUCTURE
-from loop.values import OK
+from loop.values import DUPLICATE, NEW, OK
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,7 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from flows.registry import ORACLES
 from loop.errors import ConfigError
 from loop.goal import Goal
-from loop.reward import E_ABOVE_HULL, STABILITY
+from loop.reward import STABILITY
+from loop.reward_sources import E_ABOVE_HULL
 from surrogates.acquisition import AcquisitionConfig
 from surrogates.properties import default_property
 

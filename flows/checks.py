@@ -1,7 +1,4 @@
-"""What a run would refuse, found before it begins: `validate` makes every part that `run` would make.
-
-`problems` needs nothing but the configuration; `missing_parts` loads what a campaign loads, as it loads it.
-"""
+"""What a run would refuse of a configuration, found from the configuration alone; `flows.preflight` loads the parts."""
 
 from __future__ import annotations
 
@@ -20,7 +17,6 @@ from loop.settings import check_name
 from loop.validity import NOBLE_GASES, RADIOACTIVE
 
 if TYPE_CHECKING:
-    from flows.build import Builder
     from flows.config import CampaignConfig
     from generator.constraints.conditions import Sampling
 
@@ -28,21 +24,6 @@ if TYPE_CHECKING:
 METRICS = {"validity", "uniqueness", "novelty", "replay", "f_block_share", "element_concentration"}
 METRICS |= {"kl", "iterations", "reward_first", "reward_last", "stable_total", "stable_new_total", "best_objective"}
 METRICS |= {"baseline_hit_rate", "engine_hit_rate", "shadow_hit_rate", "acceleration", "gain_over_baseline"}
-
-
-def check(config: CampaignConfig, *, elsewhere: bool = False) -> None:
-    """Refuse what a run would refuse.
-
-    Args:
-        config: of the campaign.
-        elsewhere: the campaign will run on another machine; what depends on this one is not looked at.
-
-    Raises:
-        ConfigError: all that is wrong, a line each, with its key.
-    """
-    refuse(problems(config, elsewhere=elsewhere))
-    if not elsewhere:
-        refuse(missing_parts(config))
 
 
 def refuse(found: list[str]) -> None:
@@ -57,48 +38,18 @@ def refuse(found: list[str]) -> None:
 
 def problems(config: CampaignConfig, *, elsewhere: bool = False) -> list[str]:
     """What is wrong with the settings by themselves, and with the files and devices that they name."""
-    found = [*out_of_range(config), *_told("campaign.name", lambda: check_name(config.campaign.name))]
+    found = [*out_of_range(config), *told("campaign.name", lambda: check_name(config.campaign.name))]
     found += [*_budgets(config), *_rules(config), *_units(config), *_products(config), *_conditions(config)]
     return found if elsewhere else [*found, *_files(config), *_devices(config), *scale.problems(config.scale)]
 
 
-def missing_parts(config: CampaignConfig) -> list[str]:
-    """What cannot be loaded: potential with its reference phases, checkpoint, space, known crystals, DFT engine."""
-    from flows.build import Builder
-
-    builder = Builder(config)
-    where = f"oracle.{MLIP}" if config.oracle.kind == MLIP else "oracle.kind"
-    parts: dict[str, Callable[[], object]] = {where: lambda: builder.labelling}
-    parts |= {"generator": lambda: builder.proposer, "generator.proposals": lambda: _draws(builder, config)}
-    parts |= {"reward.terms": lambda: builder.reward_for(0)}
-    parts |= {"novelty.reference": lambda: builder.novelty, "oracle": lambda: builder.rungs}
-    found: list[str] = []
-    for key, part in parts.items():
-        if not (found and key.startswith("generator")):  # which asks the potential, and would tell the same again
-            found += _told(key, part)
-    return found
-
-
-def _told(key: str, part: Callable[[], object]) -> list[str]:
+def told(key: str, part: Callable[[], object]) -> list[str]:
+    """What making a part of the campaign refuses, under its key; empty where it can be made."""
     try:
         part()
     except DiscoveryLoopError as error:
         return [f"{key}: {error}"]
     return []
-
-
-def _draws(builder: Builder, config: CampaignConfig) -> None:
-    """Whether the generator can draw anything within the conditions; looks at each space group, draws no crystal."""
-    import numpy as np
-
-    from generator.policy import CrystalFormerGenerator
-    from generator.sample import draw_space_groups
-
-    generator = builder.proposer
-    if not isinstance(generator, CrystalFormerGenerator):
-        return
-    for sampling in (config.generator.proposals.conditions, config.generator.finetune.conditions):
-        draw_space_groups(generator.policy, 1, np.random.default_rng(0), sampling=sampling)
 
 
 def _budgets(config: CampaignConfig) -> Iterator[str]:
@@ -152,7 +103,7 @@ def _conditions(config: CampaignConfig) -> Iterator[str]:
     """Conditions that make no sense together, or whose crystals the rules of validity would all drop."""
     for name in ("proposals", "finetune"):
         section = getattr(config.generator, name)
-        if wrong := _told(f"generator.{name}", lambda section=section: section.conditions):  # type: ignore[misc]
+        if wrong := told(f"generator.{name}", lambda section=section: section.conditions):  # type: ignore[misc]
             yield from wrong
         else:
             yield from _dropped(config, f"generator.{name}", section.conditions)
@@ -195,7 +146,7 @@ def _files(config: CampaignConfig) -> Iterator[str]:
     for key, path in named.items():
         if path is not None and not Path(path).exists():
             yield f"{key}: there is no {path}"
-    yield from _told("store", lambda: config.ledger(Path()))
+    yield from told("store", lambda: config.ledger(Path()))
 
 
 def _devices(config: CampaignConfig) -> Iterator[str]:

@@ -71,8 +71,8 @@ def examine_potential(
     Raises:
         ConfigError: it cannot be loaded.
     """
-    from oracles.potentials.base import load_potential
     from oracles.potentials.conformance import conformance
+    from oracles.potentials.loading import load_potential
 
     findings = conformance(load_potential(name, device=device, trust=trust, environment=environment))
     return [Check(finding.name, "ok" if finding.passed else "failed", finding.text) for finding in findings]
@@ -138,8 +138,8 @@ def known_crystals() -> Check:
 
 def potential() -> Check:
     """The default potential gives the energies that it should."""
-    from oracles.potentials.base import load_potential
     from oracles.potentials.canary import check_canary
+    from oracles.potentials.loading import load_potential
 
     loaded = load_potential()
     check_canary(loaded)
@@ -149,7 +149,7 @@ def potential() -> Check:
 def references() -> Check:
     """The reference phases of the default potential; their corners, the molecular ones computed again."""
     from flows.corners import examine
-    from oracles.potentials.base import load_potential
+    from oracles.potentials.loading import load_potential
     from oracles.references.table import load_references
 
     table = load_references()  # refuses stored corners that lie above stored prototypes

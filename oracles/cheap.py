@@ -13,7 +13,8 @@ from pymatgen.core import Structure
 from loop.errors import EnergyTypeError
 from loop.hull import Hull
 from loop.screening import HullScreen
-from oracles.potentials.base import Potential, load_potential
+from oracles.potentials.base import Potential
+from oracles.potentials.loading import load_potential
 from oracles.references.table import References, load_references, shipped_for
 
 

@@ -14,8 +14,9 @@ from loop.errors import ConfigError, EnergyTypeError
 from loop.hull import Hull, HullResult
 from loop.stability import REFUSED
 from loop.values import OK, Candidate, Cost, Evaluation, Quantity, failed
-from oracles.potentials.base import ROUND_OFF, Potential, load_potential
+from oracles.potentials.base import ROUND_OFF, Potential
 from oracles.potentials.canary import check_canary
+from oracles.potentials.loading import load_potential
 from oracles.properties.bulk import BulkConfig, BulkModulus, bulk_moduli
 from oracles.properties.elastic import ElasticConfig, elastic_tensor, tight
 from oracles.properties.phonons import PhononConfig, phonons

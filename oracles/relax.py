@@ -18,8 +18,8 @@ from pymatgen.core import Structure
 
 from loop.errors import ConfigError
 from loop.values import NOT_CONVERGED, OK, TIMEOUT, failed
-from oracles.potentials.ase import as_results, to_atoms, to_structure
 from oracles.potentials.base import ROUND_OFF, Potential, SinglePoint
+from oracles.potentials.calculator import as_results, to_atoms, to_structure
 from oracles.potentials.cell_filter import CellFilter
 from oracles.symmetry import Group, find_group, reduced
 

@@ -11,7 +11,7 @@ from sklearn.metrics import confusion_matrix, precision_score, recall_score
 from flows.benchmarks.oracles.references import Arrays, metrics, run
 from loop.errors import InputError
 from loop.io.cif_writer import to_cif
-from oracles.potentials.ase import to_structure
+from oracles.potentials.calculator import to_structure
 
 
 def test_metrics_are_those_of_sklearn():

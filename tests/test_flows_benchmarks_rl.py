@@ -20,7 +20,7 @@ from loop.io.cif_writer import to_cif
 from loop.novelty import NoveltyIndex
 from loop.values import Candidate, EnergyType, Origin
 from oracles.mlip import MlipConfig, PotentialOracle
-from oracles.potentials.base import load_potential
+from oracles.potentials.loading import load_potential
 from oracles.references.table import References
 from oracles.relax import RelaxConfig, relax
 from tests.fakes import FCC, rocksalt

@@ -65,7 +65,7 @@ def test_the_cheap_potential_is_apart_from_the_one_that_labels(tmp_path):
     from pymatgen.core import Lattice, Structure
 
     from loop.values import Candidate, Origin
-    from oracles.potentials.base import load_potential
+    from oracles.potentials.loading import load_potential
     from oracles.references.table import write_references
 
     emt = load_potential("ase.calculators.emt:EMT")

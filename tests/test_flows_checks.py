@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from flows import build, checks, yaml_core
+from flows import build, preflight, yaml_core
 from flows.checks import METRICS, problems, refuse
 from flows.cli import app
 from flows.config import CampaignConfig, read_config
@@ -236,7 +236,7 @@ def test_what_is_right_is_taken():
     assert problems(config, elsewhere=True) == []
     for preset in ("quickstart", "smoke", "single-gpu", "hpc", "quickstart-dft"):
         assert problems(read_config(preset), elsewhere=True) == []
-    assert checks.check(read_config("single-gpu"), elsewhere=True) is None
+    assert preflight.check(read_config("single-gpu"), elsewhere=True) is None
 
 
 def test_a_hull_on_demand_is_no_file_that_is_missing():

@@ -19,7 +19,7 @@ from flows.cli import app
 from flows.journal import ENDING, Journal
 from loop.errors import InputError
 from loop.io.crystals import write_crystals
-from oracles.potentials.ase import to_structure
+from oracles.potentials.calculator import to_structure
 
 EMT = "ase.calculators.emt:EMT"
 

@@ -21,8 +21,8 @@ from loop.errors import InputError
 from loop.io.crystals import write_crystals
 from loop.values import Candidate
 from oracles.mlip import MlipConfig, PotentialOracle
-from oracles.potentials.ase import to_structure
-from oracles.potentials.base import load_potential
+from oracles.potentials.calculator import to_structure
+from oracles.potentials.loading import load_potential
 from oracles.properties.elastic import ElasticConfig
 from oracles.properties.phonons import PhononConfig
 from oracles.references.table import load_references, write_references

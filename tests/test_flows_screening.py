@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from loop.io.crystals import read_crystals, write_crystals
-from oracles.potentials.base import load_potential
+from oracles.potentials.loading import load_potential
 from oracles.references.crystals import load_reference_crystals
 from oracles.references.table import write_references
 

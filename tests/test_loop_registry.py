@@ -7,16 +7,16 @@ import json
 import numpy as np
 import pytest
 
-from flows.checks import missing_parts
 from flows.config import read_config
 from flows.doctor import registered
+from flows.preflight import missing_parts
 from flows.registry import GENERATORS, ORACLES, registries, with_names
 from loop.errors import ConfigError
 from loop.reward import Judges, PropertyReward, RewardConfig, Term
 from loop.reward_sources import REWARDS
 from loop.validity import ValidityRules
 from loop.values import Candidate
-from oracles.potentials.base import load_potential
+from oracles.potentials.loading import load_potential
 from surrogates.acquisition import AcquisitionConfig, PoolAcquisition
 from tests.fakes import FakeSurrogate, rocksalt
 from tests.packages import install
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from loop.registry import GeneratorKind, OracleKind
 from loop.reward_sources import Judged, RewardKind
-from oracles.potentials.base import load_potential
+from oracles.potentials.loading import load_potential
 from surrogates.acquisition import AcquisitionKind
 from tests.fakes import FakeGenerator, FakeOracle
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from oracles.potentials.base import Potential, load_potential
+from oracles.potentials.base import Potential
 from oracles.potentials.conformance import conformance, default_crystals
+from oracles.potentials.loading import load_potential
 from tests.test_oracles_potentials import tiny_mace
 
 torch.set_num_threads(1)

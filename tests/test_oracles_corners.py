@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.corners import examine
 from loop.errors import EnergyTypeError, InputError
-from oracles.potentials.ase import to_structure
-from oracles.potentials.base import load_potential
+from oracles.potentials.calculator import to_structure
+from oracles.potentials.loading import load_potential
 from oracles.references.competing import relax_competing
 from oracles.references.element_prototypes import MOLECULES, lowest_prototypes, prototypes
 from oracles.references.table import DEFAULT, load_references, lowest_known, too_high, write_references

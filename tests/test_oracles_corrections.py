@@ -14,10 +14,10 @@ from flows.cli import app
 from loop.errors import ConfigError, InputError
 from loop.io.crystals import write_crystals
 from loop.values import EnergyType
-from oracles.potentials.ase import to_structure
-from oracles.potentials.base import load_potential
+from oracles.potentials.calculator import to_structure
 from oracles.potentials.conformance import conformance
 from oracles.potentials.corrections import CorrectedPotential, mp2020, run_parameters
+from oracles.potentials.loading import load_potential
 from oracles.references.given_energies import Given, references_from
 from oracles.references.table import load_references
 from tests.crystals import nacl, perovskite, rutile

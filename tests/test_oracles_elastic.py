@@ -9,8 +9,8 @@ from ase.eos import EquationOfState
 from ase.units import GPa
 
 from loop.errors import ConfigError
-from oracles.potentials.ase import to_structure
-from oracles.potentials.base import load_potential
+from oracles.potentials.calculator import to_structure
+from oracles.potentials.loading import load_potential
 from oracles.properties.bulk import BulkConfig, _fit, bulk_moduli
 from oracles.relax import RelaxConfig, relax
 

@@ -10,8 +10,8 @@ from ase.calculators.emt import EMT
 from pymatgen.core import Lattice, Structure
 
 from loop.errors import ConfigError
-from oracles.potentials.ase import to_structure
-from oracles.potentials.base import load_potential
+from oracles.potentials.calculator import to_structure
+from oracles.potentials.loading import load_potential
 from oracles.properties.elastic import ElasticConfig, elastic_tensor, tight
 from oracles.relax import RelaxConfig, relax
 

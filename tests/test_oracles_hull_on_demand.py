@@ -17,7 +17,7 @@ from loop.errors import ConfigError, EnergyTypeError
 from loop.hull import HullEntry
 from loop.values import Candidate, EnergyType, Evaluation, Quantity
 from oracles.mlip import MlipConfig, PotentialOracle
-from oracles.potentials.base import load_potential
+from oracles.potentials.loading import load_potential
 from oracles.references import phase_ledger
 from oracles.references.hull_on_demand import DemandHull
 from oracles.references.phase_estimates import Estimates, Phase

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from loop.errors import ConfigError, InputError
-from oracles.potentials.ase import to_structure
+from oracles.potentials.calculator import to_structure
 from oracles.references.materials_project import canonical, fetch
 from tests.crystals import nacl
 

@@ -14,9 +14,10 @@ from loop.contracts import Oracle
 from loop.errors import EnergyTypeError, PotentialError
 from loop.values import Candidate, Evaluation
 from oracles.mlip import MlipConfig, PotentialOracle, build_oracle
-from oracles.potentials.ase import to_structure
-from oracles.potentials.base import SinglePoint, load_potential
+from oracles.potentials.base import SinglePoint
+from oracles.potentials.calculator import to_structure
 from oracles.potentials.canary import check_canary
+from oracles.potentials.loading import load_potential
 from oracles.properties.bulk import BulkConfig
 from oracles.references.table import load_references, write_references
 from oracles.relax import RelaxConfig, relax

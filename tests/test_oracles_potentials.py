@@ -9,8 +9,8 @@ from pymatgen.core import Lattice, Structure
 from scipy.spatial.transform import Rotation
 
 from loop.errors import ConfigError, UnsupportedElementError
-from oracles.potentials.ase import to_structure
-from oracles.potentials.base import load_potential
+from oracles.potentials.calculator import to_structure
+from oracles.potentials.loading import load_potential
 from oracles.symmetry import find_group, primitive
 
 torch.set_num_threads(1)

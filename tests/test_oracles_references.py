@@ -11,8 +11,8 @@ from pymatgen.core import Composition, Lattice, Structure
 
 from loop.errors import InputError
 from loop.io.cif_writer import to_cif
-from oracles.potentials.ase import to_structure
-from oracles.potentials.base import load_potential
+from oracles.potentials.calculator import to_structure
+from oracles.potentials.loading import load_potential
 from oracles.references.energies import BuildConfig, build_references
 from oracles.references.table import load_references
 from oracles.relax import relax

@@ -12,8 +12,9 @@ from pymatgen.core import Lattice, Structure
 from loop.errors import ConfigError
 from loop.values import EnergyType
 from oracles.guards import Limits
-from oracles.potentials.ase import to_structure
-from oracles.potentials.base import About, Potential, SinglePoint, load_potential
+from oracles.potentials.base import About, Potential, SinglePoint
+from oracles.potentials.calculator import to_structure
+from oracles.potentials.loading import load_potential
 from oracles.relax import OPTIMIZERS, RelaxConfig, relax
 from oracles.symmetry import space_group
 

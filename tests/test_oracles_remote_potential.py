@@ -19,9 +19,9 @@ from loop.errors import ConfigError, PotentialError
 from oracles.potentials import overlay
 from oracles.potentials import remote as remote_potential
 from oracles.potentials import worker as potential_worker
-from oracles.potentials.ase import to_structure
-from oracles.potentials.base import load_potential
+from oracles.potentials.calculator import to_structure
 from oracles.potentials.conformance import conformance
+from oracles.potentials.loading import load_potential
 from oracles.potentials.remote import _pieces
 from oracles.relax import relax
 
@@ -180,7 +180,7 @@ def test_environments_that_are_none(tmp_path, monkeypatch):
 def test_workers_leave_with_a_parent_that_is_killed(tmp_path):
     code = f"""
         import time
-        from oracles.potentials.base import load_potential
+        from oracles.potentials.loading import load_potential
         potential = load_potential({EMT!r}, environment={sys.executable!r})
         worker = potential._idle.get()
         print(worker.pid, flush=True)

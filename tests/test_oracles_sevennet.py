@@ -9,9 +9,9 @@ from pymatgen.entries.compatibility import MaterialsProject2020Compatibility
 from pymatgen.entries.computed_entries import ComputedStructureEntry
 
 from oracles.potentials import overlay
-from oracles.potentials.base import load_potential
 from oracles.potentials.canary import check_canary
 from oracles.potentials.conformance import conformance
+from oracles.potentials.loading import load_potential
 from oracles.potentials.sevennet import ENERGIES
 from oracles.references.crystals import load_reference_crystals
 from oracles.references.table import shipped_tables

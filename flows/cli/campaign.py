@@ -77,10 +77,10 @@ def validate(
     json: Json = False,
 ) -> None:
     """Check that a configuration can run, potential, checkpoint and conditions included; tell what would run."""
-    from flows.checks import check
     from flows.config import read_config
     from flows.configfile import parse_settings
     from flows.forecast import forecast
+    from flows.preflight import check
 
     checked = read_config(config, parse_settings(settings or []))
     check(checked, elsewhere=elsewhere)

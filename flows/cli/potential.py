@@ -36,7 +36,7 @@ def load(
         PotentialError: its worker process cannot load it.
     """
     from flows.provenance import cores
-    from oracles.potentials.base import load_potential
+    from oracles.potentials.loading import load_potential
 
     return load_potential(name, device=device, dtype=dtype, trust=trust, environment=environment, workers=cores())
 

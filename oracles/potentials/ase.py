@@ -1,4 +1,4 @@
-"""ASE calculators as potentials, and potentials as ASE calculators."""
+"""ASE calculators as potentials."""
 
 from __future__ import annotations
 
@@ -10,72 +10,15 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import CalculationFailed, Calculator, all_changes
+from ase.calculators.calculator import Calculator
 from ase.data import chemical_symbols
-from ase.stress import full_3x3_to_voigt_6_stress
 from pymatgen.core import Structure
 
 from loop.errors import ConfigError
 from loop.values import EnergyType
 from oracles.potentials.base import About, Potential, PotentialKind, PotentialRequest, SinglePoint
+from oracles.potentials.calculator import to_atoms
 from oracles.symmetry import Group
-
-
-class PotentialCalculator(Calculator):
-    """A `Potential` for ASE. One evaluation gives energy (eV), forces and stress."""
-
-    implemented_properties = [  # noqa: RUF012  (the name and type are ASE's)
-        "energy",
-        "free_energy",
-        "forces",
-        "stress",
-    ]
-
-    def __init__(self, potential: Potential) -> None:
-        super().__init__()
-        self.potential = potential
-
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: Sequence[str] = ("energy",),
-        system_changes: Sequence[str] = all_changes,
-    ) -> None:
-        """Evaluate.
-
-        Raises:
-            UnsupportedElementError: the potential does not know an element.
-            CalculationFailed: it cannot compute this crystal.
-        """
-        super().calculate(atoms, list(properties), list(system_changes))
-        if self.atoms is None:
-            raise ValueError("expected atoms, got None")
-        structure = to_structure(self.atoms)
-        self.potential.require(structure)
-        point = self.potential.single_points([structure], gradients=bool({"forces", "stress"} & set(properties)))[0]
-        if not point.ok:
-            raise CalculationFailed(f"{self.potential.name}: {point.status}, {point.message}")
-        self.results = as_results(point, len(structure))
-
-
-def as_results(point: SinglePoint, n_atoms: int) -> dict[str, Any]:
-    """A single point as the results of an ASE calculator (energy of the whole cell in eV, stress in Voigt order)."""
-    energy = point.energy * n_atoms
-    results: dict[str, Any] = {"energy": energy, "free_energy": energy}
-    if point.forces is not None and point.stress is not None:
-        results |= {"forces": point.forces, "stress": full_3x3_to_voigt_6_stress(point.stress)}
-    return results
-
-
-def to_structure(atoms: Atoms) -> Structure:
-    """A structure with the atoms' order and cell."""
-    return Structure(atoms.cell.array, atoms.numbers, atoms.positions, coords_are_cartesian=True)
-
-
-def to_atoms(structure: Structure) -> Atoms:
-    """Periodic atoms with the structure's order and cell."""
-    numbers = [species.Z for species in structure.species]
-    return Atoms(numbers=numbers, positions=structure.cart_coords, cell=structure.lattice.matrix, pbc=True)
 
 
 class AsePotential(Potential):

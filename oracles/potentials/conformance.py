@@ -182,7 +182,7 @@ class _Suite:
         return f"{unknown[0]} is refused by name, the rest of the batch goes on"
 
     def calculator(self) -> str:
-        from oracles.potentials.ase import to_atoms
+        from oracles.potentials.calculator import to_atoms
 
         pairs = []
         for crystal in self.crystals:

@@ -17,7 +17,6 @@ from pymatgen.core import Structure
 
 from loop.errors import ConfigError
 from loop.values import EnergyType
-from oracles.potentials.ase import PotentialCalculator, to_atoms
 from oracles.potentials.base import (
     About,
     Potential,
@@ -27,6 +26,7 @@ from oracles.potentials.base import (
     refuse_environment,
     resolve_device,
 )
+from oracles.potentials.calculator import PotentialCalculator, to_atoms
 from oracles.symmetry import Group
 
 if TYPE_CHECKING:

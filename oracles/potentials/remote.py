@@ -185,7 +185,7 @@ class RemotePotential(Potential):
 
     def calculator(self) -> Calculator:
         """An ASE calculator of the same evaluation."""
-        from oracles.potentials.ase import PotentialCalculator
+        from oracles.potentials.calculator import PotentialCalculator
 
         return PotentialCalculator(self)
 

@@ -198,7 +198,7 @@ def _ase_reference(element: str) -> Structure | None:
     """The crystal of an element in ASE's table; None where that holds none."""
     from ase.build import bulk
 
-    from oracles.potentials.ase import to_structure
+    from oracles.potentials.calculator import to_structure
 
     if element == "Pm":  # double hexagonal
         a, c = PROMETHIUM

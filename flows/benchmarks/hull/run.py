@@ -186,7 +186,7 @@ class _Setting:
 
     def __init__(self, share: Share, output: Path, config: HullConfig) -> None:
         from loop.known import KnownCrystals
-        from oracles.potentials.base import load_potential
+        from oracles.potentials.loading import load_potential
         from oracles.references.table import load_references
 
         self.system, self.seed, self.config = share.system, share.seed, config

@@ -18,7 +18,7 @@ def sound() -> tuple[Structure, ...]:
     """Small crystals of several systems, from textbook data."""
     from ase.build import bulk
 
-    from oracles.potentials.ase import to_structure
+    from oracles.potentials.calculator import to_structure
 
     cells = [
         bulk("Si"), bulk("MgO", "rocksalt", a=4.25), bulk("NaCl", "rocksalt", a=5.64), bulk("Fe"), bulk("Ti"),

@@ -99,7 +99,7 @@ def run(
     import pandas as pd
 
     from flows.journal import Journal
-    from oracles.potentials.base import load_potential
+    from oracles.potentials.loading import load_potential
 
     make_folder(output)
     loaded = load_potential(potential, device="cpu", dtype=dtype, trust=trust)
@@ -128,7 +128,7 @@ def atoms_of(material: Material) -> Atoms:
 
 
 def _measured(material: Material, potential: Potential) -> dict[str, Any]:
-    from oracles.potentials.ase import to_structure
+    from oracles.potentials.calculator import to_structure
     from oracles.properties.elastic import elastic_tensor, tight
     from oracles.properties.phonons import phonons
     from oracles.relax import RelaxConfig, relax

@@ -77,7 +77,7 @@ def run(
         InputError: no row to test on.
         EnergyTypeError: references and potential do not belong together.
     """
-    from oracles.potentials.base import load_potential
+    from oracles.potentials.loading import load_potential
     from oracles.references.table import load_references
     from oracles.relax import RelaxConfig
 

@@ -69,7 +69,7 @@ def run(output: Path, config: RelaxationBenchmark = RelaxationBenchmark(), progr
     Raises:
         InputError: the folder holds rows of another protocol.
     """
-    from oracles.potentials.base import load_potential
+    from oracles.potentials.loading import load_potential
     from oracles.relax import RelaxConfig
 
     began = time.monotonic()
@@ -221,7 +221,7 @@ def _ase(cell: Structure, calculator: Calculator, settings: RelaxConfig) -> dict
     from ase.filters import FrechetCellFilter
     from ase.units import GPa
 
-    from oracles.potentials.ase import to_atoms, to_structure
+    from oracles.potentials.calculator import to_atoms, to_structure
     from oracles.relax import OPTIMIZERS
 
     atoms = to_atoms(cell)

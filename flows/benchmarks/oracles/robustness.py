@@ -148,7 +148,7 @@ class Judge:
         set_defaults()
         import torch
 
-        from oracles.potentials.base import load_potential
+        from oracles.potentials.loading import load_potential
         from oracles.references.table import load_references
         from oracles.relax import RelaxConfig
 

@@ -133,7 +133,7 @@ def extractor_of(task: str, cache: Path, potential: str) -> FeatureExtractor:
     """Features of a task's crystals, kept on disk: those of a frozen potential among them where it is no leak."""
     if potential == "none" or TASKS[task].leaks:
         return FeatureExtractor(cache=cache)
-    from oracles.potentials.base import load_potential
+    from oracles.potentials.loading import load_potential
 
     loaded = load_potential(potential)
     blocks = default_blocks(loaded.energies_and_descriptors, key=str(loaded.energy_type), size=DESCRIPTORS)

@@ -186,7 +186,7 @@ def _extractor(cache: Path | None, config: SelectionConfig) -> Any:
 
     if config.potential == "none":
         return FeatureExtractor(cache=cache)
-    from oracles.potentials.base import load_potential
+    from oracles.potentials.loading import load_potential
 
     potential = load_potential(config.potential)
     blocks = default_blocks(potential.energies_and_descriptors, key=str(potential.energy_type))

@@ -1,0 +1,74 @@
+"""Potentials by name: what is registered, ASE calculators, and MP2020 corrections on top."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from loop.errors import ConfigError
+from oracles.potentials.base import POTENTIALS, Potential, PotentialRequest
+from oracles.potentials.corrections import CorrectedPotential
+
+
+def load_potential(
+    name: str = "chgnet",
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    trust: bool = False,
+    options: Mapping[str, Any] | None = None,
+    environment: str | None = None,
+    workers: int = 1,
+) -> Potential:
+    """Load a potential.
+
+    Args:
+        name: ``chgnet`` (0.3.0) or ``chgnet:r2scan``; ``mace:<foundation name>``, e.g. ``mace:medium-mpa-0``, fetched
+            once by mace-torch; ``mace:<path>`` or a path that ends in ``.model`` or ``.pt``; ``sevennet``, MP2020
+            corrections included, from its overlay; ``module:Class`` of an ASE calculator, e.g.
+            ``ase.calculators.emt:EMT``; or what an installed package adds. With ``+mp2020`` behind it, MP2020
+            corrections are added to uncorrected PBE(+U) energies, e.g. ``mace:medium+mp2020``.
+        device: ``cpu`` or ``cuda``; by default CUDA where there is one.
+        dtype: ``float32`` or ``float64``; by default what the model's authors advise (CHGNet float32, MACE float64).
+        trust: allow a MACE file from a path. Such files are pickles, which can run any code when loaded.
+        options: keyword arguments of an ASE calculator.
+        environment: where the packages of SevenNet or of an ASE calculator are: name of an overlay
+            (``discovery-loop potential install``), or path of an interpreter. It then runs in worker processes.
+        workers: how many of these.
+
+    Raises:
+        ConfigError: no such potential, or it cannot be loaded here.
+        PotentialError: its worker process cannot load it.
+    """
+    if dtype not in (None, "float32", "float64"):
+        raise ConfigError(f"dtype of a potential must be float32 or float64, got {dtype!r}.")
+    request = PotentialRequest(name, device, dtype, trust, dict(options or {}), environment, workers)
+    if name.lower().endswith("+mp2020"):
+        return CorrectedPotential(loaded(replace(request, name=name[: -len("+mp2020")])))
+    return loaded(request)
+
+
+def loaded(request: PotentialRequest) -> Potential:
+    """What a request asks for, by the registered name before its colon; else an ASE calculator.
+
+    Raises:
+        DiscoveryLoopError: see `load_potential`.
+    """
+    name, kind = request.name, request.kind
+    if kind not in POTENTIALS:
+        is_file = request.environment is None and name.endswith((".model", ".pt"))
+        kind = "mace" if is_file else "ase"
+    if kind == "ase" and not request.rest and request.environment is None:
+        module, _, last = name.rpartition(".")
+        meant = f"Did you mean '{module}:{last}'? " if module else ""
+        raise ConfigError(
+            f"There is no potential {name!r}. {meant}Expected one of {', '.join(POTENTIALS.names())}, 'chgnet:r2scan', "
+            "'mace:<foundation name or path>' or an ASE calculator as 'module:Class', e.g. "
+            "'ase.calculators.emt:EMT'."
+        )
+    options = POTENTIALS.get(kind).options
+    if options is not None:
+        request = replace(request, options=POTENTIALS.options(kind, request.options))
+    with POTENTIALS.blaming(kind):
+        return POTENTIALS.get(kind).load(request)

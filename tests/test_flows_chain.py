@@ -14,7 +14,7 @@ from pymatgen.core import Structure
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.tables.generation import load_model
+from flows.models import load_model
 from generator.likelihood import log_prob
 from generator.representation.sequence import Crystals
 from generator.representation.tokens import CrystalBatch, tokenize

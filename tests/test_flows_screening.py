@@ -130,6 +130,19 @@ def test_nothing_but_bad_rows_is_an_error_that_says_why(tmp_path):
     assert pd.read_csv(tmp_path / "out.csv")["status"].tolist() == ["failed:unsupported-element"]
 
 
+def test_energies_far_below_the_hull_are_flagged_in_the_table(metals, tmp_path):
+    rows = {"formula": METALS, "energy_per_atom": [1.0 if name == "Cu" else 0.0 for name in METALS], "id": METALS}
+    write_references(tmp_path / "r.csv", pd.DataFrame(rows | {"held_out": 0}), load_potential(EMT))
+    options = ["--input", metals, "--potential", EMT, "--reference", tmp_path / "r.csv"]
+    for extra in ([], ["--relax"]):
+        done = run("hull", *options, *extra, "--output", tmp_path / "h.csv", "--json")
+        assert done.exit_code == 0, done.stderr
+        frame = pd.read_csv(tmp_path / "h.csv", keep_default_na=False, na_values=[""]).set_index("id")
+        assert frame["suspect"][:4].tolist() == [True, False, True, False]
+        assert frame.loc["cu", "message"] == "far below the hull: an error of the potential more often than a find"
+        assert json.loads(done.stdout)["suspect"] == 2
+
+
 def conventional(n: int) -> list[Structure]:
     """Published alloys in conventional cells that are centred, every second one doubled, their atoms in any order."""
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer

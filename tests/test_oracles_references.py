@@ -90,6 +90,7 @@ def test_a_killed_build_goes_on_and_gives_the_same_table(tmp_path, emt):
     )
     assert seen[0] == ("evaluate", 4)
     assert cut.checksum == whole.checksum
+    assert not (tmp_path / "cut.csv.parts").exists()
 
 
 def test_crystals_with_one_id_are_all_evaluated_by_a_killed_build(tmp_path, emt):

@@ -25,6 +25,7 @@ KEPT = "input_"  # before the name of a column of the input that would mislead u
 _IDS = ("material_id", "id")
 # what this program's verbs and ASE's calculators say of a crystal as it is
 _DESCRIBES = {"tokens", "space_group", "n_atoms_conventional", "description", "e_above_hull", "decomposition", "sparse"}
+_DESCRIBES |= {"suspect"}
 _DESCRIBES |= {"energy", "energy_type", "energy_per_atom", "steps", "max_force", "max_stress", "p_stable", "distance"}
 _DESCRIBES |= {"mechanically_stable", "dynamically_stable", "elastic_tensor", "lowest_frequency", "highest_frequency"}
 _DESCRIBES |= {"lowest_frequency_gamma", "at", "supercell", "prototype"}

@@ -13,6 +13,7 @@ import numpy as np
 from flows.tables.columns import rows_with
 from loop.errors import InputError
 from loop.hull import Hull
+from loop.stability import SUSPECT, is_suspect
 from loop.values import OK, structure_id
 
 if TYPE_CHECKING:
@@ -151,9 +152,10 @@ def hull_table(
     results = {}
 
     def remark(place: HullResult) -> str:
-        if relaxation is None or isinstance(references, Hull):
-            return ""
-        return references.unrelaxed_among(place.decomposition)
+        notes = [f"{SUSPECT}: an error of the potential more often than a find" * is_suspect(place.e_above_hull)]
+        if relaxation is not None and not isinstance(references, Hull):
+            notes.append(references.unrelaxed_among(place.decomposition))
+        return "; ".join(filter(None, notes))
 
     for row, (energy, status, message), place in zip(rows, points, places, strict=True):
         results[row] = {
@@ -163,6 +165,7 @@ def hull_table(
             "energy_type": str(potential.energy_type) if np.isfinite(energy) else "",
             "status": status if status != OK else place.status,
             "sparse": place.sparse,
+            "suspect": is_suspect(place.e_above_hull),
             "message": message or place.message or remark(place),
         }
     return rows_with(table, results, changed=relaxed is not None), relaxed

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,8 @@ def build_references(
 
     Every crystal is evaluated as it stands. Of each formula near the hull the low polymorphs are relaxed, with the
     settings that candidates get. Each element gets the lowest of its relaxed prototypes and published crystals.
-    Finished parts stay in ``<output>.parts``, so that a killed build goes on where it stopped.
+    Finished parts stay in ``<output>.parts``, so that a killed build goes on where it stopped;
+    they are removed once the table is written.
 
     Args:
         sources: CSV files with a `cif` column and, where known, `pretty_formula` and `split`.
@@ -77,7 +79,7 @@ def build_references(
     relaxed = _relaxations(rows, singles, corners, (potential, config), parts, progress)
     table = _assemble(singles, relaxed, corners)
     lost = singles[singles["reason"].notna()]
-    return write_references(
+    made = write_references(
         Path(output),
         table,
         potential,
@@ -87,6 +89,8 @@ def build_references(
         dropped_ids=lost["id"].tolist(),
         relaxation=None if config.relax is None else _relaxation(config, relaxed),
     )
+    parts.remove()
+    return made
 
 
 class _Parts:
@@ -123,6 +127,14 @@ class _Parts:
         """Keep a finished part."""
         number = len(list(self.folder.glob(f"{kind}_*.csv")))
         write_text(self.folder / f"{kind}_{number:05d}.csv", table.to_csv(index=False))
+
+    def remove(self) -> None:
+        """Remove what is finished, and the folder, unless somebody else keeps something there."""
+        for pattern in ("chunk_*.csv", "relaxed_*.csv", "corners.json", "build.json"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+        with suppress(OSError):
+            self.folder.rmdir()
 
 
 def _read_sources(sources: Sequence[str | Path], config: BuildConfig) -> tuple[pd.DataFrame, dict[str, str]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from flows import configfile, scale
 from flows.checks import problems, refuse
-from flows.config import CONFIG_FILE, MLIP, CampaignConfig, check_same
+from flows.config import CONFIG_FILE, MLIP, CampaignConfig, DftRung, HandoffRung, check_same
 from flows.known_labels import read_known_labels
 from flows.ledger import open_ledger
 from flows.parallel import ParallelOracle
@@ -40,6 +40,7 @@ from oracles.potentials.base import Potential
 from oracles.references.crystals import load_reference_crystals
 from surrogates.acquisition import PoolAcquisition
 from surrogates.features import FeatureExtractor, default_blocks
+from surrogates.steps import StepAcquisition
 
 TYPICAL = 128  # crystals of the base from which the surrogate's input scaling is taken
 
@@ -174,10 +175,17 @@ class Builder:
         found = []
         for name, rung in (("dft", self.config.oracle.dft), ("handoff", self.config.oracle.handoff)):
             if rung is not None:
-                made = self._made(name, rung.oracle_config())
-                accepts = made.accepts if isinstance(made, Choosy) else None
-                found.append(Rung(name, self._scaled(name, made), rung.best, rung.only_stable, accepts))
+                found.append(self._rung(name, rung, self._made(name, rung.oracle_config())))
         return tuple(found)
+
+    def _rung(self, name: str, section: DftRung | HandoffRung, made: Any) -> Rung:
+        """A rung; what chooses for it looks at the features that the campaign keeps anyway."""
+        accepts = made.accepts if isinstance(made, Choosy) else None
+        chosen = section.choose == "acquisition"
+        properties = self.config.surrogate.gp.properties
+        climbers = StepAcquisition(self.surrogate.extractor, properties) if chosen else None
+        oracle = self._scaled(name, made)
+        return Rung(name, oracle, section.best, section.only_stable, accepts, climbers, section.shadow_share)
 
     def _scaled(self, name: str, oracle: Oracle | HandOff) -> Oracle | HandOff:
         """DFT on the cluster, where there is one: each calculation on the cores of its worker."""

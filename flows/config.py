@@ -35,6 +35,7 @@ from surrogates.acquisition import AcquisitionConfig
 from surrogates.properties import GPConfig
 
 Settings = TypeVar("Settings")
+Choice = Literal["acquisition", "rank"]
 CONFIG_FILE = "config.yaml"
 MLIP = "mlip"  # the kind of oracle that labels by a potential, and the section that says how
 
@@ -58,12 +59,16 @@ def forbid_extra(kind: type[Settings]) -> type[Settings]:
 
 @dataclass(frozen=True)
 class DftRung(DftConfig):
-    """DFT for the best of each round."""
+    """DFT for some of each round."""
 
     best: int = 2
     """Candidates per round."""
     only_stable: bool = False
     """Only candidates that are stable by the labelling oracle."""
+    choose: Choice = "acquisition"
+    """By what the rung found so far and what it costs (acquisition), or the best by rank alone."""
+    shadow_share: float = 0.25
+    """Of all that go up: picked by chance, to compare with."""
 
     def oracle_config(self) -> DftConfig:
         """What the oracle itself is told."""
@@ -78,6 +83,10 @@ class HandoffRung(HandoffConfig):
     """Candidates per round."""
     only_stable: bool = True
     """Only candidates that are stable by the labelling oracle."""
+    choose: Choice = "acquisition"
+    """By what came back so far and what it cost (acquisition), or the best by rank alone."""
+    shadow_share: float = 0.0
+    """Of all that are handed out: picked by chance, to compare with."""
 
     def oracle_config(self) -> HandoffConfig:
         """What the oracle itself is told."""

@@ -62,6 +62,11 @@ class Label:
         return NOT_JUDGED if unjudged else self.novelty_relaxed or NEW
 
     @property
+    def may_be_new(self) -> bool:
+        """New as proposed, and not found to be known after relaxation: also where that was not judged yet."""
+        return self.verdict in (NEW, NOT_JUDGED)
+
+    @property
     def is_new(self) -> bool:
         """Neither known nor a copy, as proposed and after relaxation."""
         return self.verdict == NEW
@@ -96,7 +101,8 @@ class RungHistory:
     key: OracleKey
     labels: dict[str, str] = field(default_factory=dict)  # candidate id -> id of the crystal that was measured
     evaluations: dict[str, Evaluation] = field(default_factory=dict)  # by candidate id
-    rounds: set[int] = field(default_factory=set)  # whose best were chosen
+    rounds: dict[int, list[str]] = field(default_factory=dict)  # candidate ids that were chosen in a round
+    arms: dict[str, str] = field(default_factory=dict)  # candidate id -> who chose it: engine, rank or shadow
 
     def apply(self, round: int, event: SentUp) -> None:
         """Take in one event.
@@ -112,7 +118,8 @@ class RungHistory:
             )
         self.labels |= event.labels
         if event.chosen:
-            self.rounds.add(round)
+            self.rounds[round] = list(event.labels)
+            self.arms |= event.arms or dict.fromkeys(event.labels, RANK)
 
 
 @dataclass

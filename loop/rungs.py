@@ -1,4 +1,8 @@
-"""Rungs above the default oracle: the best of a round go on to a dearer one, or into a folder for people.
+"""Rungs above the default oracle: some of a round go on to a dearer one, or into a folder for people.
+
+Which ones, an acquisition decides that knows what the dearer oracle found before and what it costs (`Climbers`); until
+there is enough to go by, or where a rung says so, the best by rank go up. A share of all that go up is picked by chance
+from the same crystals: what the choice is worth can then be seen.
 
 What a rung finds is kept in the ledger under the relaxed crystal that it was asked about, and shown under its name:
 property ``band_gap`` of rung ``dft`` is ``dft_band_gap``. Surrogates, ranking and reports may use it like any other.
@@ -6,16 +10,19 @@ property ``band_gap`` of rung ``dft`` is ``dft_band_gap``. Surrogates, ranking a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+import numpy as np
+
 from loop.contracts import Oracle, Recorder
 from loop.errors import ConfigError
-from loop.history import RUNG, Label
+from loop.history import RANK, RUNG, Label, RungHistory
 from loop.ranking import ranked
-from loop.settings import CampaignSettings
+from loop.settings import ENGINE, SHADOW, CampaignSettings
 from loop.stages import SentUp
 from loop.store import OracleKey
 from loop.values import Candidate, Evaluation, Origin
@@ -45,6 +52,24 @@ class HandOff(Protocol):
         ...
 
 
+class Climbers(Protocol):
+    """Chooses which labelled crystals a rung looks at."""
+
+    def __call__(
+        self, seen: Sequence[Label], open: Sequence[Label], settings: CampaignSettings, rung: str, k: int
+    ) -> list[int] | None:
+        """Indices of at most k of `open`, best first; None where rank is to decide.
+
+        Args:
+            seen: those that the rung was asked about before.
+            open: those that it may be asked about now.
+            settings: of the campaign.
+            rung: its name.
+            k: how many.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Rung:
     """An oracle above the default one.
@@ -58,11 +83,15 @@ class Rung:
     best: int = 2  # candidates of a round
     only_stable: bool = False
     accepts: Callable[[Structure], bool] | None = None  # what it can measure at all; the others are passed over
+    climbers: Climbers | None = None  # chooses, from this round and earlier ones; None: the best of the round by rank
+    shadow_share: float = 0.0  # of all that go up: picked by chance among those that may, never by rank
 
     def __post_init__(self) -> None:
         """Check values."""
         if not self.name.isidentifier() or self.best < 1:
-            raise ConfigError(f"a rung wants a name such as dft and best >= 1, got {self.name!r} and {self.best}.")
+            raise ConfigError(f"a rung needs a name such as dft and best >= 1, got {self.name!r} and {self.best}.")
+        if not 0 <= self.shadow_share < 1:
+            raise ConfigError(f"shadow_share of a rung must be at least 0 and below 1, got {self.shadow_share}.")
 
     @property
     def key(self) -> OracleKey:
@@ -75,14 +104,46 @@ def key_of(oracle: Oracle | HandOff) -> OracleKey:
     return OracleKey(oracle.name, oracle.settings_hash)
 
 
-def best_of(labels: Sequence[Label], settings: CampaignSettings, rung: Rung) -> list[Label]:
-    """The labels of a round that a rung shall look at, best first."""
-    usable = [label for label in labels if label.evaluation.ok]
-    if rung.only_stable:
-        usable = [label for label in usable if label.is_stable(settings)]
-    if rung.accepts is not None:
-        usable = [label for label in usable if rung.accepts(sent_up(label.candidate, label.first).structure)]
-    return ranked(usable, settings)[: rung.best]
+def chosen_of(
+    labels: Sequence[Label], settings: CampaignSettings, rung: Rung, round: int, told: RungHistory | None
+) -> dict[str, str]:
+    """Candidate ids of the labels that a rung shall look at in a round, each with the arm that chose it, in order.
+
+    Args:
+        labels: of all rounds so far.
+        settings: of the campaign; its seed decides what chance picks.
+        rung: the rung.
+        round: now.
+        told: what it was asked before; None: nothing.
+    """
+    before = set() if told is None else told.labels.keys()
+    seen = [label for label in labels if label.candidate.id in before]
+    open_ = [label for label in labels if label.candidate.id not in before and _may_climb(label, settings, rung)]
+    here = [label for label in open_ if label.pick.round == round]
+    chance = _by_chance(here, settings, rung, round, told)
+    left = [label for label in open_ if label.candidate.id not in chance]
+    k = rung.best - len(chance)
+    rows = None if rung.climbers is None or not k else rung.climbers(seen, left, settings, rung.name, k)
+    if rows is None:
+        best = ranked([label for label in left if label.pick.round == round], settings)[:k]
+        return {label.candidate.id: RANK for label in best} | dict.fromkeys(chance, SHADOW)
+    return {left[row].candidate.id: ENGINE for row in rows} | dict.fromkeys(chance, SHADOW)
+
+
+def _may_climb(label: Label, settings: CampaignSettings, rung: Rung) -> bool:
+    usable = label.evaluation.ok and (not rung.only_stable or label.is_stable(settings))
+    return usable and (rung.accepts is None or rung.accepts(sent_up(label.candidate, label.first).structure))
+
+
+def _by_chance(
+    labels: Sequence[Label], settings: CampaignSettings, rung: Rung, round: int, told: RungHistory | None
+) -> list[str]:
+    """So many that the shadow's share of all that ever went up is kept, rounded down: one of two would be half."""
+    arms = [] if told is None else list(told.arms.values())
+    owed = math.floor(rung.shadow_share * (len(arms) + rung.best)) - arms.count(SHADOW)
+    n = max(0, min(owed, rung.best, len(labels)))
+    rng = np.random.default_rng(settings.seed_for(round, f"rung-{rung.name}"))
+    return [labels[row].candidate.id for row in rng.choice(len(labels), n, replace=False)] if n else []
 
 
 def sent_up(candidate: Candidate, evaluation: Evaluation) -> Candidate:
@@ -93,17 +154,18 @@ def sent_up(candidate: Candidate, evaluation: Evaluation) -> Candidate:
 
 
 def climb(campaign: Campaign, round: int, rung: Rung) -> int:
-    """Have a dearer oracle look at the best of a round; returns how many. Who was chosen once stays chosen."""
+    """Have a dearer oracle look at some labels; returns how many. Who was chosen once stays chosen."""
     history = campaign.history
-    labels = history.labels(round)
+    labels = history.labels()
     up = {label.candidate.id: sent_up(label.candidate, label.first) for label in labels}
-    if rung.name not in history.rungs or round not in history.rungs[rung.name].rounds:
-        best = [label.candidate.id for label in best_of(labels, campaign.settings, rung)]
-        campaign.store.add_candidates(history.name, [up[key] for key in best])
-        chosen = {key: up[key].id for key in best}
-        event = SentUp(rung.name, rung.key.oracle, rung.key.settings, chosen, chosen=True)
+    told = history.rungs.get(rung.name)
+    if told is None or round not in told.rounds:
+        arms = chosen_of(labels, campaign.settings, rung, round, told)
+        campaign.store.add_candidates(history.name, [up[key] for key in arms])
+        sent = {key: up[key].id for key in arms}
+        event = SentUp(rung.name, rung.key.oracle, rung.key.settings, sent, chosen=True, arms=arms)
         campaign.record(round, "label", RUNG, event.to_dict())
-    candidates = [up[key] for key in history.rungs[rung.name].labels if key in up]
+    candidates = [up[key] for key in history.rungs[rung.name].rounds[round]]
     if isinstance(rung.oracle, HandOff):
         rung.oracle.hand_out(candidates, campaign.directory / rung.name / f"round_{round:03d}")
     elif isinstance(rung.oracle, Recorder):  # it keeps each as it comes

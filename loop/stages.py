@@ -188,7 +188,8 @@ class SentUp:
     oracle: str  # name@version
     settings: str  # hash of everything that changes the result
     labels: dict[str, str]  # candidate id -> id of the crystal that is measured
-    chosen: bool = False  # the campaign picked the best of a round
+    chosen: bool = False  # the campaign picked those of a round
+    arms: dict[str, str] = field(default_factory=dict)  # candidate id -> who picked it; none in earlier ledgers
 
     def to_dict(self) -> dict[str, Any]:
         """Payload of the ledger's event."""

@@ -21,6 +21,8 @@ from loop.settings import CampaignSettings
 from loop.store import Store
 from loop.values import OK, Cost, EnergyType, Evaluation, Quantity, failed
 from oracles.dft.handoff import HandoffConfig, HandoffOracle
+from surrogates.features import FeatureExtractor
+from surrogates.steps import StepAcquisition
 from tests.fakes import fake_parts
 
 SETTINGS = CampaignSettings(name="rungs", rounds=1, pool=24, budget=6, chunk=2, seed=1, objective="dear_band_gap")
@@ -75,6 +77,61 @@ def test_the_best_of_each_round_go_up_as_relaxed(tmp_path):
                 wanted = label.first.structure.volume / len(label.first.structure) / 10
                 assert label.evaluation.value("dear_band_gap") == label.first.value("dear_band_gap")
                 assert label.first.value("dear_band_gap") == pytest.approx(wanted)
+
+
+class Smallest:
+    """Chooses the smallest volume per atom of all that may go up, once two are known."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, seen, open, settings, rung, k):
+        self.asked.append((rung, len(seen), {label.pick.round for label in open}))
+        if len(seen) < 2:
+            return None
+        volumes = [label.first.structure.volume / len(label.first.structure) for label in open]
+        return sorted(range(len(open)), key=volumes.__getitem__)[:k]
+
+
+def test_an_acquisition_chooses_among_all_rounds_once_it_has_something_to_go_by(tmp_path):
+    dear, climbers = DearOracle(), Smallest()
+    history = run(tmp_path, (Rung("dear", dear, best=2, climbers=climbers),), replace(SETTINGS, rounds=2))
+    rung = history.rungs["dear"]
+    assert [len(rung.rounds[number]) for number in (0, 1, 2)] == [2, 2, 2]
+    assert [rung.arms[key] for key in rung.rounds[0]] == ["rank", "rank"]
+    assert [rung.arms[key] for number in (1, 2) for key in rung.rounds[number]] == ["engine"] * 4
+    assert [seen for _, seen, _ in climbers.asked] == [0, 2, 4]
+    assert climbers.asked[2][2] == {0, 1, 2}  # earlier rounds' crystals may go up, too
+    again = DearOracle()
+    assert run(tmp_path, (Rung("dear", again, best=2, climbers=Smallest()),), replace(SETTINGS, rounds=2)).rungs[
+        "dear"
+    ].rounds == rung.rounds  # fmt: skip
+    assert not again.asked
+
+
+def test_the_acquisition_of_steps_finds_larger_gaps_than_rank_did(tmp_path):
+    """The dear gap is a tenth of the volume per atom, which features tell; what came back teaches it."""
+    acquisition = StepAcquisition(FeatureExtractor())
+    settings = replace(SETTINGS, rounds=2, pool=48, budget=12)
+    history = run(tmp_path, (Rung("dear", DearOracle(), best=5, climbers=acquisition),), settings)
+    rung = history.rungs["dear"]
+    assert {rung.arms[key] for key in rung.rounds[0]} == {"rank"}
+    assert {rung.arms[key] for key in rung.rounds[2]} == {"engine"}
+    labels = {label.candidate.id: label for label in history.labels()}
+    open_ = [x for key, x in labels.items() if key not in rung.labels and x.may_be_new and x.is_stable(settings)]
+    chosen = [labels[key].first.structure.volume for key in rung.rounds[2] if labels[key].is_stable(settings)]
+    assert len(open_) > 2
+    assert len(chosen) > 2
+    assert sum(chosen) / len(chosen) > sum(x.first.structure.volume for x in open_) / len(open_)
+
+
+def test_a_share_goes_up_by_chance(tmp_path):
+    history = run(tmp_path, (Rung("dear", DearOracle(), best=2, shadow_share=0.25),), replace(SETTINGS, rounds=3))
+    arms = history.rungs["dear"].arms
+    assert len(arms) == 8
+    assert sorted(arms.values()) == ["rank"] * 6 + ["shadow"] * 2
+    with pytest.raises(ConfigError, match="shadow_share"):
+        Rung("dear", DearOracle(), shadow_share=1.0)
 
 
 def test_a_rung_is_counted_apart_and_shown(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -18,11 +18,12 @@ from loop.hull import HullEntry
 from loop.values import Candidate, EnergyType, Evaluation, Quantity
 from oracles.mlip import MlipConfig, PotentialOracle
 from oracles.potentials.loading import load_potential
-from oracles.references import phase_ledger
+from oracles.references import phase_ledger, settle
 from oracles.references.hull_on_demand import DemandHull
 from oracles.references.phase_estimates import Estimates, Phase
-from oracles.references.phase_ledger import PhaseLedger
-from oracles.references.table import References
+from oracles.references.phase_ledger import PhaseLedger, relaxation
+from oracles.references.settle import merged
+from oracles.references.table import COLUMNS, References
 from oracles.relax import RelaxConfig
 
 METALS = {"Cu": 3.61, "Ni": 3.52, "Pd": 3.89, "Pt": 3.92, "Al": 4.05}
@@ -85,6 +86,17 @@ def table(source, potential, energy_type=None, shift=0.0):
     energies, ids = zip(*lowest.values(), strict=True)
     kind = energy_type or potential.energy_type
     return References(tuple(lowest), np.array(energies), ids, np.zeros(len(ids), dtype=bool), kind, "", {})
+
+
+def frame_of(references):
+    return pd.DataFrame(
+        {"formula": references.formulas, "energy_per_atom": references.energies, "id": references.ids, "held_out": 0,
+         "relaxed": 0, "unrelaxed": references.energies}
+    )[COLUMNS]  # fmt: skip
+
+
+def written(frame, potential, path, settings):
+    return settle.write(path, frame, {"energy_type": asdict(potential.energy_type)}, settings)
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +254,7 @@ def test_refusals(made, emt):
 def test_polymorphs_are_put_where_they_are_published(emt):
     class Two(Alloys):
         def known(self, id):
-            above = {"CuPd-B2": 0.0, "CuPd-L10": 0.05}.get(id, float("nan"))
+            above = {"CuPd-L10": 0.0, "CuPd-B2": 0.05}.get(id, float("nan"))  # the table holds L1_0
             return Entry(id, self.crystals[id].composition.reduced_formula, above)
 
     source = Two(("Cu", "Pd"))
@@ -250,10 +262,37 @@ def test_polymorphs_are_put_where_they_are_published(emt):
     phases = {
         phase.id: phase for phase in Estimates([own], emt.energy_type, own_margin=0.04).phases(["Cu", "Pd"], source)
     }
-    assert phases["CuPd-L10"].estimate == pytest.approx(phases["CuPd-B2"].estimate + 0.05)
+    assert phases["CuPd-B2"].estimate == pytest.approx(phases["CuPd-L10"].estimate + 0.05)
+    assert phases["CuPd-B2"].guessed
+    assert not phases["CuPd-L10"].guessed
     assert phases["CuPd-B2"].lower({}, 0.0) == pytest.approx(phases["CuPd-B2"].estimate - 0.04)
     unknown = Phase("x", "CuPd", float("nan"), formation=True, margin=0.2)
     assert unknown.lower({}, 0.0) == -np.inf
+
+
+def test_a_settled_table_leaves_nothing_to_compute(made, emt, tmp_path):
+    """What `settle` computed and `merged` put into the table, another user's hull takes from there: the same hull."""
+    metals = ("Cu", "Ni", "Pd")
+    first = made(metals)
+    first.settle(metals)
+    frame = frame_of(table(first.source, emt))
+    both = merged(frame, first)
+    assert both.relaxed.sum() > 5
+    assert len(both) > len(frame)
+    filled = written(both, emt, tmp_path / "filled_references.csv.gz", SETTINGS)
+    ledger = PhaseLedger(emt, SETTINGS, str(tmp_path / "other.db"))
+    second = DemandHull(ledger, first.source, Estimates([filled], emt.energy_type, relaxation=relaxation(SETTINGS)))
+    asked = candidates(metals, n=10)
+    found = second.batch(asked, np.zeros(len(asked)), emt.energy_type)
+    expected = first.batch(asked, np.zeros(len(asked)), emt.energy_type)
+    assert [each.e_above_hull for each in found] == pytest.approx([each.e_above_hull for each in expected], abs=2e-5)
+    assert [each.ids for each in found] == [each.ids for each in expected]
+    assert not [id for id in second.computed if "-" in id and "fcc" not in id]  # elements alone
+    loose = RelaxConfig(fmax=0.1)
+    other = DemandHull(PhaseLedger(emt, loose, str(tmp_path / "loose.db")), first.source, Estimates(
+        [filled], emt.energy_type, relaxation=relaxation(loose)))  # fmt: skip
+    other.batch(asked[:1], np.zeros(1), emt.energy_type)
+    assert [id for id in other.computed if "-" in id and "fcc" not in id]  # relaxed by other settings: computed again
 
 
 def test_an_oracle_judges_by_it(made, emt):

@@ -23,7 +23,7 @@ from loop.hull import Hull, HullEntry, HullResult, amounts_of
 from loop.values import OK, EnergyType, Evaluation
 from oracles.references.element_prototypes import prototypes
 from oracles.references.phase_estimates import CrystalSource, Estimates, Phase
-from oracles.references.phase_ledger import PhaseLedger, Progress, require_crystals
+from oracles.references.phase_ledger import PhaseLedger, Progress, relaxation, require_crystals
 from oracles.references.table import References, is_element, shipped_tables
 from oracles.relax import RelaxConfig
 
@@ -79,6 +79,11 @@ class DemandHull(Hull):
     def computed(self) -> dict[str, Evaluation]:
         """Phases that were computed or found in the ledger, by id; failures included."""
         return dict(self._computed)
+
+    @property
+    def points(self) -> dict[str, float]:
+        """Energies (eV/atom) of phases as they stand that were computed, by id; NaN where there is none."""
+        return dict(self._points)
 
     def with_entries(self, entries: Iterable[HullEntry], energy_type: EnergyType) -> Self:
         """A hull with further phases, such as new finds; what is computed through either counts for both.
@@ -143,17 +148,32 @@ class DemandHull(Hull):
         """The hull of every known compound of a chemical system, all of them computed: what `batch` saves."""
         system = frozenset(elements)
         self._settle_corners(sorted(system))
-        self._compute({phase.id for phase in self._phases_of(system) if not is_element(phase.formula)})
+        phases = [phase for phase in self._phases_of(system) if not is_element(phase.formula) and not phase.settled]
+        self._compute({phase.id for phase in phases})
         return self._bounded(system)
 
     def phases(self, elements: Iterable[str]) -> list[HullEntry]:
         """The phases of a chemical system that were computed, the lowest of each composition; no bounds."""
         system = frozenset(elements)
         self._settle_corners(sorted(system))
-        done = [(phase, self._computed.get(phase.id)) for phase in self._phases_of(system)]
-        entries = [HullEntry(p.formula, e.value("energy"), p.id) for p, e in done if e is not None and _usable(e)]
+        known = [phase for phase in self._phases_of(system) if phase.settled or phase.id in self._computed]
+        entries = [entry for phase in known if (entry := self._entry(phase, {}, system)) is not None]
         corners = [entry for symbol in sorted(system) for entry in self._corners[symbol]]
         return Hull([*corners, *entries], self.energy_type).phases(system)
+
+    def settle(self, elements: Iterable[str], largest: int | None = None) -> None:
+        """Compute every phase that lies on a hull of these elements, so that no distance has to wait for one.
+
+        Args:
+            elements: of a chemical space.
+            largest: number of elements in one phase; None: any.
+        """
+        phases = [phase for phase in self._phases_of(frozenset(elements)) if not is_element(phase.formula)]
+        formulas = sorted(
+            {phase.formula for phase in phases if largest is None or len(amounts_of(phase.formula)) <= largest}
+        )
+        # where a phase lies on the hull, it is its own decomposition
+        self.batch(formulas, np.zeros(len(formulas)), self.energy_type)
 
     def elements_of(self, symbols: Iterable[str]) -> set[str]:
         """Those of the symbols that have a corner; computed where it was not."""
@@ -207,6 +227,8 @@ class DemandHull(Hull):
             return HullEntry(phase.formula, done.value("energy"), phase.id) if _usable(done) else None
         if is_element(phase.formula):  # the corner is settled
             return None
+        if phase.settled:
+            return HullEntry(phase.formula, phase.estimate, phase.id)
         lower = self._known(phase).lower(elements, self._widened.get((system, phase.id in self._points), 0.0))
         return HullEntry(phase.formula, max(lower, LOWEST), phase.id)
 
@@ -231,7 +253,7 @@ class DemandHull(Hull):
         """Phases of a decomposition that stand there with a bound."""
         if result.status != OK:
             return set()
-        bounded = {phase.id for phase in self._phases_of(system)} - self._computed.keys()
+        bounded = {phase.id for phase in self._phases_of(system) if not phase.settled} - self._computed.keys()
         return {id for id in result.ids.values() if id in bounded and id not in self._settled_ids(system)}
 
     def _settled_ids(self, system: frozenset[str]) -> set[str]:
@@ -308,7 +330,8 @@ def demand_hull(
         InputError: the package holds no reference crystals.
     """
     crystals = require_crystals(source)
-    estimates = Estimates(shipped_tables() if tables is None else tables, potential.energy_type)
+    proposed = shipped_tables() if tables is None else tables
+    estimates = Estimates(proposed, potential.energy_type, relaxation=relaxation(config))
     return DemandHull(PhaseLedger(potential, config, ledger), crystals, estimates, progress=progress)
 
 

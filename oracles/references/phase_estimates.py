@@ -2,14 +2,14 @@
 
 A phase is proposed by the cheapest number that there is: the same potential's energy of the crystal as published, else
 another potential's formation energy, else the published one. Each comes with the margin by which the relaxed energy may
-lie lower.
+lie lower. Where a table holds the crystal's own relaxed energy, nothing is left to compute.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from pymatgen.core import Composition, Structure
@@ -56,6 +56,7 @@ class Phase:
     formation: bool
     margin: float  # eV/atom by which its relaxed energy may lie below the estimate
     guessed: bool = True  # not the judge's own energy of this very crystal
+    settled: bool = False  # the estimate is the relaxed energy itself
 
     def lower(self, elements: Mapping[str, float], widened: float) -> float:
         """Lower bound of its energy in eV/atom, -inf where nothing is known.
@@ -83,6 +84,8 @@ class Estimates:
         energy_type: of the judge.
         own_margin: of energies of its own type, unrelaxed, eV/atom.
         other_margin: of formation energies by others, eV/atom.
+        relaxation: settings that phases are to be relaxed by; only relaxed energies of a table that says the same
+            (``relaxation`` in its JSON) count as such.
     """
 
     def __init__(
@@ -91,8 +94,9 @@ class Estimates:
         energy_type: EnergyType,
         own_margin: float = OWN_MARGIN,
         other_margin: float = OTHER_MARGIN,
+        relaxation: Mapping[str, Any] | None = None,
     ) -> None:
-        self._own = [_Table(table) for table in tables if table.energy_type == energy_type]
+        self._own = [_Table(table, relaxation) for table in tables if table.energy_type == energy_type]
         self._others = [_Table(table) for table in tables if table.energy_type != energy_type]
         self.own_margin, self.other_margin = own_margin, other_margin
 
@@ -120,9 +124,12 @@ class Estimates:
         above = known.e_above_hull - lowest
         above = float(above) if np.isfinite(above) else 0.0
         for table in self._own:
+            if known.id in table.relaxed and not is_element(known.formula):
+                energy = table.relaxed[known.id]
+                return Phase(known.id, known.formula, energy, False, 0.0, guessed=False, settled=True)
             if known.formula in table.energy:
-                estimate = table.energy[known.formula] + above
-                guessed = known.id != table.id_of[known.formula]
+                guessed = known.id not in table.points
+                estimate = table.energy[known.formula] + above if guessed else table.points[known.id]
                 return Phase(known.id, known.formula, estimate, False, self.own_margin, guessed)
         for table in self._others:
             if (formation := table.formation(known.formula)) is not None:
@@ -131,12 +138,22 @@ class Estimates:
 
 
 class _Table:
-    """A table by formula: unrelaxed energies, since those are upper bounds of relaxed ones."""
+    """A table by formula, unrelaxed energies, since those are upper bounds of relaxed ones; and by crystal.
 
-    def __init__(self, table: References) -> None:
+    Args:
+        table: of reference phases; may hold several crystals of a formula.
+        relaxation: settings by which energies must have been relaxed to count as such; None: none do.
+    """
+
+    def __init__(self, table: References, relaxation: Mapping[str, Any] | None = None) -> None:
         energies = table.energies if table.unrelaxed is None else table.unrelaxed
-        self.energy = dict(zip(table.formulas, energies.tolist(), strict=True))
-        self.id_of = dict(zip(table.formulas, table.ids, strict=True))
+        self.points = dict(zip(table.ids, energies.tolist(), strict=True))  # by id, as they stand
+        self.energy: dict[str, float] = {}  # the lowest of each formula
+        for formula, energy in zip(table.formulas, energies.tolist(), strict=True):
+            self.energy[formula] = min(energy, self.energy.get(formula, np.inf))
+        same = relaxation is not None and table.provenance.get("relaxation") == dict(relaxation)
+        rows = zip(table.ids, table.energies.tolist(), strict=True)
+        self.relaxed = {id: energy for id, energy in rows if same and id in table.relaxed}
         singles = {f: symbol for f in table.formulas if (symbol := is_element(f))}
         self._elements = {symbol: self.energy[formula] for formula, symbol in singles.items()}
         corners = table.provenance.get("corners", {})

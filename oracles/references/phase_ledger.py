@@ -40,6 +40,11 @@ def default_ledger() -> str:
     return str(make_folder(user / "discovery-loop") / "reference_phases.db")
 
 
+def relaxation(config: RelaxConfig) -> dict[str, Any]:
+    """Settings that decide a relaxed energy."""
+    return {name: value for name, value in asdict(config).items() if name not in NOT_RESULTS}
+
+
 class PhaseLedger:
     """Relaxed energies of crystals by one potential with one group of settings.
 
@@ -52,8 +57,7 @@ class PhaseLedger:
     def __init__(self, potential: Potential, config: RelaxConfig, where: str | None = None) -> None:
         self.potential, self.config = potential, config
         self.where = where or default_ledger()
-        settings = {name: value for name, value in asdict(config).items() if name not in NOT_RESULTS}
-        what = [VERSION, asdict(potential.energy_type), potential.about.dtype, settings]
+        what = [VERSION, asdict(potential.energy_type), potential.about.dtype, relaxation(config)]
         digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
         self.key = OracleKey(f"phase-{potential.name}@{VERSION}", digest)
 

@@ -1,8 +1,9 @@
 """Reference phases: the energies against which stability is judged, computed with the very potential that judges.
 
-A table holds one energy per formula, that of its lowest known crystal, relaxed as candidates are where the column
-`relaxed` says so, and as it stands in its published cell otherwise. The corners, the elements, are the lowest of many
-relaxed prototypes. Its energy type says which potential made it; a hull built from it takes no other.
+A table holds the energy of each formula's lowest known crystal, and of others where those were computed: relaxed as
+candidates are where the column `relaxed` says so, and as it stands in its published cell otherwise. The corners, the
+elements, are the lowest of many relaxed prototypes. Its energy type says which potential made it; a hull built from it
+takes no other.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class References:
     provenance: dict[str, Any]
     unrelaxed: np.ndarray | None = None  # (n,) eV/atom of the same formulas as they stand; None: not told apart
     not_relaxed: frozenset[str] = field(default_factory=frozenset)  # formulas whose energy is a single point's
+    relaxed: frozenset[str] = field(default_factory=frozenset)  # ids of the crystals whose energies are relaxed ones
 
     def __len__(self) -> int:
         return len(self.formulas)
@@ -143,7 +145,7 @@ def _load(path: Path) -> References:
     try:
         data = path.read_bytes()
         frame = pd.read_csv(path, keep_default_na=False, dtype={"formula": str, "id": str, "energy_per_atom": float})
-        meta = json.loads(_json_path(path).read_text(encoding="utf-8"))
+        meta = json.loads(json_path(path).read_text(encoding="utf-8"))
         energy_type = EnergyType(**meta["energy_type"])
         formulas, ids = tuple(frame["formula"]), tuple(frame["id"])
         held_out = frame["held_out"].to_numpy(dtype=bool) if "held_out" in frame else np.zeros(len(frame), dtype=bool)
@@ -153,13 +155,16 @@ def _load(path: Path) -> References:
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"expected reference phases in {path} (columns formula, energy_per_atom, id) with their energy type in "
-            f"{_json_path(path).name}, cannot read them: {error!r}"
+            f"{json_path(path).name}, cannot read them: {error!r}"
         ) from error
     if not np.isfinite(energies).all():
         raise InputError(f"expected finite energies in {path}, found NaN or infinity")
-    as_they_stand = frozenset(formula for formula, done in zip(formulas, relaxed, strict=True) if not done)
-    checksum = hashlib.sha256(data).hexdigest()
-    loaded = References(formulas, energies, ids, held_out, energy_type, checksum, meta, unrelaxed, as_they_stand)
+    lowest = {formulas[row]: relaxed[row] for row in np.argsort(-energies, kind="stable").tolist()}
+    loaded = References(
+        formulas, energies, ids, held_out, energy_type, hashlib.sha256(data).hexdigest(), meta, unrelaxed,
+        not_relaxed=frozenset(formula for formula, done in lowest.items() if not done),
+        relaxed=frozenset(id for id, done in zip(ids, relaxed, strict=True) if done),
+    )  # fmt: skip
     _check_corners(loaded, path)
     return loaded
 
@@ -171,7 +176,7 @@ def lowest_known(references: References) -> dict[str, float]:
     """
     corners = references.provenance.get("corners")
     if not corners:
-        shipped = json.loads(_json_path(DEFAULT).read_text(encoding="utf-8"))
+        shipped = json.loads(json_path(DEFAULT).read_text(encoding="utf-8"))
         corners = shipped.get("corners", {}) if EnergyType(**shipped["energy_type"]) == references.energy_type else {}
     return {element: float(corner["energy"]) for element, corner in corners.items()}
 
@@ -193,7 +198,8 @@ def _check_corners(references: References, path: Path) -> None:
         )
 
 
-def _json_path(path: Path) -> Path:
+def json_path(path: Path) -> Path:
+    """Where the JSON of a table is."""
     return path.with_name(path.name.removesuffix(".gz").removesuffix(".csv") + ".json")
 
 
@@ -236,7 +242,7 @@ def write_references(
         **provenance,
     }
     write_bytes(output, gzip.compress(text, mtime=0) if output.suffix == ".gz" else text)
-    write_text(_json_path(output), json.dumps(meta, indent=2) + "\n")
+    write_text(json_path(output), json.dumps(meta, indent=2) + "\n")
     _load.cache_clear()
     return load_references(output)
 

@@ -73,6 +73,16 @@ def gate(output: Output, data: Table, seeds: Seeds = None, settings: Settings = 
 
 
 @app.command()
+def ladder(output: Output, data: Table, seeds: Seeds = None, settings: Settings = None, json: Json = False) -> None:
+    """Two fidelities of a property: who gets the dear one, by rank, by chance, and by the surrogate of the step."""
+    from flows.benchmarks.pool.ladder import LadderConfig, run
+
+    with progress() as report:
+        record = run(data, output, _settings(LadderConfig, settings, seeds), report)
+    _tell(record, output, json)
+
+
+@app.command()
 def hull(output: Output, seeds: Seeds = None, settings: Settings = None, json: Json = False) -> None:
     """Closed-loop discovery on ternary phase diagrams: chance, generator, ranking and the engine; needs no data."""
     from flows.benchmarks.hull.run import HullConfig, run

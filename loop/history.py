@@ -29,6 +29,7 @@ from loop.store import OracleKey, Store
 from loop.values import NEW, Candidate, Evaluation, Quantity, RoundReport
 
 CAMPAIGN = "campaign"  # stage of the events that belong to no stage
+RANK = "rank"  # who chose for a rung, where no acquisition did; else engine or shadow
 CREATED, SETTINGS, DONE, STOPPED, RUNG = "created", "settings", "done", "stopped", "rung"  # kinds of events
 NOT_JUDGED = "not judged"  # labelled in a round whose label stage is not done
 

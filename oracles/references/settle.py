@@ -64,7 +64,7 @@ def main() -> int:
     """Entry point."""
     import pandas as pd
 
-    from oracles.potentials.base import load_potential
+    from oracles.potentials.loading import load_potential
     from oracles.references.hull_on_demand import demand_hull
 
     parser = argparse.ArgumentParser(description=__doc__)

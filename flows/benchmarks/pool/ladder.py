@@ -269,7 +269,7 @@ def load(data: Path, name: str, config: LadderConfig) -> World:
 
 def _moduli(structures: Sequence[Structure], potential: str) -> np.ndarray:
     """Bulk moduli (n,) in GPa at the potential's own minimum, NaN where there is none."""
-    from oracles.potentials.base import load_potential
+    from oracles.potentials.loading import load_potential
     from oracles.properties.bulk import bulk_moduli
     from oracles.relax import relax
 

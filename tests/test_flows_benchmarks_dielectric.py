@@ -50,7 +50,7 @@ def table(tmp_path_factory):
 
 
 def small(**changes):
-    gp = replace(GP, forest=False, maxiter=5)
+    gp = replace(GP, maxiter=5)
     made = {"seeds": 2, "worlds": ("random",), "lesson": 60, "evaluations": 6, "rounds": 2, "potential": "none"}
     return DielectricConfig(**{**made, "gp": gp, **changes})
 
@@ -199,7 +199,7 @@ def test_arms_share_what_was_paid_for_and_a_killed_run_goes_on(monkeypatch, tmp_
     ids.update({candidate.id: place for place, candidate in enumerate(pool)})
     monkeypatch.setattr(real, "DftOracle", FakeDft)
     lesson = real.Lesson(pool[:12], [real.labelled(c, 1.0 + i, 5.0 - 0.1 * i) for i, c in enumerate(pool[:12])])
-    gp = replace(GP, forest=False, maxiter=5)
+    gp = replace(GP, maxiter=5)
     config = real.RealConfig(turns=2, share={CLOSED: 2.0, PAPER: 1.0, RANDOM: 1.0}, gp=gp)
 
     def lab():

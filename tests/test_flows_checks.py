@@ -234,7 +234,7 @@ def test_whatever_is_wrong_is_refused_by_its_key(case):
 def test_what_is_right_is_taken():
     config = validate(CampaignConfig, yaml_core.read(yaml_core.write(WHOLE)), "c.yaml")
     assert problems(config, elsewhere=True) == []
-    for preset in ("quickstart", "smoke", "single-gpu", "hpc", "quickstart-dft"):
+    for preset in ("quickstart", "smoke", "single-gpu", "hpc", "quickstart-dft", "dielectric"):
         assert problems(read_config(preset), elsewhere=True) == []
     assert preflight.check(read_config("single-gpu"), elsewhere=True) is None
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -304,6 +304,16 @@ def test_what_cannot_be_computed_costs_nothing(oracle, tmp_path):
     assert [made.accepts(make()) for make in (spinel, perovskite)] == [False, True]
     assert "5 atoms" in small.message
     assert (tmp_path / "scratch" / "calls.txt").read_text().count("\n") == 1
+
+
+def test_a_setting_of_a_later_version_leaves_earlier_labels_their_key(oracle):
+    base = oracle()
+    numbers = {key: value for key, value in asdict(base.config.numbers).items() if key != "scf_eigenstates"}
+    without = ("resources", "preset", "settings")
+    settings = {key: value for key, value in asdict(base.config).items() if key not in without}
+    former = dft._hash([dft.VERSION, base.engine.version, base.engine.data, numbers, settings])
+    assert base.settings_hash == former
+    assert oracle(settings={"scf_eigenstates": 1e-6}).settings_hash != former
 
 
 def test_what_changes_a_result_changes_the_key(oracle):

@@ -46,6 +46,7 @@ class DftSettings:
     width: float = 0.01  # eV, Fermi-Dirac; small, for insulators' gaps must not be smeared away
     scf_energy: float = 5e-4  # eV/electron, GPAW's default
     scf_density: float = 1e-4  # electrons/electron, GPAW's default
+    scf_eigenstates: float = 4e-8  # eV^2/electron, GPAW's default; 1e-6 takes a third less time
     max_scf: int = 150  # iterations of one attempt
     response_k_spacing: float = 0.25  # 1/A; of an even mesh that avoids Gamma, which converges far faster
     response_ecut: float = 50.0  # eV, local fields

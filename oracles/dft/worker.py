@@ -85,7 +85,12 @@ def calculator(folder: Path, job: dict[str, Any], ecut: float, attempt: dict[str
         kpts=points,
         occupations={"name": "fermi-dirac", "width": attempt.get("width", settings["width"])},
         nbands=-job["empty_bands"],  # negative: as many empty ones
-        convergence={"energy": settings["scf_energy"], "density": settings["scf_density"], "bands": UNCONVERGED},
+        convergence={
+            "energy": settings["scf_energy"],
+            "density": settings["scf_density"],
+            "bands": UNCONVERGED,
+            "eigenstates": settings["scf_eigenstates"],
+        },
         maxiter=settings["max_scf"],
         txt=str(folder / text),
         **options,

@@ -30,6 +30,7 @@ from loop.io.files import make_folder, write_text
 from loop.reward import Judges, PropertyReward
 from loop.stability import IMPLAUSIBLE, METASTABLE
 from loop.values import Candidate, Evaluation
+from oracles.symmetry import primitive
 
 if TYPE_CHECKING:
     from flows.config import CampaignConfig
@@ -50,8 +51,8 @@ class ProposalConfig:
         iterations: of the fine-tuning, of `batch` crystals each.
         batch: crystals of an iteration.
         samples: drawn from the tuned policy.
-        max_atoms: of the primitive cell, while the policy learns.
-        draw_atoms: of the primitive cell of candidates: DFT pays by the third power of it.
+        max_atoms: of the primitive cell, of what the policy learns from and draws.
+        largest: candidate that is kept, in atoms of the primitive cell: DFT pays by the third power of it.
         exclude: elements that do not occur.
         e_above_hull: eV/atom, highest, relaxed, by the potential that labels.
         potential: that labels; CHGNet rewards, screens and describes.
@@ -63,7 +64,7 @@ class ProposalConfig:
     batch: int = 128
     samples: int = 3000
     max_atoms: int = 8
-    draw_atoms: int = 6
+    largest: int = 6
     exclude: tuple[str, ...] = (*F_ELEMENTS, *MAGNETIC)
     e_above_hull: float = METASTABLE
     potential: str = "chgnet"
@@ -76,9 +77,9 @@ class ProposalConfig:
         from generator.rl.config import FinetuneConfig
 
         config = CampaignConfig()
-        learning, drawing = (Sampling(exclude=self.exclude, max_atoms=n) for n in (self.max_atoms, self.draw_atoms))
-        tuning = FinetuneConfig(iterations=self.iterations, batch_size=self.batch, sampling=learning)
-        policy = PolicyConfig(sampling=drawing)
+        conditions = Sampling(exclude=self.exclude, max_atoms=self.max_atoms)
+        tuning = FinetuneConfig(iterations=self.iterations, batch_size=self.batch, sampling=conditions)
+        policy = PolicyConfig(sampling=conditions)
         generator = config.generator.model_copy(update={"finetune": tuning, "proposals": policy})
         mlip = replace(config.oracle.mlip, potential=self.potential, bulk=None)
         oracle = config.oracle.model_copy(update={"mlip": mlip, "workers": 1})
@@ -170,7 +171,14 @@ class Studio:
         reasons = self.builder.config.validity([candidate.structure for candidate in drawn])
         valid = [candidate for candidate, reason in zip(drawn, reasons, strict=True) if reason is None]
         funnel["valid"] = len(valid)
-        return valid
+        small = [
+            candidate
+            for candidate in valid
+            if len(candidate.structure.composition) > 1
+            and len(primitive(candidate.structure, 0.05)) <= self.config.largest
+        ]
+        funnel["compounds that are small enough"] = len(small)
+        return small
 
     def _new(self, candidates: list[Candidate], funnel: Counter[str], name: str) -> list[Candidate]:
         verdicts = self.builder.novelty.judge([c.structure for c in candidates], [c.id for c in candidates])
@@ -197,8 +205,6 @@ class Studio:
 
     def _kept(self, labels: list[Evaluation], funnel: Counter[str]) -> list[tuple[Candidate, float]]:
         """Relaxed crystals near the hull, new once more, small enough, each once."""
-        from oracles.symmetry import primitive
-
         funnel.update(f"label {label.status}" for label in labels)
         near: list[Candidate] = []
         heights: dict[str, float] = {}
@@ -206,7 +212,7 @@ class Studio:
             above = label.value("e_above_hull")
             if label.ok and label.structure is not None and IMPLAUSIBLE <= above <= self.config.e_above_hull:
                 cell = primitive(label.structure, 0.05)
-                if len(cell) <= self.config.draw_atoms:
+                if len(cell) <= self.config.largest:
                     near.append(Candidate(cell))
                     heights[near[-1].id] = above
         funnel["near the hull"] = len(near)

@@ -261,3 +261,18 @@ def test_the_table_of_verified_crystals_and_the_summary():
     assert summary(calls, PAPER, config, 17.5)["metals"] == 1
     steps = progress_of(calls, PAPER, config, 17.5)
     assert steps["best"].tolist() == [20.0, 20.0]
+
+
+def test_the_verb_gives_its_interpreter_and_keeps_the_usual_settings(monkeypatch, table, tmp_path):
+    from typer.testing import CliRunner
+
+    from flows.cli.benchmarks import app
+
+    told = []
+    monkeypatch.setattr(real, "run", lambda data, output, config, report: told.append(config) or {"summary": {}})
+    asked = ["dielectric-dft", "-o", str(tmp_path), "--data", str(table), "--python", "other", "--cores", "1"]
+    result = CliRunner().invoke(app, [*asked, "--set", "dft.settings.scf_eigenstates=1e-6", "--set", "turns=2"])
+    assert result.exit_code == 0, result.output
+    (config,) = told
+    assert (config.dft.preset, config.dft.max_atoms, config.dft.numbers.scf_eigenstates) == ("test", 6, 1e-6)
+    assert (config.dft.resources.python, config.dft.resources.cores, config.turns) == ("other", 1, 2)

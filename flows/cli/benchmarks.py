@@ -178,9 +178,9 @@ def dielectric_dft(
     from flows.benchmarks.dielectric.real import RealConfig, run
     from flows.config import forbid_extra
 
-    chosen = configfile.parse_settings(settings or [])
-    dft = chosen.setdefault("dft", {"preset": "test", "max_atoms": 6, "time_limit": 1200.0})
-    dft.setdefault("resources", {"python": python, "cores": cores})
+    usual = {"dft.preset": "test", "dft.max_atoms": 6, "dft.time_limit": 1200.0}
+    usual |= {"dft.resources.python": python, "dft.resources.cores": cores}
+    chosen = usual | configfile.parse_settings(settings or [])
     with progress() as report:
         record = run(data, output, configfile.load(forbid_extra(RealConfig), None, chosen), report)
     _tell(record, output, json)

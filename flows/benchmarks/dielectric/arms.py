@@ -22,7 +22,7 @@ from surrogates.utility import log_expected_improvement
 
 CONSTANT = Property("dielectric_electronic", "1", "log", prior_mean=1.5, prior_std=0.5)
 MERIT = Property("figure_of_merit", "eV", prior_mean=9.6, prior_std=4.2)  # mean and spread of 3,166 published ones
-# without forests, hyperparameters from some of the labels: fits take seconds, and are many; all labels are conditioned on
+# no forests, hyperparameters from some of the labels (all are conditioned on): fits are many, and take seconds
 GP = GPConfig(properties=(GAP, CONSTANT), max_labels=6000, forest=False, max_fit=250, maxiter=25)
 CLOSED, GREEDY, WHOLE, PAPER, RANDOM = "closed", "retrained-greedy", "closed-one-step", "paper", "random"
 ARMS = {

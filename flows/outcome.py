@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import records
+from flows.facts import facts_of
 from loop.history import History
 from loop.io.files import sha256
 from loop.ranking import FIND, KNOWN_STABLE
@@ -78,7 +79,7 @@ def write_report(history: History, directory: Path) -> Path:
     versions = made_with.get("versions", {})
     protocol = [("commit", made_with.get("commit") or "not from a checkout")]
     protocol += [("versions", ", ".join(f"{name} {version}" for name, version in versions.items()))]
-    return write_report(history, directory, protocol)
+    return write_report(history, directory, protocol, facts_of(history))
 
 
 def write_record(history: History, directory: Path, summary: dict[str, Any]) -> None:

@@ -84,7 +84,7 @@ def told(request, tmp_path_factory):
         parts = replace(parts, validity=rules)
     shown = {"table": [], "markdown": [], "link": [], "progress": []}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(loop.report.page, "_sections", lambda _: [])  # figures take seconds
+        patched.setattr(loop.report.page, "_sections", lambda *_: {})  # figures take seconds
         for kind, calls in shown.items():
             patched.setattr(
                 f"prefect.artifacts.create_{kind}_artifact", lambda *args, calls=calls, **kw: calls.append((args, kw))
@@ -131,7 +131,7 @@ def test_all_places_agree(told):
     table = kw.get("table") or args[0]
     assert [row["id"] for row in table] == ids
     assert {row["id"] for row in table if row["new"] and row["stable"]} == finds
-    first = told["report"].split("<h3>")[1]
+    first = told["report"].split('<h2 id="ranked">')[1].split("<h3>")[1]
     assert first.startswith("Finds: stable and new")
     assert re.findall(r'href="cifs/\d+_\w+_(\w+)\.cif"', first) == ids[: len(finds)]
     lines = told["console"].split("best finds")[1].split("\n\n")[0].splitlines()
@@ -191,7 +191,7 @@ def test_prototypes_are_counted(told):
     assert told["summary"]["prototypes"] == told["summary"]["families"] == 1
     systems = {row["chemical_system"] for row in finds}
     assert told["summary"]["chemical_systems"] == len(systems)
-    assert f"hold 1 prototypes in 1 families and {len(systems)} chemical systems" in told["report"]
+    assert f"hold 1 prototype in 1 family and {len(systems)} chemical systems" in told["report"]
     if told["settings"].name == "system":
         assert systems <= {"-".join(sorted((a, b))) for a in ("Na", "K") for b in ("Cl", "Br", "O")}
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from loop.history import Label
+from loop.history import History, Label
 from loop.ranking import ranked
-from loop.settings import CampaignSettings
+from loop.report.drawing import COLOURS, plain, text
+from loop.settings import ENGINE, CampaignSettings
 
 SYSTEMS = 6  # whose diagrams a report draws
 DRAWN = (2, 3)  # elements of a system that a flat diagram can show
+SHOWN = 0.3  # eV/atom above the hull up to which phases are drawn
+STYLE = {  # of pymatgen's marks: name, colour (None: as pymatgen has it), symbol, size
+    "Stable": ("known, on the hull", "#059669", "circle", 11),
+    "Above Hull": ("known, above the hull", None, "diamond", 7),
+    "Highlighted": ("this campaign", COLOURS[ENGINE], "square", 11),
+}
 
 
 def systems_of(labels: Iterable[Label], settings: CampaignSettings) -> list[str]:
@@ -17,3 +25,73 @@ def systems_of(labels: Iterable[Label], settings: CampaignSettings) -> list[str]
     usable = [label for label in labels if label.evaluation.ok and not label.suspect(settings)]
     systems = (label.candidate.structure.chemical_system for label in ranked(usable, settings))
     return list(dict.fromkeys(system for system in systems if len(system.split("-")) in DRAWN))[:SYSTEMS]
+
+
+def diagram(history: History, system: str) -> dict[str, Any]:
+    """Phase diagram of a chemical system: its reference phases, and the campaign's crystals among them.
+
+    Args:
+        history: the campaign.
+        system: one of those that the newest report keeps, such as ``Li-O``.
+    """
+    from pymatgen.analysis.phase_diagram import PDPlotter, PhaseDiagram
+
+    own = [
+        _entry(label.candidate.formula, label.evaluation.value("energy"), label.candidate.id)
+        for label in members(history, system)
+    ]
+    known = [_entry(phase.formula, phase.energy, phase.id or "reference") for phase in history.phases()[system]]
+    plotter = PDPlotter(PhaseDiagram([*known, *own]), show_unstable=SHOWN, backend="plotly", linewidth=1)
+    made = plain(plotter.get_plot(highlight_entries=own, label_stable=len(system.split("-")) == 2))
+    made["data"] = [_styled(trace) for trace in made["data"]]
+    made["layout"] = _framed(made["layout"])
+    return made
+
+
+def members(history: History, system: str) -> list[Label]:
+    """Labelled crystals of a chemical system and its subsystems that can stand in its diagram, lowest of a formula."""
+    elements, lowest = set(system.split("-")), dict[str, Label]()
+    for label in history.labels():
+        usable = label.first.ok and not label.suspect(history.settings)
+        if not usable or not set(label.candidate.structure.chemical_system.split("-")) <= elements:
+            continue
+        best = lowest.setdefault(label.candidate.formula, label)
+        if label.evaluation.value("energy") < best.evaluation.value("energy"):
+            lowest[label.candidate.formula] = label
+    return list(lowest.values())
+
+
+def _entry(formula: str, energy: float, id: str) -> Any:  # the plotter's types do not say that it takes these
+    from pymatgen.core import Composition
+    from pymatgen.entries.computed_entries import ComputedEntry
+
+    composition = Composition(formula)
+    return ComputedEntry(composition, energy * composition.num_atoms, entry_id=text(id))
+
+
+def _styled(trace: dict[str, Any]) -> dict[str, Any]:
+    """The plotter's marks in the report's sizes and words."""
+    style = STYLE.get(trace.get("name", ""))
+    trace |= {"showlegend": bool(style)}
+    if trace.get("line", {}).get("color") == "black":
+        trace["line"]["color"] = "#94a3b8"
+    if style is None:
+        return trace
+    name, colour, symbol, size = style
+    marker = trace.get("marker", {}) | {"size": size, "symbol": symbol, "line": {"color": "white", "width": 1}}
+    if colour:
+        marker |= {"color": colour}
+    marker.pop("colorbar", None)
+    return trace | {"name": name, "marker": marker, "error_y": {"visible": False}}
+
+
+def _framed(layout: dict[str, Any]) -> dict[str, Any]:
+    """The plotter's axes in the report's sizes."""
+    kept: dict[str, Any] = {key: layout[key] for key in ("xaxis", "yaxis", "ternary") if key in layout}
+    for axis in (kept.get("xaxis"), kept.get("yaxis")):
+        if axis:
+            axis |= {"title": {"text": axis["title"]["text"]}, "tickfont": {"size": 12}, "mirror": False}
+    for axis in kept.get("ternary", {}).values():
+        if isinstance(axis, dict):
+            axis["title"] = {"text": axis["title"]["text"], "font": {"size": 16}}
+    return {**kept, "height": 440, "margin": {"t": 40, "b": 50, "l": 60, "r": 40}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,7 @@ def number(value: float | None, digits: int = 3, unit: str = "") -> str:
     """A number for people; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
+    unit = "" if unit == "1" else unit
     text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
     return f"{text} {unit}".strip()
 
@@ -71,19 +73,27 @@ def percent(value: float) -> str:
     return f"{value:.0%}" if math.isfinite(value) else "–"
 
 
-def tables(history: History, rows: list[dict[str, Any]]) -> list[Table]:
-    """The parts of the ranked list; those without a row are left out, but for the finds."""
+def tables(history: History, rows: list[dict[str, Any]], with_card: Collection[str] = ()) -> list[Table]:
+    """The parts of the ranked list; those without a row are left out, but for the finds.
+
+    Args:
+        history: the campaign.
+        rows: its ranked list.
+        with_card: ids of the candidates that the page shows by themselves, to which their formulas link.
+    """
     pairs = list(zip(rows, ranked(history.labels(), history.settings), strict=True))
     made = []
     for groups, (title, words) in PARTS.items():
         part = [pair for pair in pairs if pair[0]["group"] in groups]
         if part or FIND in groups:
-            made.append(_table(history, title, words, part))
+            made.append(_table(history, title, words, part, with_card))
     return made
 
 
-def _table(history: History, title: str, words: str, part: list[tuple[dict[str, Any], Label]]) -> Table:
-    cells = [_cells(row, label, history) for row, label in part[:MAX_ROWS]]
+def _table(
+    history: History, title: str, words: str, part: list[tuple[dict[str, Any], Label]], with_card: Collection[str]
+) -> Table:
+    cells = [_cells(row, label, history, with_card) for row, label in part[:MAX_ROWS]]
     heads = [{"title": head, "number": cell.number} for head, cell in cells[0].items()] if cells else []
     shown = (
         f"The best {MAX_ROWS} of {len(part)}; all in ranked.csv." if len(part) > MAX_ROWS else f"{len(part)} in all."
@@ -91,7 +101,7 @@ def _table(history: History, title: str, words: str, part: list[tuple[dict[str, 
     return Table(title, f"{words} {shown}".strip(), heads, [list(row.values()) for row in cells])
 
 
-def _cells(row: dict[str, Any], label: Label, history: History) -> dict[str, Cell]:
+def _cells(row: dict[str, Any], label: Label, history: History, with_card: Collection[str]) -> dict[str, Cell]:
     stability = history.settings.stability
     stable, new = ("yes" if row[name] else "no" for name in ("stable", "new"))
     goals = {name: heading(name, unit_of(history, name)) for name in goal_names(history)}
@@ -101,7 +111,7 @@ def _cells(row: dict[str, Any], label: Label, history: History) -> dict[str, Cel
 
     return {
         "rank": numeric(row["rank"]),
-        "formula": Cell(row["formula"], link=f"cifs/{file_stem(row['rank'], label)}.cif"),
+        "formula": Cell(row["formula"], link=f"#c-{row['candidate_id']}" if row["candidate_id"] in with_card else ""),
         "space group": numeric(row["space_group"]),
         "atoms": numeric(row["n_atoms"]),
         HEADINGS["prototype"]: Cell(row["prototype"] or "–"),
@@ -121,6 +131,7 @@ def _cells(row: dict[str, Any], label: Label, history: History) -> dict[str, Cel
         "status": Cell(row["status"]),
         "cost (s)": numeric(number(row["cost_seconds"], 2)),
         "competing phases": Cell(_mixture(row)),
+        "file": Cell("CIF", link=f"cifs/{file_stem(row['rank'], label)}.cif"),
     }
 
 

@@ -38,20 +38,20 @@ class Taught:
         candidates: Sequence[Candidate],
         evaluations: Sequence[Evaluation],
         *,
-        drawn: Collection[str] = frozenset(),
+        picked_at_random: Collection[str] = frozenset(),
     ) -> dict[str, float]:
         """Learn from all labels so far and from those known before; returns metrics of the fit."""
         if self._typical is not None:
             self.adapt(self._typical())  # type: ignore[attr-defined]
             self._typical = None
         if self._known is None:
-            return super().fit(candidates, evaluations, drawn=drawn)  # type: ignore[misc]
+            return super().fit(candidates, evaluations, picked_at_random=picked_at_random)  # type: ignore[misc]
         before, labels = self._known.candidates, self._known.evaluations
         if not len(
             self.labels
         ):  # by themselves at first: what they make of the campaign's first labels is worth knowing
             super().fit(before, labels)  # type: ignore[misc]
-        metrics = super().fit([*before, *candidates], [*labels, *evaluations], drawn=drawn)  # type: ignore[misc]
+        metrics = super().fit([*before, *candidates], [*labels, *evaluations], picked_at_random=picked_at_random)  # type: ignore[misc]
         return metrics | {"known": float(len(labels))}
 
     def load(self, path: Path) -> None:

@@ -276,23 +276,23 @@ class Campaign:
         )
 
     def _select(self, round: int) -> Selected:
-        """Spend the round's budget on a pool, and keep what was believed of it: that is judged by the labels."""
+        """Spend the round's budget on a pool, and keep what was predicted for it: the labels judge that."""
         pool, surrogate = read_candidates(self._pool_path(round)), self.parts.surrogate
         trained = round > 0 and bool(pool) and self._hold_fit(round - 1)
         judges = (self.parts.acquisition, surrogate) if trained else None
         arms = choose(pool, self.settings, round, self.settings.budget_of(round, self.history.paid), judges)
-        beliefs = surrogate.predict(pool) if trained else None
+        posteriors = surrogate.predict(pool) if trained else None
         screen = self.parts.screen(pool).tolist() if self.parts.screen and pool else [None] * len(pool)
         proposed = self.history.record(round, Proposed)
         kinds, matches = proposed.verdicts, proposed.matches or ("",) * len(pool)  # no matches in earlier ledgers
         picks = tuple(
-            Pick(pool[index].id, round, arm, kinds[index], matches[index], screen[index], *row_of(beliefs, index))
+            Pick(pool[index].id, round, arm, kinds[index], matches[index], screen[index], *row_of(posteriors, index))
             for index, arm in arms.items()
         )
         self.store.add_candidates(self.history.name, [pool[index] for index in arms])
         self.history.candidates |= {pool[index].id: pool[index] for index in arms}
         known = tuple(value for value in screen if value is not None)
-        return Selected(picks, columns_of(beliefs), known, random=not trained)
+        return Selected(picks, columns_of(posteriors), known, random=not trained)
 
     def _label(self, round: int) -> Labelled:
         """Label what is selected and not labelled, then judge the relaxed crystals' novelty."""
@@ -320,7 +320,7 @@ class Campaign:
         metrics = self.parts.surrogate.fit(
             [label.candidate for label in labels],
             [label.first for label in labels],
-            drawn=frozenset(label.candidate.id for label in labels if label.pick.arm != ENGINE),
+            picked_at_random=frozenset(label.candidate.id for label in labels if label.pick.arm != ENGINE),
         )
         write_folder(self._fit_path(round), self.parts.surrogate.save)
         self._fit = round

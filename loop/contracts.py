@@ -109,11 +109,11 @@ class Surrogate(Protocol):
         candidates: Sequence[Candidate],
         evaluations: Sequence[Evaluation],
         *,
-        drawn: Collection[str] = frozenset(),
+        picked_at_random: Collection[str] = frozenset(),
     ) -> dict[str, float]:
         """Learn from labels (failures included in the input are ignored); returns metrics of the fit.
 
-        `drawn` holds the ids of those that chance picked: what calibration may rest on.
+        `picked_at_random` holds the ids of those that chance picked: calibration may rest on them.
         """
         ...
 

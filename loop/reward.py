@@ -1,7 +1,7 @@
-"""From what is believed of crystals to one number each: only here "lower is better" becomes "higher is better".
+"""From predictions for crystals to one number each: only here "lower is better" becomes "higher is better".
 
 A reward is a product of desirabilities in [0, 1] (Derringer and Suich, J. Qual. Technol. 12, 214 (1980)), so that no
-objective can be traded away altogether, and no belief pays more than 1. What is no acceptable crystal gets 0.
+objective can be traded away altogether, and no posterior pays more than 1. What is no acceptable crystal gets 0.
 Guards against reward hacking are settings, on by default, and every time one bites it is counted.
 """
 

@@ -57,14 +57,14 @@ def shadow_size(budget: int, share: float) -> int:
     return 0 if share == 0 or budget < 2 else min(budget - 1, max(1, round(share * budget)))
 
 
-def row_of(beliefs: Prediction | None, index: int) -> tuple[dict[str, float], dict[str, float]]:
+def row_of(posteriors: Prediction | None, index: int) -> tuple[dict[str, float], dict[str, float]]:
     """Mean and standard deviation of one candidate, by property."""
-    if beliefs is None:
+    if posteriors is None:
         return {}, {}
-    mean = {name: float(value) for name, value in zip(beliefs.names, beliefs.mean[index], strict=True)}
-    return mean, {name: float(value) for name, value in zip(beliefs.names, beliefs.std[index], strict=True)}
+    mean = {name: float(value) for name, value in zip(posteriors.names, posteriors.mean[index], strict=True)}
+    return mean, {name: float(value) for name, value in zip(posteriors.names, posteriors.std[index], strict=True)}
 
 
-def columns_of(beliefs: Prediction | None) -> dict[str, list[float]]:
+def columns_of(posteriors: Prediction | None) -> dict[str, list[float]]:
     """Means of all candidates, by property."""
-    return {} if beliefs is None else {name: beliefs.column(name)[0].tolist() for name in beliefs.names}
+    return {} if posteriors is None else {name: posteriors.column(name)[0].tolist() for name in posteriors.names}

@@ -1,7 +1,7 @@
 """Which candidates to label: strategies over a discrete pool, as `loop.contracts.Acquisition`.
 
 A pool of up to 10^5 candidates is scored analytically; strategies that look at a batch as a whole then work on the
-joint belief in the best few of it. BoTorch's acquisition functions where it has them (surrogates/batch.py).
+joint posterior of the best few of it. BoTorch's acquisition functions where it has them (surrogates/batch.py).
 """
 
 from __future__ import annotations
@@ -17,9 +17,16 @@ from loop.errors import ConfigError
 from loop.registry import NoOptions, Registry
 from loop.stability import METASTABLE, REFUSED
 from loop.values import Candidate
-from surrogates.gp import JointPrediction
+from surrogates.posterior import JointPrediction
 from surrogates.properties import Property
-from surrogates.utility import Constraint, Objective, Wish, bind, log_expected_improvement, upper_confidence_bound
+from surrogates.utility import (
+    BoundObjectives,
+    Constraint,
+    Objective,
+    bind,
+    log_expected_improvement,
+    upper_confidence_bound,
+)
 
 FORMER = {"stability_improvement": "logcei", "probability": "pof"}  # names of earlier configurations
 
@@ -93,13 +100,13 @@ class JointSurrogate(Protocol):
         ...
 
     def joint(self, candidates: Sequence[Candidate]) -> JointPrediction:
-        """Joint belief."""
+        """Joint posterior."""
         ...
 
 
 @runtime_checkable
 class Committee(Protocol):
-    """A surrogate of several beliefs in the same quantity. `surrogates.product.ProductSurrogate` is one.
+    """A surrogate of several posteriors of the same quantity. `surrogates.product.ProductSurrogate` is one.
 
     Where they disagree about what is best, an average finds neither's best: each member chooses its share of a batch.
     """
@@ -110,7 +117,7 @@ class Committee(Protocol):
         ...
 
 
-class IndependentErrors:
+class IndependentSurrogate:
     """Any surrogate as a joint one whose errors are independent and whose labels are not known."""
 
     def __init__(self, surrogate: Surrogate) -> None:
@@ -135,20 +142,20 @@ AnySurrogate = Surrogate | JointSurrogate
 
 
 @dataclass(frozen=True)
-class View:
-    """What a strategy sees of a pool: the belief in each candidate, and what the labels reached."""
+class PoolPosterior:
+    """What a strategy sees of a pool: the posterior of each candidate, and what the labels reached."""
 
     surrogate: JointSurrogate
-    wish: Wish
+    wish: BoundObjectives
     mean: np.ndarray  # (n, m), model scale
     std: np.ndarray  # (n, m)
     labels: np.ndarray  # (n labels with every property measured, m), model scale
     incumbent: int
 
     @classmethod
-    def of(cls, candidates: Sequence[Candidate], surrogate: AnySurrogate, config: AcquisitionConfig) -> View:
+    def of(cls, candidates: Sequence[Candidate], surrogate: AnySurrogate, config: AcquisitionConfig) -> PoolPosterior:
         """Predict the pool."""
-        joint = surrogate if isinstance(surrogate, JointSurrogate) else IndependentErrors(surrogate)
+        joint = surrogate if isinstance(surrogate, JointSurrogate) else IndependentSurrogate(surrogate)
         mean, std = joint.marginal(candidates)
         wish = bind(config.objectives, config.constraints, joint.properties)
         labels = [prop.to_scale(joint.labels[:, j]) for j, prop in enumerate(joint.properties)]
@@ -207,7 +214,7 @@ class View:
         return orders.ravel()[np.sort(first)][:n]
 
 
-Strategy = Callable[[View, Sequence[Candidate], int, AcquisitionConfig, int], list[int]]
+Strategy = Callable[[PoolPosterior, Sequence[Candidate], int, AcquisitionConfig, int], list[int]]
 """``strategy(view, candidates, k, config, seed)`` -> indices, best first."""
 
 
@@ -215,7 +222,7 @@ def _top(score: np.ndarray, k: int) -> list[int]:
     return [int(i) for i in np.argsort(-score, kind="stable")[:k]]
 
 
-def _random(_: View, candidates: Sequence[Candidate], k: int, __: AcquisitionConfig, seed: int) -> list[int]:
+def _random(_: PoolPosterior, candidates: Sequence[Candidate], k: int, __: AcquisitionConfig, seed: int) -> list[int]:
     return [int(i) for i in np.random.default_rng(seed).permutation(len(candidates))[:k]]
 
 
@@ -224,21 +231,21 @@ def _behind_feasible(score: np.ndarray, log_feasible: np.ndarray, config: Acquis
     return np.where(log_feasible >= np.log(config.feasible), score, score.min() - 1.0 + log_feasible)
 
 
-def _greedy(view: View, _: Sequence[Candidate], k: int, config: AcquisitionConfig, __: int) -> list[int]:
+def _greedy(view: PoolPosterior, _: Sequence[Candidate], k: int, config: AcquisitionConfig, __: int) -> list[int]:
     return _top(_behind_feasible(view.scalar()[0], view.log_feasible(), config), k)
 
 
-def _improvement(view: View, _: Sequence[Candidate], k: int, __: AcquisitionConfig, ___: int) -> list[int]:
+def _improvement(view: PoolPosterior, _: Sequence[Candidate], k: int, __: AcquisitionConfig, ___: int) -> list[int]:
     return _top(view.log_improvement(), k)
 
 
-def _probability(view: View, _: Sequence[Candidate], k: int, __: AcquisitionConfig, ___: int) -> list[int]:
+def _probability(view: PoolPosterior, _: Sequence[Candidate], k: int, __: AcquisitionConfig, ___: int) -> list[int]:
     """Likeliest to keep the constraints, whatever the objectives: for finding many that do. Ties go to improvement."""
     likely, improvement = view.log_feasible(), view.log_improvement()
     return [int(i) for i in np.lexsort((-improvement, -likely))[:k]]
 
 
-def _ucb(view: View, candidates: Sequence[Candidate], k: int, config: AcquisitionConfig, _: int) -> list[int]:
+def _ucb(view: PoolPosterior, candidates: Sequence[Candidate], k: int, config: AcquisitionConfig, _: int) -> list[int]:
     """GP-BUCB (Desautels et al., JMLR 15, 4053 (2014)): choose one, shrink the variances as if it were labelled, go on.
 
     The covariance after a label does not depend on its value, so what is shrunk is exact.
@@ -262,8 +269,10 @@ def _ucb(view: View, candidates: Sequence[Candidate], k: int, config: Acquisitio
     return [int(rows[i]) for i in chosen]
 
 
-def _thompson(view: View, candidates: Sequence[Candidate], k: int, config: AcquisitionConfig, seed: int) -> list[int]:
-    """Each choice is the best of one joint sample of the belief, among those that keep the constraints in it."""
+def _thompson(
+    view: PoolPosterior, candidates: Sequence[Candidate], k: int, config: AcquisitionConfig, seed: int
+) -> list[int]:
+    """Each choice is the best of one joint sample of the posterior, among those that keep the constraints in it."""
     rows = view.screened(max(config.screen, k))
     joint = view.surrogate.joint([candidates[i] for i in rows])
     rng = np.random.default_rng(seed)
@@ -281,7 +290,7 @@ def _thompson(view: View, candidates: Sequence[Candidate], k: int, config: Acqui
 
 def _batch(name: str) -> Strategy:
     def strategy(
-        view: View, candidates: Sequence[Candidate], k: int, config: AcquisitionConfig, seed: int
+        view: PoolPosterior, candidates: Sequence[Candidate], k: int, config: AcquisitionConfig, seed: int
     ) -> list[int]:
         from surrogates import batch  # torch and botorch: only where they serve
 
@@ -347,6 +356,6 @@ class PoolAcquisition:
     def _choose(self, candidates: Sequence[Candidate], surrogate: AnySurrogate, k: int, seed: int) -> list[int]:
         if k <= 0:
             return []
-        view = View.of(candidates, surrogate, self.config)
+        view = PoolPosterior.of(candidates, surrogate, self.config)
         with ACQUISITIONS.blaming(self.config.strategy):
             return self._strategy(view, candidates, k, self.config, seed)

@@ -23,8 +23,8 @@ from botorch.utils.multi_objective.pareto import is_non_dominated
 from gpytorch.distributions import MultitaskMultivariateNormal, MultivariateNormal
 from torch import Tensor
 
-from surrogates.gp import JointPrediction
-from surrogates.utility import Wish
+from surrogates.posterior import JointPrediction
+from surrogates.utility import BoundObjectives
 
 # BoTorch would compile a C++ kernel on first use: minutes on a busy machine, and a process killed meanwhile leaves a
 # lock on which all later ones wait. Its Python fallback gives the same values.
@@ -37,7 +37,7 @@ _LABEL_VARIANCE = 1e-8  # of a label, relative to the pool's mean variance: know
 class PoolModel(Model):
     """A finite set of crystals as a BoTorch model: inputs are row numbers, the posterior is looked up.
 
-    Exact, and independent of how the belief was made; the kernel is evaluated once and not for each batch tried.
+    Exact, and independent of how the posterior was made; the kernel is evaluated once and not for each batch tried.
 
     Args:
         mean: shape (N, m).
@@ -63,10 +63,10 @@ class PoolModel(Model):
         self,
         X: Tensor,
         output_indices: list[int] | None = None,
-        observation_noise: bool | Tensor = False,  # noqa: ARG002  the looked-up belief is one in labels
+        observation_noise: bool | Tensor = False,  # noqa: ARG002  the looked-up posterior is one in labels
         posterior_transform: Callable[..., Any] | None = None,
     ) -> Any:
-        """Belief in rows X of shape `batch_shape x q x 1`."""
+        """Posterior in rows X of shape `batch_shape x q x 1`."""
         rows = X.squeeze(-1).round().long()
         outputs = output_indices or range(self.num_outputs)
         parts = [
@@ -83,7 +83,7 @@ class Request:
     """What to choose from.
 
     Attributes:
-        joint: belief in the candidates.
+        joint: posterior of the candidates.
         wish: objectives (standardised; summed by `qlogei`) and constraints.
         reached: labels (n, m) on the model scale that keep the constraints.
         incumbent: rank of the label that counts as reached, for `qlogei`.
@@ -93,7 +93,7 @@ class Request:
     """
 
     joint: JointPrediction
-    wish: Wish
+    wish: BoundObjectives
     reached: np.ndarray
     incumbent: int
     k: int
@@ -167,8 +167,8 @@ def _optimise(acquisition: Any, n: int, k: int) -> list[int]:
     return [int(i) for i in chosen.squeeze(-1).tolist()]
 
 
-def _utilities(wish: Wish) -> Callable[[Tensor], Tensor]:
-    """`Wish.values` in torch: `... x m` to `... x objectives`."""
+def _utilities(wish: BoundObjectives) -> Callable[[Tensor], Tensor]:
+    """`BoundObjectives.values` in torch: `... x m` to `... x objectives`."""
 
     def utilities(Y: Tensor) -> Tensor:
         columns = []
@@ -180,7 +180,7 @@ def _utilities(wish: Wish) -> Callable[[Tensor], Tensor]:
     return utilities
 
 
-def _standardisation(joint: JointPrediction, wish: Wish) -> tuple[Tensor, Tensor]:
+def _standardisation(joint: JointPrediction, wish: BoundObjectives) -> tuple[Tensor, Tensor]:
     """Centre and spread of each utility over the candidates, their uncertainty included."""
     std = np.sqrt(np.diagonal(joint.covariance, axis1=1, axis2=2).T)
     mean, std = wish.moments(joint.mean, std)
@@ -188,7 +188,7 @@ def _standardisation(joint: JointPrediction, wish: Wish) -> tuple[Tensor, Tensor
     return torch.as_tensor(mean.mean(axis=0)), torch.as_tensor(np.where(spread > 0, spread, 1.0))
 
 
-def _constraints(wish: Wish, joint: JointPrediction) -> list[Callable[[Tensor], Tensor]] | None:
+def _constraints(wish: BoundObjectives, joint: JointPrediction) -> list[Callable[[Tensor], Tensor]] | None:
     """Feasible where negative; in units of the mean standard deviation, so that BoTorch's smoothing is a small one."""
     std = np.sqrt(np.diagonal(joint.covariance, axis1=1, axis2=2).mean(axis=1))
     made: list[Callable[[Tensor], Tensor]] = [

@@ -48,7 +48,7 @@ def conformal_factor(
 
 
 @dataclass(frozen=True)
-class Spread:
+class ResidualScale:
     """How the size of residuals grows along one coordinate, relative to the stated standard deviations; mean 1.
 
     Relaxation takes a crystal that was drawn well a little way down and a poor one a long way, so errors of one size
@@ -61,12 +61,12 @@ class Spread:
     size: np.ndarray  # shape (k,)
 
     @classmethod
-    def none(cls) -> Spread:
+    def none(cls) -> ResidualScale:
         """The same everywhere."""
         return cls(np.empty(0), np.empty(0))
 
     @classmethod
-    def fit(cls, coordinate: np.ndarray, y: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Spread:
+    def fit(cls, coordinate: np.ndarray, y: np.ndarray, mean: np.ndarray, std: np.ndarray) -> ResidualScale:
         """From held-out labels, shape (n,) each; `none` for fewer than `ENOUGH`."""
         from sklearn.isotonic import IsotonicRegression
 
@@ -86,6 +86,31 @@ class Spread:
             return np.ones(len(coordinate))
         result: np.ndarray = np.interp(coordinate, self.at, self.size)
         return result
+
+
+@dataclass(frozen=True)
+class Calibrator:
+    """Factors on stated standard deviations: how residuals grow along a coordinate, times one conformal factor."""
+
+    factor: float
+    spread: ResidualScale
+
+    @classmethod
+    def none(cls) -> Calibrator:
+        """Stated standard deviations as they are."""
+        return cls(1.0, ResidualScale.none())
+
+    @classmethod
+    def fit(
+        cls, coordinate: np.ndarray, y: np.ndarray, mean: np.ndarray, std: np.ndarray, weights: np.ndarray | None
+    ) -> Calibrator:
+        """From held-out labels, shape (n,) each; for weights see `conformal_factor`."""
+        spread = ResidualScale.fit(coordinate, y, mean, std)
+        return cls(conformal_factor(y, mean, std * spread(coordinate), weights), spread)
+
+    def widths(self, coordinate: np.ndarray) -> np.ndarray:
+        """Factors on standard deviations, shape (n,)."""
+        return self.factor * self.spread(coordinate)
 
 
 def shift_weights(labelled: np.ndarray, reference: np.ndarray) -> np.ndarray:

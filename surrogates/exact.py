@@ -200,7 +200,7 @@ class ExactGP:
             spread = covariance(x, diag=True) - half.square().sum(0)
             return mean.numpy(), (spread.clamp_min(0.0) + noise).numpy()
 
-    def leave_out(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def leave_one_block_out(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the process would predict of each label without those of its block, in closed form.
 
         Rasmussen and Williams 2006, eqs. 5.10-5.12, for blocks: mean = y - [A_bb]^-1 [A (y - m)]_b, covariance

@@ -1,7 +1,8 @@
-"""A random forest beside a Gaussian process: two beliefs in one property, which err in different places.
+"""A random forest beside a Gaussian process: two posteriors of one property, which err in different places.
 
-A process believes that alike crystals have alike properties, a forest that there are kinds of them. Of band gaps, half
-of which are exactly 0, the first knows better which is the largest, the second which are near 1.3 eV (docs/LOG.md).
+A process assumes that similar crystals have similar properties, a forest that there are kinds of them. Of band gaps,
+half of which are exactly 0, the first knows better which is the largest, the second which are near 1.3 eV
+(docs/LOG.md).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from surrogates.beliefs import Belief, agree, log_score
+from surrogates.posterior import Posterior, log_opinion_pool, log_score
 
 if TYPE_CHECKING:
     from surrogates.exact import ExactGP
@@ -19,7 +20,7 @@ TREES = 100
 COLUMNS = 1 / 3  # tried at each split, the usual choice for regression (Hastie et al. 2009, section 15.3)
 DRAWN = 2000  # labels that a tree is grown from, at most: time grows faster than their number
 FLOOR = 0.01  # of the scale of the labels: no forest is surer
-WEIGHTS = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the forest's belief, that of the process being what is left of 1
+WEIGHTS = (0.05, 0.25, 0.5, 0.75, 0.95)  # of the forest's posterior, that of the process being what is left of 1
 PRIOR = 2.0  # Beta(3, 3): few labels leave both about equal weights
 
 
@@ -46,9 +47,9 @@ class Forest:
         self._forest.fit(_single(Z), t)
         mean, variance = self._unseen(Z, t, blocks)
         self._noise = max(float(((t - mean) ** 2 - variance).mean()), (FLOOR * scale) ** 2)
-        self.left_out: Belief = mean, np.sqrt(variance + self._noise)
+        self.left_out: Posterior = mean, np.sqrt(variance + self._noise)
 
-    def predict(self, Z: np.ndarray) -> Belief:
+    def predict(self, Z: np.ndarray) -> Posterior:
         """Mean and standard deviation of new labels (noise included), shape (n,) each."""
         trees = self._trees(Z)
         return trees.mean(axis=0), np.sqrt(trees.var(axis=0) + self._noise)
@@ -58,7 +59,7 @@ class Forest:
         Z = _single(Z)
         return np.stack([tree.tree_.predict(Z)[:, 0] for tree in self._forest.estimators_])
 
-    def _unseen(self, Z: np.ndarray, t: np.ndarray, blocks: np.ndarray) -> Belief:
+    def _unseen(self, Z: np.ndarray, t: np.ndarray, blocks: np.ndarray) -> Posterior:
         """Mean and variance (n,) over the trees that no label of the same block has grown; all labels' if none."""
         block = np.unique(blocks, return_inverse=True)[1]
         seen = np.zeros((TREES, block.max() + 1), dtype=bool)
@@ -68,11 +69,11 @@ class Forest:
         return trees.mean(axis=0).filled(t.mean()), trees.var(axis=0).filled(t.var())
 
 
-class Seconded:
-    """What a process and a forest say together; as `surrogates.exact.ExactGP`.
+class StackedModel:
+    """A Gaussian process and a random forest, stacked; used like `surrogates.exact.ExactGP`.
 
-    Each belief counts by its precision, and the forest's as much as labels left out want it to (stacking: Yao et al.,
-    Bayesian Anal. 13, 917 (2018)).
+    Each posterior counts by its precision, and the forest's as much as labels left out want it to (stacking: Yao et
+    al., Bayesian Anal. 13, 917 (2018)).
 
     Args:
         gp: the process.
@@ -80,12 +81,12 @@ class Seconded:
         t: the labels, shape (n,).
         offset: known part of each, shape (n,).
         blocks: a key for each label, shape (n,); equal keys are left out together.
-        left_out: what the process believes of each label without those of its block.
+        left_out: what the process predicts for each label without those of its block.
         seed: of the forest.
 
     Attributes:
         weight: of the forest, 0 to 1.
-        left_out: what both believe of each label without those of its block, shape (n,) each.
+        left_out: what both predict for each label without those of its block, shape (n,) each.
     """
 
     def __init__(
@@ -96,17 +97,19 @@ class Seconded:
         offset: np.ndarray,
         *,
         blocks: np.ndarray,
-        left_out: Belief,
+        left_out: Posterior,
         seed: int,
     ) -> None:
         self._gp = gp
         self._forest = Forest(Z, t - offset, blocks, gp.scale, seed)
-        beliefs = {weight: agree(left_out, _above(self._forest.left_out, offset), weight) for weight in WEIGHTS}
-        scores = {w: log_score(t, belief) + PRIOR * np.log(w * (1 - w)) for w, belief in beliefs.items()}
+        posteriors = {
+            weight: log_opinion_pool(left_out, _above(self._forest.left_out, offset), weight) for weight in WEIGHTS
+        }
+        scores = {w: log_score(t, posterior) + PRIOR * np.log(w * (1 - w)) for w, posterior in posteriors.items()}
         self.weight = max(WEIGHTS, key=scores.__getitem__)
-        self.left_out = beliefs[self.weight]
+        self.left_out = posteriors[self.weight]
 
-    def predict(self, Z: np.ndarray, offset: np.ndarray) -> Belief:
+    def predict(self, Z: np.ndarray, offset: np.ndarray) -> Posterior:
         """Mean and standard deviation of new labels (noise included), shape (n,) each."""
         return self._with_forest(self._gp.predict(Z, offset), Z, offset)
 
@@ -117,13 +120,13 @@ class Seconded:
         mean, std = self._with_forest((mean, own), Z, offset)
         return mean, covariance * np.outer(std / own, std / own)
 
-    def _with_forest(self, belief: Belief, Z: np.ndarray, offset: np.ndarray) -> Belief:
-        return agree(belief, _above(self._forest.predict(Z), offset), self.weight)
+    def _with_forest(self, posterior: Posterior, Z: np.ndarray, offset: np.ndarray) -> Posterior:
+        return log_opinion_pool(posterior, _above(self._forest.predict(Z), offset), self.weight)
 
 
-def _above(belief: Belief, offset: np.ndarray) -> Belief:
-    """A belief in what comes on top of a known part as one in the whole."""
-    return belief[0] + offset, belief[1]
+def _above(posterior: Posterior, offset: np.ndarray) -> Posterior:
+    """The posterior of what comes on top of a known part, as the posterior of the whole."""
+    return posterior[0] + offset, posterior[1]
 
 
 def _single(Z: np.ndarray) -> np.ndarray:

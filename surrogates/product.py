@@ -1,4 +1,4 @@
-"""A figure of merit that is the product of two properties, believed in from two sides.
+"""A figure of merit that is the product of two properties, predicted by two models.
 
 A process of the product alone has errors of one size. Those of a product go with its factors: among crystals with a
 large dielectric constant and a small gap the figure of merit is far less certain than among wide-gap oxides, and some
@@ -19,10 +19,10 @@ import numpy as np
 from loop.errors import CheckpointError, ConfigError
 from loop.metrics import calibration
 from loop.values import Candidate, Evaluation, Prediction, Quantity
-from surrogates.beliefs import Belief, agree
 from surrogates.calibration import ENOUGH, conformal_factor
 from surrogates.features import FeatureExtractor
-from surrogates.gp import GPSurrogate, JointPrediction
+from surrogates.gp import GPSurrogate
+from surrogates.posterior import JointPrediction, Posterior, log_opinion_pool
 from surrogates.properties import GPConfig, Property
 from surrogates.two_steps import Factors
 
@@ -46,8 +46,8 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Side:
-    """One of the two beliefs of a `ProductSurrogate`, as a surrogate to choose by: 0 by the factors, 1 direct."""
+class Member:
+    """One of the two posteriors of a `ProductSurrogate`, as a surrogate to choose by: 0 by the factors, 1 direct."""
 
     whole: ProductSurrogate
     side: int
@@ -62,12 +62,12 @@ class Side:
         """Products so far, shape (n, 1)."""
         return self.whole.labels
 
-    def marginal(self, candidates: Sequence[Candidate]) -> Belief:
+    def marginal(self, candidates: Sequence[Candidate]) -> Posterior:
         """Mean and standard deviation, shape (n, 1) each."""
         return self.whole.marginal(candidates, self.side)
 
     def joint(self, candidates: Sequence[Candidate]) -> JointPrediction:
-        """Joint belief."""
+        """Joint posterior."""
         return self.whole.joint(candidates, self.side)
 
 
@@ -134,9 +134,9 @@ class ProductSurrogate:
         return self._processes.distance(candidates)
 
     @property
-    def members(self) -> tuple[Side, Side]:
-        """Both beliefs, each to choose half of a batch by: see `surrogates.acquisition.Committee`."""
-        return Side(self, 0), Side(self, 1)
+    def members(self) -> tuple[Member, Member]:
+        """Both posteriors, each to choose half of a batch by: see `surrogates.acquisition.Committee`."""
+        return Member(self, 0), Member(self, 1)
 
     @property
     def labels(self) -> np.ndarray:
@@ -154,10 +154,12 @@ class ProductSurrogate:
         candidates: Sequence[Candidate],
         evaluations: Sequence[Evaluation],
         *,
-        drawn: Collection[str] = frozenset(),
+        picked_at_random: Collection[str] = frozenset(),
     ) -> dict[str, float]:
         """Learn factors and product from all labels so far: see `GPSurrogate.fit`, whose metrics come with ours."""
-        metrics = self._processes.fit(candidates, [self._with_product(one) for one in evaluations], drawn=drawn)
+        metrics = self._processes.fit(
+            candidates, [self._with_product(one) for one in evaluations], picked_at_random=picked_at_random
+        )
         self._rows.clear()
         return metrics | self._recalibrate()
 
@@ -168,23 +170,23 @@ class ProductSurrogate:
         means, stds = (np.column_stack([pair[k] for pair in pairs]) for k in (0, 1))
         return Prediction(means, stds, tuple(p.name for p in self.properties), tuple(p.unit for p in self.properties))
 
-    def marginal(self, candidates: Sequence[Candidate], side: int | None = None) -> Belief:
+    def marginal(self, candidates: Sequence[Candidate], side: int | None = None) -> Posterior:
         """Means and standard deviations on the model scales, shape (n, properties) each.
 
         Those of the product are of one side, or of both as one.
         """
         means, stds = self._of_processes(candidates)
-        mean, std = self._belief(means, stds, side)
+        mean, std = self._combined(means, stds, side)
         if self._alone:
             return mean[:, None], std[:, None]
         return np.column_stack([means[:, :-1], mean]), np.column_stack([stds[:, :-1], std])
 
     def factors(self, candidates: Sequence[Candidate]) -> Factors:
-        """Belief in the two factors, on their model scales, with the correlation of their errors."""
+        """Posterior of the two factors, on their model scales, with the correlation of their errors."""
         mean, std = self._of_processes(candidates)
         return Factors(mean[:, self._columns], std[:, self._columns], self._correlation)
 
-    def _of_processes(self, candidates: Sequence[Candidate]) -> Belief:
+    def _of_processes(self, candidates: Sequence[Candidate]) -> Posterior:
         """Means and standard deviations of the processes, shape (n, m) each; kept, as both sides ask for them."""
         missing = [candidate for candidate in candidates if candidate.id not in self._rows]
         if missing:
@@ -194,21 +196,21 @@ class ProductSurrogate:
         return table[:, 0], table[:, 1]
 
     def joint(self, candidates: Sequence[Candidate], side: int | None = None) -> JointPrediction:
-        """Joint belief, each crystal's variance as in `marginal`.
+        """Joint posterior, each crystal's variance as in `marginal`.
 
         Of products, between crystals as of independent factors, or, by the direct side, as of its process.
         """
-        belief = self._processes.joint(candidates)
-        std = np.sqrt(np.maximum(np.diagonal(belief.covariance, axis1=1, axis2=2).T, 0.0))
-        mean, wanted = self._belief(belief.mean, std, side)
-        covariance = belief.covariance[-1] if side == 1 else self._of_factors(belief, std)
+        posterior = self._processes.joint(candidates)
+        std = np.sqrt(np.maximum(np.diagonal(posterior.covariance, axis1=1, axis2=2).T, 0.0))
+        mean, wanted = self._combined(posterior.mean, std, side)
+        covariance = posterior.covariance[-1] if side == 1 else self._of_factors(posterior, std)
         stretch = wanted / np.sqrt(np.diagonal(covariance))
         covariance = (covariance * np.outer(stretch, stretch))[None]
         if self._alone:
             return JointPrediction(mean[:, None], covariance, self.properties)
-        others = belief.covariance[:-1]
+        others = posterior.covariance[:-1]
         return JointPrediction(
-            np.column_stack([belief.mean[:, :-1], mean]), np.concatenate([others, covariance]), self.properties
+            np.column_stack([posterior.mean[:, :-1], mean]), np.concatenate([others, covariance]), self.properties
         )
 
     def save(self, path: Path) -> None:
@@ -240,19 +242,19 @@ class ProductSurrogate:
         value = float(np.prod([evaluation.value(factor.name) for factor in self._factors]))
         return evaluation.with_properties(**{self._prop.name: Quantity(value, self._prop.unit)})
 
-    def _belief(self, mean: np.ndarray, std: np.ndarray, side: int | None = None) -> Belief:
-        """The product's belief (n,) from those of the processes on their model scales (n, m)."""
+    def _combined(self, mean: np.ndarray, std: np.ndarray, side: int | None = None) -> Posterior:
+        """The product's posterior (n,) from those of the processes on their model scales (n, m)."""
         centre, width = self._moments(mean, std).product(self._correlation)
         sides = (centre, width * self._narrow), (mean[:, -1], std[:, -1])
         if side is not None:
             return sides[side]
-        centre, width = agree(*sides)
+        centre, width = log_opinion_pool(*sides)
         return centre, width * self._width
 
-    def _of_factors(self, belief: JointPrediction, std: np.ndarray) -> np.ndarray:
+    def _of_factors(self, posterior: JointPrediction, std: np.ndarray) -> np.ndarray:
         """Covariance (n, n) of the product of independent factors."""
-        a, b = self._moments(belief.mean, std).mean
-        first, second = (self._spread(j, belief, value) for j, value in enumerate((a, b)))
+        a, b = self._moments(posterior.mean, std).mean
+        first, second = (self._spread(j, posterior, value) for j, value in enumerate((a, b)))
         result: np.ndarray = first * second + first * np.outer(b, b) + second * np.outer(a, a)
         return result
 
@@ -261,9 +263,9 @@ class ProductSurrogate:
         pairs = [part.moments(mean[:, j], std[:, j]) for j, part in zip(self._columns, self._factors, strict=True)]
         return Moments((pairs[0][0], pairs[1][0]), (pairs[0][1], pairs[1][1]))
 
-    def _spread(self, j: int, belief: JointPrediction, mean: np.ndarray) -> np.ndarray:
+    def _spread(self, j: int, posterior: JointPrediction, mean: np.ndarray) -> np.ndarray:
         """Covariance (n, n) of a factor in its own unit: exact, as both scales are normal or log-normal."""
-        covariance: np.ndarray = belief.covariance[self._columns[j]]
+        covariance: np.ndarray = posterior.covariance[self._columns[j]]
         if self._factors[j].scale != "linear":
             covariance = np.outer(mean, mean) * np.expm1(covariance)
         return covariance
@@ -271,7 +273,7 @@ class ProductSurrogate:
     def _recalibrate(self) -> dict[str, float]:
         """How the errors of the factors go together, and how wide the product's are, from labels left out."""
         self._correlation, self._narrow, self._width = 0.0, 1.0, 1.0
-        mean, std = self._processes.left_out()
+        mean, std = self._processes.leave_one_formula_out()
         known = self._processes.labels
         scaled = np.column_stack(
             [part.to_scale(known[:, j]) for j, part in zip(self._columns, self._factors, strict=True)]
@@ -284,12 +286,12 @@ class ProductSurrogate:
         self._correlation = float(np.clip(shared, -STRONGEST, STRONGEST))
         labels = known[rows, -1]
         if self._processes.config.calibrate:
-            drawn = self._processes.drawn[rows]
-            weights = drawn.astype(float) if drawn.sum() >= ENOUGH else None
+            random = self._processes.picked_at_random[rows]
+            weights = random.astype(float) if random.sum() >= ENOUGH else None
             pair = self._moments(mean[rows], std[rows]).product(self._correlation)
             self._narrow = conformal_factor(labels, *pair, weights)
-            self._width = conformal_factor(labels, *self._belief(mean[rows], std[rows]), weights)
-        found = self._belief(mean[rows], std[rows])
+            self._width = conformal_factor(labels, *self._combined(mean[rows], std[rows]), weights)
+        found = self._combined(mean[rows], std[rows])
         metrics = {f"cv_{name}": value for name, value in calibration(labels, *found).items()}
         metrics |= {"labels": float(len(rows)), "factor": self._width, "correlation": self._correlation}
         return {f"{self._prop.name}/{name}": value for name, value in metrics.items()}

@@ -1,6 +1,6 @@
 """Properties that surrogates predict, and the scale on which they model each.
 
-A Gaussian process believes in symmetric errors of one size. Energies above the hull and moduli are not like that, so
+A Gaussian process assumes symmetric errors of one size. Energies above the hull and moduli are not like that, so
 each property names a monotone map to a scale on which they nearly are; thresholds are mapped along, and predictions
 come back as means and standard deviations in the property's own unit.
 """
@@ -132,7 +132,7 @@ class GPConfig:
     properties: tuple[Property, ...] = field(default=DEFAULT_PROPERTIES)
     """Properties to learn."""
     forest: bool = True
-    """Combine each Gaussian process with a random forest from `surrogates.gp.MIN_FIT` labels on."""
+    """Combine each Gaussian process with a random forest from `surrogates.property_model.MIN_FIT` labels on."""
     calibrate: bool = True
     """Scale standard deviations by the quantile of leave-one-formula-out residuals."""
     max_fit: int = 600

@@ -4,88 +4,108 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from loop.errors import CheckpointError
+from loop.io.files import make_folder, write_bytes
+from surrogates.features import FeatureExtractor
+from surrogates.label_table import LabelTable
 from surrogates.properties import GPConfig, Property
 from surrogates.scaling import InputScaler
-
-if TYPE_CHECKING:
-    from surrogates.gp import GPSurrogate
 
 ARRAYS, ABOUT = "surrogate.npz", "surrogate.json"
 _SCALER = ("mean", "weight", "size", "columns", "group")
 
 
-def save(surrogate: GPSurrogate, folder: Path) -> None:
-    """Write a surrogate; each file appears complete or not at all, the JSON last."""
-    from loop.io.files import make_folder, write_bytes
+@dataclass(frozen=True)
+class State:
+    """All that a surrogate's predictions depend on.
 
+    Attributes:
+        features: key of the feature extractor.
+        config: settings.
+        table: labels with their features.
+        reference: features of unlabelled crystals on which calibration is meant to hold, shape (r, d).
+        scaler: of the inputs, where it was given by unlabelled crystals.
+        hyperparameters: arrays by name, by property.
+        factors: conformal factor of each property.
+    """
+
+    features: str
+    config: GPConfig
+    table: LabelTable
+    reference: np.ndarray
+    scaler: InputScaler | None
+    hyperparameters: dict[str, dict[str, np.ndarray]]
+    factors: dict[str, float]
+
+
+def save(state: State, folder: Path) -> None:
+    """Write a surrogate; each file appears complete or not at all, the JSON last."""
     folder = Path(folder)
     make_folder(folder)
-    arrays = {"X": surrogate._X, "Y": surrogate._Y, "ids": np.array(surrogate._ids, dtype=str)}
-    arrays |= {"reference": surrogate._reference}
-    arrays |= {"blocks": surrogate._blocks}
-    for name, state in surrogate._hyperparameters.items():
-        arrays |= {f"gp/{name}/{key}": value for key, value in state.items()}
-    if surrogate._scaler is not None:
-        arrays |= {f"scaler/{key}": getattr(surrogate._scaler, key) for key in _SCALER}
-    about = {
-        "features": surrogate.extractor.key,
-        "config": asdict(surrogate.config),
-        "factors": {name: fitted.factor for name, fitted in surrogate._fitted.items()},
-    }
+    table = state.table
+    arrays = {"X": table.X, "Y": table.Y, "ids": np.array(table.ids, dtype=str), "blocks": table.formulas}
+    arrays |= {"reference": state.reference}
+    for name, values in state.hyperparameters.items():
+        arrays |= {f"gp/{name}/{key}": value for key, value in values.items()}
+    if state.scaler is not None:
+        arrays |= {f"scaler/{key}": getattr(state.scaler, key) for key in _SCALER}
+    about = {"features": state.features, "config": asdict(state.config), "factors": state.factors}
     write_bytes(folder / ARRAYS, _npz(arrays))
     write_bytes(folder / ABOUT, json.dumps(about, indent=1).encode())
 
 
-def load(surrogate: GPSurrogate, folder: Path) -> None:
-    """Put a surrogate into the state that was saved (see `GPSurrogate.load`)."""
+def load(folder: Path, extractor: FeatureExtractor) -> State:
+    """What `save` wrote.
+
+    Raises:
+        CheckpointError: missing, damaged, or made with other features than the extractor's.
+    """
     folder = Path(folder)
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         with np.load(folder / ARRAYS, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        config = GPConfig(
-            **{**about["config"], "properties": tuple(Property(**prop) for prop in about["config"]["properties"])}
-        )
-        features, factors = about["features"], about["factors"]
-        X, Y, ids, blocks = (arrays[name] for name in ("X", "Y", "ids", "blocks"))
-        reference = arrays["reference"]
+        state = _state(about, arrays, tuple(extractor.groups))
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise CheckpointError(
             f"expected a surrogate ({ABOUT}, {ARRAYS}) in {folder}, cannot read it: {error!r}; fit it again"
         ) from error
-    if features != surrogate.extractor.key:
+    if state.features != extractor.key:
         raise CheckpointError(
-            f"the surrogate in {folder} has features {features}, expected {surrogate.extractor.key}: another "
+            f"the surrogate in {folder} has features {state.features}, expected {extractor.key}: another "
             "potential, hull or version; fit it again"
         )
-    surrogate.config = config
-    surrogate._X, surrogate._Y, surrogate._ids, surrogate._blocks = X, Y, ids.tolist(), blocks
-    surrogate._reference = reference
-    surrogate._scaler = None
+    return state
+
+
+def _state(about: dict[str, Any], arrays: dict[str, np.ndarray], groups: tuple[str, ...]) -> State:
+    properties = tuple(Property(**prop) for prop in about["config"]["properties"])
+    ids, n = arrays["ids"].tolist(), len(arrays["ids"])
+    table = LabelTable(tuple(ids), arrays["X"], arrays["Y"], arrays["blocks"], np.zeros(n, dtype=bool))
+    scaler = None
     if "scaler/mean" in arrays:
-        parts = {key: arrays[f"scaler/{key}"] for key in _SCALER}
-        surrogate._scaler = InputScaler(**parts, names=tuple(surrogate.extractor.groups))
-    for prop in config.properties:
-        prefix = f"gp/{prop.name}/"
-        surrogate._hyperparameters[prop.name] = {
-            name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)
+        scaler = InputScaler(**{key: arrays[f"scaler/{key}"] for key in _SCALER}, names=groups)
+    hyperparameters = {
+        prop.name: {
+            name.removeprefix(f"gp/{prop.name}/"): array
+            for name, array in arrays.items()
+            if name.startswith(f"gp/{prop.name}/")
         }
-    surrogate._condition(refit=False)
-    for name, factor in factors.items():
-        surrogate._fitted[name].factor = factor
+        for prop in properties
+    }
+    config = GPConfig(**{**about["config"], "properties": properties})
+    return State(about["features"], config, table, arrays["reference"], scaler, hyperparameters, about["factors"])
 
 
 def _npz(arrays: dict[str, np.ndarray]) -> bytes:
-    from io import BytesIO
-
     buffer = BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()

@@ -1,10 +1,10 @@
-"""A Gaussian process for more labels than exact inference takes: belief rests on inducing points.
+"""A Gaussian process for more labels than exact inference takes: the posterior rests on inducing points.
 
 Snelson and Ghahramani, NIPS 18, 1257 (2005), later called FITC, in the form in which the process is a linear model on
 the features phi(x) = L^-1 k(U, x), with K(U, U) = L L': n labels cost n m^2 instead of n^3. What the inducing points
 cannot explain of a label, k(x, x) - |phi(x)|^2, is noise of that label. Hyperparameters are those of exact inference on
-some labels; with them, without that noise (Titsias, AISTATS 2009), belief at the inducing points was bent to fit what
-they cannot explain: their left-out residuals came out far beyond their variances.
+some labels; with them, without that noise (Titsias, AISTATS 2009), the posterior at the inducing points was bent to fit
+what they cannot explain: their left-out residuals came out far beyond their variances.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ JITTER = 1e-6  # of the prior variance, on the inducing points' covariance
 
 
 class SparseGP(ExactGP):
-    """As `ExactGP`; belief rests on `inducing` of the labelled inputs, of which all labels tell.
+    """As `ExactGP`; the posterior rests on `inducing` of the labelled inputs, of which all labels tell.
 
     Args:
         Z: inputs of the labels, shape (n, D).
@@ -78,8 +78,8 @@ class SparseGP(ExactGP):
             spread = covariance(x, diag=True) - phi.square().sum(0) + half.square().sum(0)
             return mean.numpy(), (spread.clamp_min(0.0) + self._noise).numpy()
 
-    def leave_out(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """As `ExactGP.leave_out`, in closed form for the linear model.
+    def leave_one_block_out(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `ExactGP.leave_one_block_out`, in closed form for the linear model.
 
         With S = phi_b' A^-1 phi_b of a block b and its noises L, its residuals when left out are (I - S / L)^-1 times
         those with it, and the variance of its mean is (I - S / L)^-1 S.

@@ -32,7 +32,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Factors:
-    """Belief in the two factors of n crystals: the first normal, the second log-normal, their errors correlated.
+    """Posterior of the two factors of n crystals: the first normal, the second log-normal, their errors correlated.
 
     Attributes:
         mean: of the first (own unit) and of the logarithm of the second, shape (n, 2).
@@ -66,17 +66,17 @@ def excess(first: np.ndarray, log_mean: np.ndarray, log_std: np.ndarray, thresho
     return np.where(first > 0, np.maximum(gain, 0.0), 0.0)
 
 
-def index_to_begin(beliefs: Factors, threshold: float, costs: Costs) -> np.ndarray:
+def index_to_begin(posteriors: Factors, threshold: float, costs: Costs) -> np.ndarray:
     """Index (n,) of measuring the first factor: the rate at which what the second may bring just pays for it.
 
     Args:
-        beliefs: in crystals of which nothing is measured.
+        posteriors: of crystals of which nothing is measured.
         threshold: merit above which a crystal counts.
         costs: of the steps.
     """
-    mean, std = beliefs.mean[:, :1], beliefs.std[:, :1]
+    mean, std = posteriors.mean[:, :1], posteriors.std[:, :1]
     first = mean + std * _NODES  # (n, nodes)
-    gain = excess(first, *beliefs.given(first), threshold)
+    gain = excess(first, *posteriors.given(first), threshold)
     found = np.zeros(len(first))
     for rate in RATES:  # the net value falls with the rate: the last at which it is not negative
         net = np.maximum(gain - rate * costs.second, 0.0) @ _WEIGHTS - rate * costs.first
@@ -84,6 +84,6 @@ def index_to_begin(beliefs: Factors, threshold: float, costs: Costs) -> np.ndarr
     return found
 
 
-def index_to_finish(first: np.ndarray, beliefs: Factors, threshold: float, costs: Costs) -> np.ndarray:
-    """Index (n,) of measuring the second factor where the first is known; `beliefs` are those from before."""
-    return excess(first, *beliefs.given(first), threshold) / costs.second
+def index_to_finish(first: np.ndarray, posteriors: Factors, threshold: float, costs: Costs) -> np.ndarray:
+    """Index (n,) of measuring the second factor where the first is known; `posteriors` are those from before."""
+    return excess(first, *posteriors.given(first), threshold) / costs.second

@@ -1,4 +1,4 @@
-"""What a campaign wants: objectives and constraints, apart from each other, over normal beliefs.
+"""What a campaign wants: objectives and constraints, apart from each other, over normal posteriors.
 
 Everything here is on the model scales of the properties (`Property.to_scale`); targets and bounds are given in own
 units and mapped. Utility is higher is better.
@@ -53,7 +53,7 @@ class Constraint:
 
 
 @dataclass(frozen=True)
-class Wish:
+class BoundObjectives:
     """Objectives and constraints bound to the properties that a surrogate predicts, by column."""
 
     objectives: tuple[tuple[int, Objective, float], ...]  # column, objective, target on the model scale
@@ -95,7 +95,9 @@ class Wish:
         return total
 
 
-def bind(objectives: Sequence[Objective], constraints: Sequence[Constraint], properties: Sequence[Property]) -> Wish:
+def bind(
+    objectives: Sequence[Objective], constraints: Sequence[Constraint], properties: Sequence[Property]
+) -> BoundObjectives:
     """Find each name among the properties.
 
     Raises:
@@ -112,7 +114,7 @@ def bind(objectives: Sequence[Objective], constraints: Sequence[Constraint], pro
     def scaled(name: str, value: float | None) -> float:
         return float("nan") if value is None else float(properties[names.index(name)].to_scale(np.array(value)))
 
-    return Wish(
+    return BoundObjectives(
         tuple((names.index(o.name), o, scaled(o.name, o.target)) for o in objectives),
         tuple(
             (names.index(c.name), 1.0, scaled(c.name, c.at_most))

@@ -124,7 +124,11 @@ class FakeSurrogate:
         self.slopes = [0.0, 0.0]
 
     def fit(
-        self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation], *, drawn: Collection[str] = ()
+        self,
+        candidates: Sequence[Candidate],
+        evaluations: Sequence[Evaluation],
+        *,
+        picked_at_random: Collection[str] = (),
     ) -> dict[str, float]:
         pairs = [(c, e) for c, e in zip(candidates, evaluations, strict=True) if e.ok]
         candidates, evaluations = zip(*pairs, strict=True)

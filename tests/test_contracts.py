@@ -196,10 +196,10 @@ class BrokenSurrogate(FakeSurrogate):
         super().__init__()
         self.fault, self.luck = fault, np.random.default_rng()
 
-    def fit(self, candidates, evaluations, *, drawn=()):
+    def fit(self, candidates, evaluations, *, picked_at_random=()):
         if self.fault == "inputs":
             candidates[0].structure.translate_sites([0], [0.1, 0, 0])
-        metrics = super().fit(candidates, evaluations, drawn=drawn)
+        metrics = super().fit(candidates, evaluations, picked_at_random=picked_at_random)
         if self.fault == "learning":
             self.slopes = [-5 * slope for slope in self.slopes]
         if self.fault == "repeatability":

@@ -181,9 +181,9 @@ def test_a_share_of_each_batch_is_left_to_chance_and_told_to_the_surrogate(table
     pool, seen = load_pool(table[0], "bulk_modulus", None, 0, ALL), []
 
     class Watched(GPSurrogate):
-        def fit(self, candidates, evaluations, *, drawn=frozenset()):
+        def fit(self, candidates, evaluations, *, picked_at_random=frozenset()):
             seen.append(([candidate.id for candidate in candidates], set(drawn)))
-            return super().fit(candidates, evaluations, drawn=drawn)
+            return super().fit(candidates, evaluations, picked_at_random=picked_at_random)
 
     monkeypatch.setattr("flows.benchmarks.pool.simulation.GPSurrogate", Watched)
     extractor = FeatureExtractor()

@@ -13,7 +13,7 @@ from loop.errors import ConfigError
 from loop.values import Candidate, Prediction
 from surrogates.acquisition import ACQUISITIONS, AcquisitionConfig, PoolAcquisition
 from surrogates.batch import PoolModel
-from surrogates.gp import JointPrediction
+from surrogates.posterior import JointPrediction
 from surrogates.properties import BULK_MODULUS, E_ABOVE_HULL, Property
 from surrogates.utility import (
     Constraint,
@@ -28,7 +28,7 @@ A, B = Property("a", "1"), Property("b", "1")
 ONE = AcquisitionConfig(objectives=(Objective("a"),), constraints=())
 
 
-class Belief:
+class Posterior:
     """A surrogate whose belief is given."""
 
     def __init__(self, mean, covariance, labels=None, properties=(A, B)):
@@ -105,7 +105,7 @@ def test_bounds_are_given_in_own_units():
 def test_every_strategy_gives_distinct_rows_and_repeats_under_its_seed(strategy):
     rng = np.random.default_rng(0)
     root = rng.normal(size=(2, 30, 30)) * 0.3
-    belief = Belief(
+    belief = Posterior(
         rng.normal(size=(30, 2)), root @ root.transpose(0, 2, 1) + 0.05 * np.eye(30), rng.normal(size=(8, 2))
     )
     assert isinstance(PoolAcquisition(replace(ONE, strategy=strategy)), Acquisition)
@@ -127,31 +127,31 @@ def test_every_strategy_gives_distinct_rows_and_repeats_under_its_seed(strategy)
 def test_every_strategy_takes_the_certain_winner_first(strategy):
     mean = np.linspace(0, 1, 20)[:, None]
     mean[7] = 5.0
-    assert Belief(mean, diagonal(np.full(20, 0.01)), [[0.2], [0.4]]).select(strategy, 1) == [7]
+    assert Posterior(mean, diagonal(np.full(20, 0.01)), [[0.2], [0.4]]).select(strategy, 1) == [7]
     least = AcquisitionConfig(objectives=(Objective("a", "minimise"),), constraints=())
-    assert Belief(-mean, diagonal(np.full(20, 0.01)), [[-0.2], [-0.4]]).select(strategy, 1, least) == [7]
+    assert Posterior(-mean, diagonal(np.full(20, 0.01)), [[-0.2], [-0.4]]).select(strategy, 1, least) == [7]
     near = AcquisitionConfig(objectives=(Objective("a", "target", 5.0),), constraints=())
-    assert Belief(mean, diagonal(np.full(20, 0.01)), [[0.2], [0.4]]).select(strategy, 1, near) == [7]
+    assert Posterior(mean, diagonal(np.full(20, 0.01)), [[0.2], [0.4]]).select(strategy, 1, near) == [7]
 
 
 @pytest.mark.parametrize("strategy", [name for name in ACQUISITIONS.ours if name != "random"])
 def test_constraints_are_not_traded_against_objectives(strategy):
     mean = np.column_stack([np.linspace(0, 1, 20), np.where(np.arange(20) < 10, 0.0, 3.0)])
     config = AcquisitionConfig(objectives=(Objective("a"),), constraints=(Constraint("b", at_most=1.0),))
-    belief = Belief(mean, diagonal(np.full(20, 0.1), np.full(20, 0.2)), [[0.1, 0.0], [0.9, 3.0]])
+    belief = Posterior(mean, diagonal(np.full(20, 0.1), np.full(20, 0.2)), [[0.1, 0.0], [0.9, 3.0]])
     assert max(belief.select(strategy, 4, config)) < 10
 
 
 def test_probability_ranks_by_the_constraint_alone():
     mean = np.column_stack([np.arange(6.0), [0.9, 0.2, 0.5, 2.0, 0.7, 0.1]])
     config = AcquisitionConfig(objectives=(Objective("a"),), constraints=(Constraint("b", at_most=1.0),))
-    belief = Belief(mean, diagonal(np.ones(6), np.full(6, 0.3)))
+    belief = Posterior(mean, diagonal(np.ones(6), np.full(6, 0.3)))
     assert belief.select("pof", 6, config) == [5, 1, 2, 4, 0, 3]
 
 
 def test_random_ignores_the_belief():
     hits = [
-        Belief(np.eye(20)[:, :1] * 9, diagonal(np.ones(20))).select("random", 1, seed=seed)[0] for seed in range(200)
+        Posterior(np.eye(20)[:, :1] * 9, diagonal(np.ones(20))).select("random", 1, seed=seed)[0] for seed in range(200)
     ]
     assert len(set(hits)) == 20
 
@@ -163,22 +163,22 @@ def test_joint_strategies_do_not_label_the_same_thing_twice(strategy):
     covariance[10, :10] = covariance[:10, 10] = 0.0
     covariance += 1e-6 * np.eye(11)
     mean = np.append(np.full(10, 1.0), 0.8)[:, None]
-    chosen = Belief(mean, covariance[None], [[0.0], [0.5]]).select(strategy, 2, seed=1)
+    chosen = Posterior(mean, covariance[None], [[0.0], [0.5]]).select(strategy, 2, seed=1)
     assert 10 in chosen
-    assert 10 not in Belief(mean, covariance[None]).select("greedy", 2)
+    assert 10 not in Posterior(mean, covariance[None]).select("greedy", 2)
 
 
 def test_batch_improvement_prefers_uncertainty_between_equal_means():
     std = np.full(12, 0.1)
     std[4] = 1.0
-    assert Belief(np.zeros((12, 1)), diagonal(std), [[0.0], [0.1]]).select("qlogei", 1) == [4]
+    assert Posterior(np.zeros((12, 1)), diagonal(std), [[0.0], [0.1]]).select("qlogei", 1) == [4]
 
 
 def test_hypervolume_fills_the_gap_of_the_front():
     """The front is (0, 1), (1, 0); of certain candidates only one adds much: (0.9, 0.9)."""
     mean = np.array([[0.0, 0.9], [0.9, 0.0], [0.05, 0.95], [0.9, 0.9], [-1.0, -1.0], [0.3, 0.3]])
     config = AcquisitionConfig(objectives=(Objective("a"), Objective("b")), constraints=())
-    belief = Belief(mean, diagonal(np.full(6, 0.01), np.full(6, 0.01)), [[0, 1], [1, 0], [0, 0]])
+    belief = Posterior(mean, diagonal(np.full(6, 0.01), np.full(6, 0.01)), [[0, 1], [1, 0], [0, 0]])
     assert belief.select("qlognehvi", 1, config) == [3]
 
 
@@ -211,7 +211,7 @@ def test_a_surrogate_that_only_predicts_is_enough():
 def test_wrong_settings_are_named():
     with pytest.raises(ConfigError, match=r"expected one of random.*got 'best'"):
         PoolAcquisition(AcquisitionConfig(strategy="best"))
-    belief = Belief(np.zeros((3, 1)), diagonal(np.ones(3)))
+    belief = Posterior(np.zeros((3, 1)), diagonal(np.ones(3)))
     with pytest.raises(ConfigError, match="no surrogate predicts 'hardness'"):
         belief.select("greedy", 1, AcquisitionConfig(objectives=(Objective("hardness"),), constraints=()))
     with pytest.raises(ConfigError, match="at least one objective"):
@@ -225,7 +225,7 @@ def test_wrong_settings_are_named():
 @pytest.mark.parametrize("strategy", ["greedy", "ucb", "logcei"])
 def test_energies_too_good_to_be_true_come_last_by_default(strategy):
     energies, log_moduli = [-0.9, 0.02, 0.4], [5.9, 4.0, 5.5]  # the first is stiffest, and an error of the potential
-    belief = Belief(
+    belief = Posterior(
         np.column_stack([energies, log_moduli]),
         diagonal([0.02] * 3, [0.1] * 3),
         properties=(E_ABOVE_HULL, BULK_MODULUS),
@@ -237,7 +237,7 @@ class Panel:
     """Several beliefs in one pool."""
 
     def __init__(self, *means):
-        self.members = tuple(Belief(np.array(mean)[:, None], 1e-6 * np.eye(len(mean))[None]) for mean in means)
+        self.members = tuple(Posterior(np.array(mean)[:, None], 1e-6 * np.eye(len(mean))[None]) for mean in means)
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "ucb", "thompson", "qlogei"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from surrogates.calibration import ENOUGH, SPREADS, Spread, conformal_factor
+from surrogates.calibration import ENOUGH, SPREADS, ResidualScale, conformal_factor
 
 
 def world(n: int, seed: int):
@@ -17,7 +17,7 @@ def world(n: int, seed: int):
 
 def test_intervals_cover_at_both_ends():
     x, y, std = world(400, 0)
-    spread = Spread.fit(x, y, np.zeros(400), std)
+    spread = ResidualScale.fit(x, y, np.zeros(400), std)
     factor = conformal_factor(y, np.zeros(400), std * spread(x))
     new_x, new_y, new_std = world(20_000, 1)
     inside = np.abs(new_y) <= 1.645 * new_std * factor * spread(new_x)
@@ -32,14 +32,14 @@ def test_intervals_cover_at_both_ends():
 def test_same_size_everywhere_leaves_deviations_as_they_are():
     rng = np.random.default_rng(0)
     x, y = rng.uniform(0, 1, 2000), rng.normal(0, 0.05, 2000)
-    spread = Spread.fit(x, y, np.zeros(2000), np.full(2000, 0.05))
+    spread = ResidualScale.fit(x, y, np.zeros(2000), np.full(2000, 0.05))
     assert spread(np.linspace(0.05, 0.95, 7)) == pytest.approx(np.ones(7), abs=0.15)
 
 
 def test_it_never_falls_and_stays_within_bounds():
     x, y, std = world(60, 2)
     y[np.argmax(x)] = 50.0
-    sizes = Spread.fit(x, y, np.zeros(60), std)(np.linspace(-1, 2, 50))
+    sizes = ResidualScale.fit(x, y, np.zeros(60), std)(np.linspace(-1, 2, 50))
     assert (np.diff(sizes) >= 0).all()
     assert sizes.min() >= SPREADS[0]
     assert sizes.max() <= SPREADS[1]
@@ -50,4 +50,4 @@ def test_where_nothing_can_be_learnt_it_is_one(case):
     n = ENOUGH - 1 if case == "few" else 40
     x, y, std = world(n, 3)
     x, y = (np.ones(n), y) if case == "constant" else (x, np.zeros(n) if case == "exact" else y)
-    assert Spread.fit(x, y, np.zeros(n), std)(np.array([-1.0, 0.5, 9.0])).tolist() == [1.0, 1.0, 1.0]
+    assert ResidualScale.fit(x, y, np.zeros(n), std)(np.array([-1.0, 0.5, 9.0])).tolist() == [1.0, 1.0, 1.0]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestRegressor
 
-from surrogates.beliefs import agree, log_score
 from surrogates.exact import ExactGP
-from surrogates.forest import COLUMNS, FLOOR, TREES, Forest, Seconded
+from surrogates.forest import COLUMNS, FLOOR, TREES, Forest, StackedModel
+from surrogates.posterior import log_opinion_pool, log_score
 
 WIDTH = 12  # columns, of one group: as in the table of features few of them matter, and the process cannot tell which
 
@@ -22,11 +22,11 @@ def step(Z: np.ndarray) -> np.ndarray:
     return np.where(Z[:, 0] > 0.2, 2.0, 0.0)
 
 
-def seconded(Z: np.ndarray, t: np.ndarray, offset: np.ndarray | None = None) -> tuple[ExactGP, Seconded]:
+def seconded(Z: np.ndarray, t: np.ndarray, offset: np.ndarray | None = None) -> tuple[ExactGP, StackedModel]:
     offset, blocks = np.zeros(len(t)) if offset is None else offset, np.arange(len(t))
     gp = ExactGP(Z, t, np.zeros(WIDTH), offset, (0.0, 1.0))
     gp.fit(np.arange(len(t)), 50)
-    return gp, Seconded(gp, Z, t, offset, blocks=blocks, left_out=gp.leave_out(blocks), seed=0)
+    return gp, StackedModel(gp, Z, t, offset, blocks=blocks, left_out=gp.leave_one_block_out(blocks), seed=0)
 
 
 def test_log_score_is_the_normal_log_density_without_its_constant():
@@ -39,8 +39,8 @@ def test_log_score_is_the_normal_log_density_without_its_constant():
 
 def test_a_weight_of_one_side_leaves_that_side_alone():
     first, second = (np.array([1.0]), np.array([0.5])), (np.array([3.0]), np.array([2.0]))
-    assert agree(first, second, 0.0) == first
-    assert agree(first, second, 1.0) == second
+    assert log_opinion_pool(first, second, 0.0) == first
+    assert log_opinion_pool(first, second, 1.0) == second
 
 
 def test_mean_is_that_of_scikit_learn_and_the_variance_is_between_its_trees_and_noise():
@@ -101,7 +101,9 @@ def test_joint_belief_has_the_marginal_ones_on_its_diagonal_and_the_correlations
     np.testing.assert_allclose(mean, marginal, rtol=1e-9)
     np.testing.assert_allclose(np.sqrt(np.diagonal(covariance)), std, rtol=1e-6)
     theirs, spread = Forest(Z, step(Z) + offset - offset, np.arange(60), gp.scale, seed=0).predict(new)
-    np.testing.assert_allclose(marginal, agree(gp.predict(new, known), (theirs + known, spread), both.weight)[0])
+    np.testing.assert_allclose(
+        marginal, log_opinion_pool(gp.predict(new, known), (theirs + known, spread), both.weight)[0]
+    )
     own = gp.joint(new, known)[1]
     np.testing.assert_allclose(_correlations(covariance), _correlations(own), rtol=1e-9)
 

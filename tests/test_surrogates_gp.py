@@ -86,7 +86,7 @@ def test_leave_out_equals_fitting_without_the_block():
     Z, t = data(30, 2)
     blocks = np.arange(30) // 3
     gp = with_hyperparameters(ExactGP(Z, t, np.zeros(5), np.zeros(30), (0.0, 1.0)), [1.5], 1.2, 0.05)
-    mean, std = gp.leave_out(blocks)
+    mean, std = gp.leave_one_block_out(blocks)
     out = blocks == 4
     process = reference(gp, Z[~out], t[~out], 1.5, 1.2, 0.05)
     expected, covariance = process.predict(Z[out], return_cov=True)
@@ -263,7 +263,7 @@ def test_large_label_sets_rest_on_inducing_crystals_and_use_every_label(extracto
     surrogate = GPSurrogate(extractor, GPConfig(max_fit=10, max_labels=25, inducing=15, forest=False))
     metrics = surrogate.fit(world[:40], [label(candidate) for candidate in world[:40]])
     assert metrics["bulk_modulus/labels"] == 40
-    assert isinstance(surrogate._fitted["bulk_modulus"].process, SparseGP)
+    assert isinstance(surrogate._models["bulk_modulus"].process, SparseGP)
     surrogate.save(tmp_path)
     again = GPSurrogate(extractor)
     again.load(tmp_path)
@@ -280,7 +280,9 @@ def test_sparse_process_on_all_labels_is_the_exact_one():
         np.testing.assert_allclose(ours, theirs, atol=2e-4)
     for ours, theirs in zip(sparse.joint(new, np.zeros(25)), exact.joint(new, np.zeros(25)), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=2e-4)
-    for ours, theirs in zip(sparse.leave_out(np.arange(40) // 3), exact.leave_out(np.arange(40) // 3), strict=True):
+    for ours, theirs in zip(
+        sparse.leave_one_block_out(np.arange(40) // 3), exact.leave_one_block_out(np.arange(40) // 3), strict=True
+    ):
         np.testing.assert_allclose(ours, theirs, atol=2e-3)
 
 
@@ -306,7 +308,7 @@ def test_sparse_process_is_no_surer_of_its_inducing_points_than_its_errors_allow
     t = np.sin(0.35 * Z @ turns + phases) @ sizes
     given, few = (Z, t, np.zeros(8), np.zeros(500), (0.0, 1.0)), np.arange(150)
     for gp in (ExactGP(*given), SparseGP(*given, inducing=few)):
-        mean, std = with_hyperparameters(gp, [3.0], 1.5, 0.001).leave_out(np.arange(500))
+        mean, std = with_hyperparameters(gp, [3.0], 1.5, 0.001).leave_one_block_out(np.arange(500))
         score = np.abs(t - mean) / std
         assert 0.7 < score[few].mean() / score[150:].mean() < 1.4
 
@@ -335,7 +337,7 @@ def test_calibration_rests_on_the_labels_that_chance_picked(extractor, world):
     factors = []
     for ids in (frozenset(), drawn):
         surrogate = GPSurrogate(extractor)
-        factors.append(surrogate.fit(world, labels, drawn=ids)["bulk_modulus/factor"])
+        factors.append(surrogate.fit(world, labels, picked_at_random=ids)["bulk_modulus/factor"])
     assert factors[1] > 1.2 * factors[0]
 
 

@@ -9,7 +9,7 @@ from loop.errors import CheckpointError, ConfigError
 from loop.values import OK, Candidate, Evaluation, Quantity
 from surrogates.acquisition import AcquisitionConfig, Committee, JointSurrogate, PoolAcquisition
 from surrogates.features import FeatureExtractor
-from surrogates.product import Moments, ProductSurrogate, agree
+from surrogates.product import Moments, ProductSurrogate, log_opinion_pool
 from surrogates.properties import GPConfig, Property
 from surrogates.utility import Objective
 from tests.fakes import ANIONS, CATIONS, rocksalt
@@ -45,7 +45,7 @@ def fitted():
     extractor, labelled = FeatureExtractor(), crystals(80, 0)
     surrogate = ProductSurrogate(extractor, GPConfig(properties=FACTORS), MERIT)
     evaluated, _ = evaluations(labelled)
-    metrics = surrogate.fit(labelled, evaluated, drawn={c.id for c in labelled[:60]})
+    metrics = surrogate.fit(labelled, evaluated, picked_at_random={c.id for c in labelled[:60]})
     return surrogate, metrics, extractor
 
 
@@ -60,7 +60,9 @@ def test_moments_are_those_of_samples():
 
 
 def test_two_beliefs_agree_on_the_surer_one_and_are_no_surer_together():
-    mean, std = agree((np.array([1.0, 1.0]), np.array([0.1, 1.0])), (np.array([3.0, 3.0]), np.array([10.0, 1.0])))
+    mean, std = log_opinion_pool(
+        (np.array([1.0, 1.0]), np.array([0.1, 1.0])), (np.array([3.0, 3.0]), np.array([10.0, 1.0]))
+    )
     np.testing.assert_allclose(mean, [1.0002, 2.0], atol=1e-4)
     np.testing.assert_allclose(std, [np.sqrt(2) * 0.1, 1.0], rtol=1e-3)
 
@@ -107,7 +109,7 @@ def test_the_sides_are_what_is_averaged_and_choose_by_themselves(fitted):
     assert isinstance(surrogate, Committee)
     assert isinstance(first, JointSurrogate)
     beliefs = [tuple(part[:, 0] for part in member.marginal(new)) for member in (first, second)]
-    mean, std = agree(*beliefs)
+    mean, std = log_opinion_pool(*beliefs)
     np.testing.assert_allclose(surrogate.marginal(new)[0][:, 0], mean)
     np.testing.assert_allclose(surrogate.marginal(new)[1][:, 0], std * surrogate._width)
     direct, direct_std = surrogate._processes.marginal(new)

@@ -46,11 +46,11 @@ def round_report(history: History, round: int, hull: dict[str, HullPoint] | None
 def _funnel(history: History, round: int, labels: list[Label]) -> dict[str, int]:
     """Counts from what was asked of the generator down to stable new crystals."""
     settings, selected = history.settings, history.record(round, Selected)
-    believed = selected.pool_mean.get(settings.stability) or selected.pool_screen
+    predicted = selected.pool_mean.get(settings.stability) or selected.pool_screen
     stable = [label for label in labels if label.is_stable(settings)]
     return {
         **asdict(history.record(round, Proposed).funnel),
-        "predicted_stable": sum(value <= settings.threshold for value in believed),
+        "predicted_stable": sum(value <= settings.threshold for value in predicted),
         "selected": len(selected.picks),
         "labelled": len(labels),
         "usable": sum(label.evaluation.ok for label in labels),

@@ -163,7 +163,7 @@ def simulate(pool: Pool, campaign: Campaign, extractor: FeatureExtractor, engine
     while len(order) < budget:
         by_chance = frozenset(pool.candidates[i].id for i in drawn)
         asked, answers = [pool.candidates[i] for i in order], [pool.evaluate(i) for i in order]
-        surrogate.fit([*before, *asked], [*said, *answers], drawn=by_chance)
+        surrogate.fit([*before, *asked], [*said, *answers], picked_at_random=by_chance)
         rest = np.setdiff1d(np.arange(n), order)
         k = min(campaign.batch, budget - len(order))
         shadow = rng.choice(rest, shadow_size(k, campaign.shadow if campaign.strategy != FOREST else 0), replace=False)

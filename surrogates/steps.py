@@ -1,4 +1,4 @@
-"""Which measured crystals climb to the next fidelity: a belief in the step between the two, and an acquisition by cost.
+"""Which measured crystals climb to the next fidelity: the posterior of the step between them, and what it costs.
 
 The dearer value is modelled as the cheaper one plus a Gaussian process on features and on the cheaper value itself (an
 autoregressive step after Kennedy and O'Hagan, Biometrika 87, 1 (2000), on the property's own scale): where both agree
@@ -64,7 +64,7 @@ class Steps:
 
 
 class StepModel:
-    """Belief in the dearer value.
+    """Posterior of the dearer value.
 
     Args:
         steps: measured and open ones; inputs are scaled by all of them.
@@ -101,7 +101,7 @@ class StepModel:
                 gp.fit(rows=np.arange(len(rows)), maxiter=MAXITER)
             self._state = gp.hyperparameters()
             if len(rows) >= MIN_FIT:
-                mean, std = gp.leave_out(np.arange(len(rows)))
+                mean, std = gp.leave_one_block_out(np.arange(len(rows)))
                 self._factor = conformal_factor(t[rows], mean, std)
         elif self._state is not None:
             gp.load(self._state)
@@ -164,12 +164,14 @@ def costs(steps: Steps) -> np.ndarray:
     if seen.sum() > 1:
         x, y = size[seen] - size[seen].mean(), np.log(steps.cost[seen])
         slope = float((x @ (y - y.mean()) + COST_WEIGHT * COST_SLOPE) / (x @ x + COST_WEIGHT))
-    return np.exp(slope * size)
+    costs: np.ndarray = np.exp(slope * size)
+    return costs
 
 
 def probability_at_most(values: np.ndarray, bound: float, error: float | np.ndarray) -> np.ndarray:
     """Probability (n,) that what was measured with a standard error lies at or below a bound; 0 where it is NaN."""
-    return np.nan_to_num(norm.cdf((bound - np.asarray(values, dtype=float)) / error))
+    probability: np.ndarray = np.nan_to_num(norm.cdf((bound - np.asarray(values, dtype=float)) / error))
+    return probability
 
 
 class StepAcquisition:
@@ -237,7 +239,9 @@ class StepAcquisition:
             model = StepModel(replace(steps, low=low), self._extractor.groups, prop)
             mean, std = model.predict(high, fit=True)
             stable = np.where(np.isfinite(low), probability_at_most(mean, settings.threshold, std), 0.0)
-        return stable * np.array([label.may_be_new and not label.suspect(settings) for label in labels], dtype=float)
+        wanted = [label.may_be_new and not label.suspect(settings) for label in labels]
+        find: np.ndarray = stable * np.array(wanted, dtype=float)
+        return find
 
 
 def _cheaper(label: Label, name: str, rung: str) -> float:

@@ -39,7 +39,7 @@ def figure(traces: Iterable[Trace], x: str = "", y: str = "", *, height: int = 3
 
 def plain(made: Any) -> dict[str, Any]:
     """A plotly figure as JSON without its template, which the page has once."""
-    data = json.loads(made.to_json())
+    data: dict[str, Any] = json.loads(made.to_json())
     data["layout"].pop("template", None)
     return data
 

@@ -124,6 +124,6 @@ def test_hulls_are_those_of_pymatgen(seed):
 def test_every_case_has_a_test():
     texts = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     cases = sorted(path.name for path in CASES.iterdir() if path.is_dir())
-    assert len(cases) == 79
+    assert len(cases) >= 79
     missing = [name for name in cases if name not in texts and not re.search(rf"[Cc]ase {name.split('_')[0]}\b", texts)]
     assert missing == []

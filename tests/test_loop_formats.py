@@ -320,3 +320,26 @@ def test_numbers_of_read_frame(tmp_path):
     assert frame["n"].dtype == np.int64
     assert np.isnan(frame["x"][0])
     assert frame["s"].tolist() == ["1", "u"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("94_poscar_counts/truncated.vasp", r"expected 8 positions \(Mg O: 4 4\), found 5"),
+        ("94_poscar_counts/two_names.vasp", "expected a number for each of Mg O, found 1 1 1"),
+        ("94_poscar_counts/three_names.vasp", "expected a number for each of Mg O H, found 4 4"),
+        ("95_csv_headers/twice.csv", "expected each column once .*, found cif more than once"),
+        ("95_csv_headers/shifted.csv", "expected no more cells in a row .* than in its header"),
+        ("95_csv_headers/escaped.csv", r"its line breaks are written as \\n"),
+        ("96_cif_decimal_comma/x.cif", "expected numbers for the cell, _cell_length_a is '4,21'"),
+        ("96_cif_decimal_comma/open.cif", r"expected numbers for the cell, _cell_length_a is '4\.21\(3'"),
+    ],
+)
+def test_what_contradicts_itself_is_refused_in_our_words(name, message):
+    with pytest.raises(InputError, match=message):
+        read_crystals(CASES / name)
+
+
+def test_a_comma_at_the_end_of_header_and_rows_is_no_harm():
+    table = read_crystals(CASES / "95_csv_headers" / "trailing.csv")
+    assert [structure.formula for structure in table.structures] == ["Fe2"]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import math
 import re
+import warnings
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +69,30 @@ def read_cells(path: Path, *, only_commas: bool = False) -> pd.DataFrame:
     text = decode(read_bytes(path))
     separator, text = (",", text) if only_commas else _separator(text)
     try:
-        return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False, sep=separator)
+        with warnings.catch_warnings():  # pandas would shift the columns, or cut the rows and warn
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            frame = pd.read_csv(
+                io.StringIO(text), dtype=str, keep_default_na=False, na_filter=False, sep=separator, index_col=False
+            )
+    except pd.errors.ParserWarning as error:
+        raise InputError(
+            f"expected no more cells in a row of {path} than in its header: are there commas in numbers, or at the ends "
+            "of rows?"
+        ) from error
     except ValueError as error:
         raise InputError(f"expected a CSV file at {path}, cannot read it: {error}") from error
+    _check_header(text, separator, path)
+    return frame
+
+
+def _check_header(text: str, separator: str, path: Path) -> None:
+    """Refuse names that stand twice: pandas would take the first for what is meant, and call the second another."""
+    header: list[str] = []
+    with suppress(csv.Error):  # longer than any header is
+        header = next(csv.reader(io.StringIO(text), delimiter=separator), [])
+    twice = sorted(name for name, count in Counter(header).items() if count > 1 and name.strip())
+    if twice:
+        raise InputError(f"expected each column once in {path}, found {', '.join(twice)} more than once")
 
 
 def _separator(text: str) -> tuple[str, str]:

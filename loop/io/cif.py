@@ -97,6 +97,9 @@ def _read_cell(items: Items) -> gemmi.UnitCell:
 
     values = [items.number(f"_cell_{name}") for name in _CELL]
     missing = [f"_cell_{name}" for name, value in zip(_CELL, values, strict=True) if value is None]
+    wrong = [f"{name} is {text!r}" for name in missing if (text := items.text(name)) is not None]
+    if wrong:
+        raise InputError(f"expected numbers for the cell, {', '.join(wrong)}")
     if missing:
         raise InputError(f"expected a cell, {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not given")
     a, b, c, alpha, beta, gamma = (float(value or 0.0) for value in values)

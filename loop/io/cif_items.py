@@ -112,6 +112,8 @@ def read_document(text: str) -> gemmi.cif.Document:
 
 def _syntax(text: str, message: str) -> str:
     """In our words what gemmi says of a text."""
+    if "\n" not in text and "\\n" in text:
+        return r"its line breaks are written as \n: write line breaks"
     if not re.search(r"^\s*data_", text, re.IGNORECASE | re.MULTILINE):
         return "the text has no data block (a line data_NAME)"
     found = _PLACE.match(message)

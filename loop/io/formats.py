@@ -208,6 +208,7 @@ def _poscar_entries(text: str, stem: str) -> Iterator[Entry]:
 def _poscar(text: str) -> Crystal:
     from pymatgen.io.vasp import Poscar
 
+    _check_counts(text.splitlines())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -217,6 +218,27 @@ def _poscar(text: str) -> Crystal:
     if not found.true_names:  # pymatgen would take H, He, Li, ... instead
         raise InputError("expected the elements above their numbers, found a POSCAR of VASP 4 without them")
     return from_dict(found.structure.as_dict(verbosity=0)), ""
+
+
+def _check_counts(lines: list[str]) -> None:
+    """Refuse a POSCAR that names other elements than it counts, or counts other atoms than it lists.
+
+    Raises:
+        InputError: so it is. Files that differ in layout are left to the reader.
+    """
+    names, counts = (line.split("!")[0].split() for line in (lines[5:7] if len(lines) > 7 else ["", ""]))
+    if not names or names[0].isdigit() or not all(count.isdigit() for count in counts):
+        return
+    if len(names) != len(counts):
+        raise InputError(f"expected a number for each of {' '.join(names)}, found {' '.join(counts)}")
+    first = 9 if lines[7].lstrip()[:1].lower() == "s" else 8  # selective dynamics
+    expected, found = sum(map(int, counts)), 0
+    for line in lines[first : first + expected]:
+        if len(line.split()) < 3:
+            break
+        found += 1
+    if found < expected:
+        raise InputError(f"expected {expected} positions ({' '.join(names)}: {' '.join(counts)}), found {found}")
 
 
 def _json_entries(text: str, stem: str) -> Iterator[Entry]:

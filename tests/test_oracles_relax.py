@@ -251,3 +251,17 @@ def test_settings_are_checked():
         RelaxConfig(retry="Newton")
     with pytest.raises(ConfigError, match="fmax"):
         RelaxConfig(fmax=0)
+
+
+def test_crystals_of_molecules_end_at_one_energy_wherever_they_start(chgnet):
+    """At 0.5 GPa a loose crystal of H2 stays where it is, 0.025 eV/atom above a dense one."""
+    pair = np.array([[0.0, 0.0, 0.371], [0.0, 0.0, -0.371]])
+    loose, dense = (
+        Structure(Lattice.hexagonal(a, c), ["H"] * 4, [*pair, *(pair + [0, 0, c / 2] + a * np.array([0.5, 0.289, 0]))],
+                  coords_are_cartesian=True)
+        for a, c in ((4.1, 6.2), (3.4, 5.2))
+    )  # fmt: skip
+    ends = relax([loose, dense], chgnet)
+    assert [end.status for end in ends] == ["ok", "ok"]
+    assert max(end.max_stress for end in ends) <= 0.02
+    assert ends[0].energy == pytest.approx(ends[1].energy, abs=0.006)

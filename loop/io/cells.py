@@ -76,8 +76,8 @@ def read_cells(path: Path, *, only_commas: bool = False) -> pd.DataFrame:
             )
     except pd.errors.ParserWarning as error:
         raise InputError(
-            f"expected no more cells in a row of {path} than in its header: are there commas in numbers, or at the ends "
-            "of rows?"
+            f"expected no more cells in a row of {path} than in its header: are there commas in numbers, or at the "
+            "ends of rows?"
         ) from error
     except ValueError as error:
         raise InputError(f"expected a CSV file at {path}, cannot read it: {error}") from error

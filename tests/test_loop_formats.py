@@ -343,3 +343,10 @@ def test_what_contradicts_itself_is_refused_in_our_words(name, message):
 def test_a_comma_at_the_end_of_header_and_rows_is_no_harm():
     table = read_crystals(CASES / "95_csv_headers" / "trailing.csv")
     assert [structure.formula for structure in table.structures] == ["Fe2"]
+
+
+def test_frames_that_ase_cannot_read_say_what_is_wrong_with_them():
+    with pytest.raises(InputError, match="expected 7 columns as Properties says, found 3 for atom 2"):
+        read_crystals(CASES / "51_extxyz_crlf_nel" / "short.extxyz")
+    reasons = {failure.reason for failure in read_crystals(CASES / "50_extxyz_odd_frames" / "all.extxyz").failures}
+    assert "expected nine numbers as Lattice, found 8" in reasons

@@ -25,6 +25,8 @@ _MATRICES = {"virial", "stress"}  # readers take nothing but nine numbers for th
 _TRUTH = {"T": True, "F": False, "true": True, "false": False, "True": True, "False": False, "TRUE": True}
 _TRUTH["FALSE"] = False
 _JSON = "_JSON "
+_LATTICE = re.compile(r"""(?<!\S)lattice\s*=\s*["'{\[]([^"'}\]]*)""", re.IGNORECASE)
+_PROPERTIES = re.compile(r"""(?<!\S)properties\s*=\s*"?([^\s"]+)""", re.IGNORECASE)
 # key, then a value between quotes or brackets, or bare
 _PAIR = re.compile(
     r"""\s*("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|[^\s="']+)
@@ -77,8 +79,24 @@ def read_extxyz(frame: str) -> tuple[Structure, dict[str, Any]]:
     except KeyError as error:
         raise InputError(f"expected atoms of known elements, found {error.args[0]!r}") from error
     except Exception as error:  # ASE raises whatever its parser meets
-        raise InputError(f"unreadable frame: {type(error).__name__}: {error}") from error
+        raise InputError(_wrong_with(frame) or f"unreadable frame: {type(error).__name__}: {error}") from error
     return structure_of(atoms), in_table(_values(frame.split("\n")[1]))
+
+
+def _wrong_with(frame: str) -> str:
+    """What is wrong with a frame that cannot be read, in our words; empty where we do not know."""
+    comment, *rows = frame.split("\n")[1:]
+    lattice = _LATTICE.search(comment)
+    if lattice and len(lattice[1].split()) != 9:
+        return f"expected nine numbers as Lattice, found {len(lattice[1].split())}"
+    layout = _PROPERTIES.search(comment)
+    widths = layout[1].split(":")[2::3] if layout else []
+    if widths and all(width.isdigit() for width in widths):
+        expected = sum(map(int, widths))
+        for number, row in enumerate(rows, 1):
+            if row.strip() and len(row.split()) != expected:
+                return f"expected {expected} columns as Properties says, found {len(row.split())} for atom {number}"
+    return ""
 
 
 def _values(comment: str) -> dict[str, Any]:

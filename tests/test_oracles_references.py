@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -199,3 +200,9 @@ def test_formation_energies_of_the_shipped_table_are_those_of_experiment(shipped
             table[elements[e.symbol]] * n for e, n in composition.items()
         )
         assert energy == pytest.approx(measured / 96.485, rel=0.1), formula
+
+
+def test_a_table_that_is_a_pointer_of_git_lfs_is_named_so():
+    """Case 79."""
+    with pytest.raises(InputError, match=r"table\.csv\.gz: it is a Git LFS pointer"):
+        load_references(Path(__file__).parent / "cases" / "79_git_lfs_pointer" / "table.csv.gz")

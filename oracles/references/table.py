@@ -9,6 +9,7 @@ takes no other.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ import numpy as np
 from loop.errors import EnergyTypeError, InputError
 from loop.hull import Hull, HullEntry
 from loop.io.files import write_bytes, write_text
+from loop.io.opening import read_bytes
 from loop.values import EnergyType
 
 if TYPE_CHECKING:
@@ -144,7 +146,8 @@ def _load(path: Path) -> References:
 
     try:
         data = path.read_bytes()
-        frame = pd.read_csv(path, keep_default_na=False, dtype={"formula": str, "id": str, "energy_per_atom": float})
+        kinds = {"formula": str, "id": str, "energy_per_atom": float}
+        frame = pd.read_csv(io.BytesIO(read_bytes(path)), keep_default_na=False, dtype=kinds)
         meta = json.loads(json_path(path).read_text(encoding="utf-8"))
         energy_type = EnergyType(**meta["energy_type"])
         formulas, ids = tuple(frame["formula"]), tuple(frame["id"])

@@ -128,7 +128,12 @@ def test_phases_far_above_the_hull_and_large_cells_are_not_relaxed_and_said_so(t
 
 def test_parts_of_another_build_are_refused(tmp_path, emt):
     source(tmp_path)
-    build_references([tmp_path / "crystals.csv"], tmp_path / "table.csv", emt, QUICK)
+
+    def kill(stage, done, total, info):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_references([tmp_path / "crystals.csv"], tmp_path / "table.csv", emt, QUICK, kill)
     frame = pd.read_csv(tmp_path / "crystals.csv")
     frame.iloc[:3].to_csv(tmp_path / "crystals.csv", index=False)
     with pytest.raises(InputError, match="another build"):

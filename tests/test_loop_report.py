@@ -523,3 +523,14 @@ def test_numbers_for_people():
     assert number(2.0, 3, "1") == "2"
     assert mixture({"A": 0.25, "B": 0.75}) == "0.75 B + 0.25 A"
     assert [symmetry(225), symmetry(None)] == ["Fm-3m (225)", "–"]
+
+
+def test_static_figures_are_the_same_twice(stiff):
+    """Those that the Prefect UI shows."""
+    from loop.report import figures
+
+    history = stiff[0]
+    for draw in (figures.learning_curve, figures.hit_rates, figures.pareto, figures.funnel, figures.calibration_curve):
+        first = figures.to_svg(draw(history), "a")
+        assert first == figures.to_svg(draw(history), "a")
+        assert not re.search(r"<image|<script", first)

@@ -90,7 +90,8 @@ def _tags(row: Mapping[str, Any], label: Label) -> list[tuple[str, str]]:
 def _facts(history: History, row: Mapping[str, Any]) -> list[tuple[str, str]]:
     stability = history.settings.stability
     facts = [(heading(name, unit_of(history, name)), _told(row, name)) for name in _objectives(history)]
-    facts.append((heading(stability), energy(row[stability])))
+    said = energy(row.get(f"{stability}_predicted"), row.get(f"{stability}_sigma"))
+    facts.append((heading(stability), energy(row[stability]) + (f" (predicted {said})" if said != "–" else "")))
     facts += [("when found", f"{energy(row[f'{stability}_at_label'])}, against {mixture(row['competing_phases'])}")]
     facts.append(("symmetry", _symmetries(row)))
     facts.append(("prototype", " · ".join(filter(None, (row["prototype"], row["decoration"]))) or "–"))

@@ -287,7 +287,7 @@ def learning(history: History, key: str, title: str, colour: str) -> dict[str, A
         inside = np.flatnonzero([row["round"] == number for row in rows])
         first = int(inside[0])
         smooth[inside] = [values[max(first, i - SMOOTH + 1) : i + 1].mean() for i in inside]
-        name = {"text": f"round {number}", "textposition": "end", "font": {"size": 10, "color": "#6b7280"}}
+        name = {"text": f"round {number}", "textposition": "start", "font": {"size": 10, "color": "#6b7280"}}
         line = {"color": "#d1d5db", "width": 1}
         place = {"x0": first + 0.5, "x1": first + 0.5, "yref": "paper", "y0": 0, "y1": 1}
         shapes.append({"type": "line", **place, "line": line, "label": {**name, "textangle": 0, "xanchor": "left"}})

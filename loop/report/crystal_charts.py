@@ -209,15 +209,20 @@ def elements(history: History, finds: Sequence[Label]) -> dict[str, Any] | None:
             "xgap": 2,
         }
         shown |= {"hovertemplate": "%{customdata}<extra></extra>", "colorscale": _SCALE, "zmin": 0, "ygap": 2}
-        bar = {"tickformat": ".0%", "thickness": 10, "len": 0.8, "title": {"text": "share"}}
+        bar = {"tickformat": ".0%", "thickness": 10, "len": 0.6, "orientation": "h", "y": -0.04, "yanchor": "top"}
         traces.append({"type": "heatmap", "z": z, "name": name, "colorbar": bar, **shown})
         shows = [{"visible": [other == name for other in found]}]
         buttons.append({"label": name, "method": "restyle", "args": shows})
     menu = {"buttons": buttons, "type": "buttons", "direction": "right", "x": 0, "y": 1.04, "yanchor": "bottom"}
-    hidden = dict.fromkeys(("showgrid", "showticklabels", "showline", "zeroline"), False) | {"fixedrange": True}
+    hidden = dict.fromkeys(("showgrid", "showticklabels", "showline", "zeroline"), False) | {
+        "fixedrange": True,
+        "ticks": "",
+    }
     axes: dict[str, Any] = {"xaxis": hidden, "yaxis": {**hidden, "autorange": "reversed"}}
     menus = [{**menu, "xanchor": "left", "showactive": True, "pad": {"b": 4}}]
-    return figure(traces, height=420, updatemenus=menus, plot_bgcolor="rgba(0,0,0,0)", **axes)
+    return figure(
+        traces, height=420, updatemenus=menus, margin={"l": 6, "r": 6, "b": 30}, plot_bgcolor="rgba(0,0,0,0)", **axes
+    )
 
 
 _SCALE = [[0.0, "#f1f5f9"], [0.001, "#dbeafe"], [0.35, "#60a5fa"], [0.7, "#1d4ed8"], [1.0, "#172554"]]

@@ -42,8 +42,9 @@ def diagram(history: History, system: str) -> dict[str, Any]:
     ]
     known = [_entry(phase.formula, phase.energy, phase.id or "reference") for phase in history.phases()[system]]
     plotter = PDPlotter(PhaseDiagram([*known, *own]), show_unstable=SHOWN, backend="plotly", linewidth=1)
-    made = plain(plotter.get_plot(highlight_entries=own, label_stable=len(system.split("-")) == 2))
-    made["data"] = [_styled(trace) for trace in made["data"]]
+    made = plain(plotter.get_plot(highlight_entries=own, label_stable=False))
+    named = tuple(STYLE) if len(system.split("-")) == 2 else ("Highlighted",)  # a triangle has no room for all
+    made["data"] = [_styled(trace, trace.get("name") in named) for trace in made["data"]]
     made["layout"] = _framed(made["layout"])
     return made
 
@@ -69,8 +70,8 @@ def _entry(formula: str, energy: float, id: str) -> Any:  # the plotter's types 
     return ComputedEntry(composition, energy * composition.num_atoms, entry_id=text(id))
 
 
-def _styled(trace: dict[str, Any]) -> dict[str, Any]:
-    """The plotter's marks in the report's sizes and words."""
+def _styled(trace: dict[str, Any], named: bool) -> dict[str, Any]:
+    """The plotter's marks in the report's sizes and words; with formulas beside them where asked for."""
     style = STYLE.get(trace.get("name", ""))
     trace |= {"showlegend": bool(style)}
     if trace.get("line", {}).get("color") == "black":
@@ -82,6 +83,10 @@ def _styled(trace: dict[str, Any]) -> dict[str, Any]:
     if colour:
         marker |= {"color": colour}
     marker.pop("colorbar", None)
+    if named:
+        words = {"text": [tip.partition(" (")[0] for tip in trace["hovertext"]], "mode": "markers+text"}
+        side = "top" if trace["name"] == "Highlighted" else "bottom"
+        trace |= words | {"textposition": f"{side} center", "textfont": {"size": 11}, "cliponaxis": False}
     return trace | {"name": name, "marker": marker, "error_y": {"visible": False}}
 
 
@@ -94,4 +99,5 @@ def _framed(layout: dict[str, Any]) -> dict[str, Any]:
     for axis in kept.get("ternary", {}).values():
         if isinstance(axis, dict):
             axis["title"] = {"text": axis["title"]["text"], "font": {"size": 16}}
-    return {**kept, "height": 440, "margin": {"t": 40, "b": 50, "l": 60, "r": 40}}
+    legend = {"y": 1.12} if "ternary" in kept else {}  # above the name of the corner
+    return {**kept, "height": 460, "margin": {"t": 60, "b": 50, "l": 60, "r": 40}, "legend": legend}

@@ -220,7 +220,7 @@ def protocol(history: History) -> list[tuple[str, str]]:
             "engine against shadow",
             "ratio of hit rates of all rounds; interval: Bayesian bootstrap with Jeffreys' half counts (Rubin 1981)",
         ),
-        ("guards that bit", f"while learning: {guards}"),
+        ("guards triggered", f"while learning: {guards}"),
         ("accepted", f"passes the campaign's validity rules; turned away: {invalid}"),
         (
             "unique, new",

@@ -1,8 +1,8 @@
 """Whom to measure next where a figure of merit is the product of two measurements, and the second is the dear one.
 
-The first factor is measured alone; whether the second is worth its price is decided then. Which crystal to begin with,
-and which to finish, is then one question: Pandora's boxes (Weitzman, Econometrica 47, 641 (1979)). Each step has an
-index, the gain per cost at which it would just be worth taking, and the step of the highest index is taken.
+The first factor is measured alone; whether the second is worth its price is decided then, by its gain per cost beside
+that of beginning another crystal. The exact rule for boxes that are opened in two steps (Weitzman, Econometrica 47, 641
+(1979)) was tried and spends too much on first factors of crystals that are merely uncertain (docs/LOG.md).
 """
 
 from __future__ import annotations
@@ -11,10 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtr
-
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(24)  # probabilists' Gauss-Hermite
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
-RATES = np.geomspace(1e-6, 10.0, 121)  # gains per cost among which an index is sought; merit is in eV, cost in calls
 
 
 @dataclass(frozen=True)
@@ -66,24 +62,13 @@ def excess(first: np.ndarray, log_mean: np.ndarray, log_std: np.ndarray, thresho
     return np.where(first > 0, np.maximum(gain, 0.0), 0.0)
 
 
-def index_to_begin(posteriors: Factors, threshold: float, costs: Costs) -> np.ndarray:
-    """Index (n,) of measuring the first factor: the rate at which what the second may bring just pays for it.
+def index_to_finish(first: np.ndarray, posteriors: Factors, threshold: float, costs: Costs) -> np.ndarray:
+    """Gain per cost (n,) of measuring the second factor where the first is known.
 
     Args:
-        posteriors: of crystals of which nothing is measured.
+        first: known values, (n,).
+        posteriors: of both, those of the first from before it was known.
         threshold: merit above which a crystal counts.
         costs: of the steps.
     """
-    mean, std = posteriors.mean[:, :1], posteriors.std[:, :1]
-    first = mean + std * _NODES  # (n, nodes)
-    gain = excess(first, *posteriors.given(first), threshold)
-    found = np.zeros(len(first))
-    for rate in RATES:  # the net value falls with the rate: the last at which it is not negative
-        net = np.maximum(gain - rate * costs.second, 0.0) @ _WEIGHTS - rate * costs.first
-        found = np.where(net >= 0, rate, found)
-    return found
-
-
-def index_to_finish(first: np.ndarray, posteriors: Factors, threshold: float, costs: Costs) -> np.ndarray:
-    """Index (n,) of measuring the second factor where the first is known; `posteriors` are those from before."""
     return excess(first, *posteriors.given(first), threshold) / costs.second

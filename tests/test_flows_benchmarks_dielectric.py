@@ -69,9 +69,9 @@ def arm_of(name, gaps, logs, threshold=17.5, n=None):
 
 
 def test_the_closed_loop_begins_where_gain_per_cost_is_highest_and_leaves_what_a_gap_has_refuted():
-    arm = arm_of(CLOSED, [3.0, 6.0, 5.0], [1.2, 1.2, 1.2])
+    arm = arm_of(CLOSED, [4.0, 6.0, 5.0], [1.2, 1.2, 1.2])
     assert arm.next_step() == (1, "gap")
-    arm.take(1, "gap", 2.0, None)  # far below what was believed: no constant
+    arm.take(1, "gap", 1.0, None)  # far below what was believed: no constant
     assert arm.next_step() == (2, "gap")
     arm.take(2, "gap", 6.5, None)  # above: worth more than the crystal that is left
     assert arm.next_step() == (2, "dielectric")

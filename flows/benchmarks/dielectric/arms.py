@@ -17,17 +17,17 @@ from loop.values import OK, Candidate, Evaluation, Quantity
 from surrogates.features import FeatureExtractor
 from surrogates.product import ProductSurrogate
 from surrogates.properties import GPConfig, Property
-from surrogates.two_steps import Costs, Factors, index_to_begin, index_to_finish
+from surrogates.two_steps import Costs, Factors, index_to_finish
 from surrogates.utility import log_expected_improvement
 
 CONSTANT = Property("dielectric_electronic", "1", "log", prior_mean=1.5, prior_std=0.5)
 MERIT = Property("figure_of_merit", "eV", prior_mean=9.6, prior_std=4.2)  # mean and spread of 3,166 published ones
 # no forests, hyperparameters from some of the labels (all are conditioned on): fits are many, and take seconds
-GP = GPConfig(properties=(GAP, CONSTANT), max_labels=6000, forest=False, max_fit=250, maxiter=25)
+GP = GPConfig(properties=(GAP, CONSTANT), max_labels=6000, forest=False, max_fit=150, maxiter=15)
 CLOSED, GREEDY, WHOLE, PAPER, RANDOM = "closed", "retrained-greedy", "closed-one-step", "paper", "random"
 ARMS = {
-    CLOSED: "retrained with its own labels; each step by gain over cost, the constant only where the gap earned it",
-    WHOLE: "retrained; by expected gain over the threshold, gap and constant together",
+    CLOSED: "retrained with its own labels; by expected gain over cost, the constant only where the gap earned it",
+    WHOLE: "retrained; by expected gain, gap and constant together",
     GREEDY: "retrained; the best by predicted merit, gap and constant together",
     PAPER: "surrogates as they were before; the best by predicted merit, gap and constant together",
     RANDOM: "any crystal of the pool, gap and constant together",
@@ -74,6 +74,7 @@ class Arm:
     merit: np.ndarray | None = None  # predicted, (n, 2): mean and standard deviation
     _order: list[int] = field(default_factory=list)
     _index: dict[int, float] = field(default_factory=dict)
+    _above: float = 0.0  # merit that gains are counted from
     _formulas: set[str] = field(default_factory=set)  # begun since the last plan
 
     def merits(self) -> dict[int, float]:
@@ -109,7 +110,7 @@ class Arm:
         waiting = [r for r in self.gaps if r not in self.constants and np.isfinite(self.gaps[r])]
         if waiting and self.beliefs is not None:
             gaps, beliefs = np.array([self.gaps[row] for row in waiting]), _part(self.beliefs, np.array(waiting))
-            finish = index_to_finish(gaps, beliefs, self.threshold, self.costs)
+            finish = index_to_finish(gaps, beliefs, self._above, self.costs)
             best = int(np.argmax(finish))
             steps.append((float(finish[best]), waiting[best], "dielectric"))
         return max(steps, key=lambda step: step[0])[1:] if steps else None
@@ -121,14 +122,11 @@ class Arm:
         if self.name == RANDOM:
             self._order = np.random.default_rng(self.seed).permutation(n).tolist()
             return
-        assert self.beliefs is not None
         assert self.merit is not None
         mean, std = self.merit.T
-        score = mean
-        if self.name == WHOLE:
-            score = expected_excess(mean, std, self.threshold)
-        elif self.name == CLOSED:
-            score = index_to_begin(self.beliefs, self.threshold, self.costs)
+        # where nothing is expected to reach the threshold, a gain above it would be a tail's: the best that is expected
+        self._above = min(self.threshold, float(mean.max()))
+        score = expected_excess(mean, std, self._above) / self.costs.both if self.name in (CLOSED, WHOLE) else mean
         self._index = {row: float(score[row]) for row in range(n)}
         self._order = np.lexsort((-mean, -score)).tolist()  # ties: what is expected to be better
 

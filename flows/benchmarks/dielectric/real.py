@@ -49,6 +49,8 @@ class RealConfig:
         turns: of all arms.
         share: evaluations of a turn by arm, each worth a gap and a constant.
         percentile: of the published merits, above which a crystal counts.
+        lesson_gaps: crystals without a constant whose gaps are in the lesson, beside all that have both.
+        anions: of which a candidate must hold one, its charges in balance: metals have no constant. Empty: any.
         gp: settings of the processes.
         seed: of chance.
     """
@@ -59,6 +61,8 @@ class RealConfig:
     turns: int = 10
     share: dict[str, float] = field(default_factory=lambda: {CLOSED: 3.0, PAPER: 1.0, RANDOM: 1.0})
     percentile: float = 99.0
+    lesson_gaps: int = 0
+    anions: tuple[str, ...] = ("N", "O", "F", "S", "Cl", "Se", "Br", "I")
     gp: GPConfig = GP
     seed: int = 0
 
@@ -142,7 +146,7 @@ def run(data: Path, output: Path, config: RealConfig | None = None, progress: Pr
     errors = studio.surrogates[1]
     table = studio.candidates()
     lab = Lab(config, [Candidate(s) for s in table["structure"]], output / "calls.jsonl", progress)
-    takes = np.array([lab.accepts(candidate) for candidate in lab.pool])
+    takes = np.array([lab.accepts(one) and is_ionic(one, config.anions) for one in lab.pool])
     table = table[takes].reset_index(drop=True)
     lab.pool = [candidate for candidate, taken in zip(lab.pool, takes, strict=True) if taken]
     lesson, threshold = lesson_of(studio, config)
@@ -151,9 +155,20 @@ def run(data: Path, output: Path, config: RealConfig | None = None, progress: Pr
     return write_record(output, config, lab, table, beliefs, {"threshold": threshold, "held_out": errors})
 
 
+def is_ionic(candidate: Candidate, anions: Sequence[str]) -> bool:
+    """Whether a crystal holds an anion and common oxidation states can balance, by SMACT with alloys refused."""
+    from smact.screening import smact_validity
+
+    elements = {element.symbol for element in candidate.structure.composition.elements}
+    if not anions:
+        return True
+    settings = {"use_pauling_test": True, "include_alloys": False, "oxidation_states_set": "smact14"}
+    return bool(elements & set(anions)) and bool(smact_validity(candidate.formula, **settings))
+
+
 def lesson_of(studio: Studio, config: RealConfig) -> tuple[Lesson, float]:
     """Published labels of the train split, and the merit above which a crystal counts."""
-    drawn = studio.tables.draw(config.proposals.learning.gaps, 0, train=True)
+    drawn = studio.tables.draw(config.lesson_gaps, 0, train=True)
     gaps, constants = drawn.labels[:, 0], np.exp(drawn.labels[:, 1])
     merits = (gaps * constants)[np.isfinite(constants)]
     labels = [

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from flows.benchmarks.dielectric.arms import ARMS, cost_of
+from flows.benchmarks.dielectric.pictures import draw_crystals, draw_phases
 from loop.io.files import write_text
+from oracles.references.table import load_references
 
 if TYPE_CHECKING:
     from flows.benchmarks.dielectric.real import Lab, RealConfig
@@ -41,6 +43,8 @@ def write_record(
     crystals = [table["structure"].iloc[row] for row in rows]
     columns = found.set_index("id").loc[[table["id"].iloc[row] for row in rows]].reset_index(drop=True)
     write_crystals(output / "crystals.csv", [table["id"].iloc[row] for row in rows], crystals, columns)
+    draw_crystals(found, dict(zip(table["id"], table["structure"], strict=True)), output / "crystals.png")
+    draw_phases(found, load_references(), output / "phases.png")
     record = {
         "benchmark": "dielectric-dft",
         "protocol": PROTOCOL,

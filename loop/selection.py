@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from loop.contracts import Acquisition, Surrogate
+from loop.prototypes import prototype
 from loop.settings import BASELINE, ENGINE, SHADOW, CampaignSettings
 from loop.values import Candidate, Prediction
 
@@ -43,13 +46,38 @@ def choose(
     if judges is None or n_engine == 0:
         engine = rng.choice(rest, size=n_engine, replace=False).tolist() if rest else []
     else:
-        acquisition, surrogate = judges
         seed = settings.seed_for(round, "acquire")
-        chosen = acquisition.select([pool[index] for index in rest], surrogate, n_engine, seed=seed)
-        if len(chosen) != n_engine or len(set(chosen)) != n_engine:
-            raise ValueError(f"the acquisition was asked for {n_engine} distinct candidates and gave {chosen}")
-        engine = [rest[index] for index in chosen]
+        engine = _diverse(pool, rest, n_engine, judges, settings.prototype_share, seed)
     return dict.fromkeys(engine, ENGINE) | dict.fromkeys(shadow, BASELINE if round == 0 else SHADOW)
+
+
+def _diverse(
+    pool: Sequence[Candidate],
+    rest: Sequence[int],
+    n: int,
+    judges: tuple[Acquisition, Surrogate],
+    share: float,
+    seed: int,
+) -> list[int]:
+    """What the acquisition wants, but of no prototype more than a share; where nothing else is left, more of it.
+
+    A prototype that has its share gives its places to what the acquisition wants next.
+    """
+    acquisition, surrogate = judges
+    most, counts = max(1, math.floor(share * n)), Counter[str]()
+    chosen, spare, left = list[int](), list[int](), list(rest)
+    while len(chosen) < n and left:
+        asked = min(n - len(chosen), len(left))
+        picked = acquisition.select([pool[index] for index in left], surrogate, asked, seed=seed)
+        if len(picked) != asked or len(set(picked)) != asked:
+            raise ValueError(f"the acquisition was asked for {asked} distinct candidates and gave {picked}")
+        for index in (left[place] for place in picked):
+            kind = prototype(pool[index].structure) if most < n else ""
+            full = bool(kind) and counts[kind] >= most
+            (spare if full else chosen).append(index)
+            counts[kind] += not full
+        left = [index for place, index in enumerate(left) if place not in set(picked)]
+    return (chosen + spare)[:n]
 
 
 def shadow_size(budget: int, share: float) -> int:

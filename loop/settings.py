@@ -61,6 +61,8 @@ class CampaignSettings:
     """Oracle calls of round 0, which labels the untuned generator; none: as `budget`."""
     shadow_share: float = 0.25
     """Share of a round's budget that goes to random picks from the same pool (the shadow arm)."""
+    prototype_share: float = 0.25
+    """Largest share of the engine's picks of a round that may be of one prototype, as proposed; 1: any."""
     stability: str = "e_above_hull"
     """Property that decides what counts as stable, in eV/atom."""
     threshold: float = METASTABLE
@@ -112,6 +114,8 @@ class CampaignSettings:
             value = getattr(self, name)
             if value is not None and value < low:
                 raise ConfigError(f"{name} must be at least {low}, got {value}.")
+        if not 0 < self.prototype_share <= 1:
+            raise ConfigError(f"prototype_share must be above 0 and at most 1, got {self.prototype_share}.")
         if not 0 <= self.shadow_share < 1:
             raise ConfigError(f"shadow_share must be at least 0 and below 1, got {self.shadow_share}.")
         if not self.name.strip() or len(self.name) > NAME_CHARACTERS:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from pymatgen.core import Composition
 
+from flows.config import read_config
 from loop.errors import EnergyTypeError
 from loop.values import EnergyType
 from oracles.potentials.sevennet import ENERGIES
 from oracles.references import fill as fill_references
 from oracles.references.crystals import load_reference_crystals
 from oracles.references.fill import corrections_of, filled, write
+from oracles.references.hull_on_demand import demand_hull
 from oracles.references.phase_estimates import Estimates
 from oracles.references.table import is_element, shipped_for, shipped_tables
+from oracles.relax import RelaxConfig
 from tests.crystals import nacl, wurtzite
 
 KIND = EnergyType("potential", "PBE(+U)", "MP2020", "a" * 64)
@@ -110,3 +114,23 @@ def test_the_shipped_table_of_sevennet_is_whole():
         known = published.known(table.ids[table.formulas.index(formula)])
         assert known.release == "later"  # with the corrections of 2020
         assert energies[formula] - mixture == pytest.approx(known.formation_energy, abs=0.06)
+
+
+def test_the_quickstarts_hulls_need_no_computing(tmp_path):
+    """The shipped table holds every phase on a hull of its elements relaxed: whatever is asked, none is computed."""
+
+    def refuse(*_):
+        raise AssertionError("a phase has to be computed")
+
+    about = SimpleNamespace(dtype="float32")
+    potential = SimpleNamespace(
+        energy_type=ENERGIES, name="sevennet", about=about, elements=set(), energies=refuse, single_points=refuse
+    )
+    hull = demand_hull(potential, RelaxConfig(), ledger=str(tmp_path / "phases.db"))
+    elements = read_config("quickstart").generator.proposals.sampling.elements
+    hull.settle(elements, 3)
+    assert not hull.computed
+    found = hull.e_above_hull("TiN", -9.0, ENERGIES)
+    assert found.decomposition == {"TiN": 1.0}
+    with pytest.raises(AssertionError, match="has to be computed"):
+        hull.e_above_hull("MgAl2O4", -6.0, ENERGIES)

@@ -21,7 +21,7 @@ from oracles.references.table import References, is_element
 if TYPE_CHECKING:
     from oracles.references.crystals import Known
 
-OWN_MARGIN = 0.03  # eV/atom: relaxation lowered 99 % of 231 phases by less, from their published cells (docs/LOG.md)
+OWN_MARGIN = 0.03  # eV/atom: relaxation lowered 99 % of 328 phases by less, from their published cells (docs/LOG.md)
 OTHER_MARGIN = 0.20  # eV/atom: another potential's formation energy, relative to the judge's elements
 
 
@@ -113,15 +113,15 @@ class Estimates:
     def phases(self, elements: Collection[str], source: CrystalSource) -> list[Phase]:
         """All known crystals of a chemical system and its subsystems."""
         known = [source.known(id) for id in source.in_system(elements)]
-        lowest: dict[str, float] = {}
+        lowest: dict[str, Known] = {}
         for each in known:
-            if np.isfinite(each.e_above_hull):
-                lowest[each.formula] = min(each.e_above_hull, lowest.get(each.formula, np.inf))
-        return [self._phase(each, lowest.get(each.formula, np.nan)) for each in known]
+            if each.e_above_hull < getattr(lowest.get(each.formula), "e_above_hull", np.inf):
+                lowest[each.formula] = each
+        return [self._phase(each, lowest.get(each.formula)) for each in known]
 
-    def _phase(self, known: Known, lowest: float) -> Phase:
+    def _phase(self, known: Known, lowest: Known | None) -> Phase:
         """A polymorph is put above its formula's lowest by as much as published; unknown differences count as none."""
-        above = known.e_above_hull - lowest
+        above = np.nan if lowest is None else known.e_above_hull - lowest.e_above_hull
         above = float(above) if np.isfinite(above) else 0.0
         for table in self._own:
             if known.id in table.relaxed and not is_element(known.formula):
@@ -129,7 +129,8 @@ class Estimates:
                 return Phase(known.id, known.formula, energy, False, 0.0, guessed=False, settled=True)
             if known.formula in table.energy:
                 guessed = known.id not in table.points
-                estimate = table.energy[known.formula] + above if guessed else table.points[known.id]
+                base = table.points.get("" if lowest is None else lowest.id, table.energy[known.formula])
+                estimate = base + above if guessed else table.points[known.id]
                 return Phase(known.id, known.formula, estimate, False, self.own_margin, guessed)
         for table in self._others:
             if (formation := table.formation(known.formula)) is not None:

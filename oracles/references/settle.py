@@ -33,12 +33,12 @@ def merged(table: pd.DataFrame, hull: DemandHull) -> pd.DataFrame:
 
     Args:
         table: columns `oracles.references.table.COLUMNS`; its elements stay.
-        hull: of the same potential; a crystal that could not be computed gives no row.
+        hull: of the same potential; a relaxation that did not end (a busy machine has timeouts) settles nothing.
     """
     import pandas as pd
 
     points = dict(zip(table["id"], table["unrelaxed"], strict=True)) | hull.points
-    relaxed = {id: done.value("energy") for id, done in hull.computed.items()}
+    relaxed = {id: done.value("energy") for id, done in hull.computed.items() if done.ok}
     known = {id: hull.source.known(id).formula for id in {*hull.points, *relaxed} if " " not in id}
     rows = [
         {"formula": formula, "id": id, "held_out": 0, "energy_per_atom": relaxed.get(id, points.get(id)),

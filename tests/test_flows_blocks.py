@@ -224,5 +224,5 @@ def test_the_quickstart_says_its_goal_once_and_the_sections_follow():
     config = read_config("quickstart")
     assert (config.campaign.objective, config.campaign.threshold) == ("bulk_modulus", 0.05)
     assert ("e_above_hull", 0.05) in [(item.name, item.at_most) for item in config.selection.constraints]
-    assert (config.campaign.rounds, config.campaign.budget, config.campaign.baseline_budget) == (3, 16, 32)
+    assert (config.campaign.rounds, config.campaign.budget, config.campaign.baseline_budget) == (3, 16, 24)
     assert (config.oracle.screen.potential, config.oracle.mlip.potential) == ("chgnet", "sevennet")

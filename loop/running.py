@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from loop.approval import Answer, Question, wait
 from loop.values import Candidate
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ class Runner(Protocol):
         """Call ``campaign.label(batch)`` for each batch, side by side if so wished; return when all are labelled."""
         ...
 
+    def ask(self, question: Question) -> Answer:
+        """Wait until a person, or the deadline, has decided."""
+        ...
+
 
 class InTurn:
     """All in this thread."""
@@ -38,3 +43,7 @@ class InTurn:
             campaign.label(batch)
             done += len(batch)
             campaign.progress("label", done, total, {})
+
+    def ask(self, question: Question) -> Answer:
+        """Wait for the answer in the campaign's folder."""
+        return wait(question)

@@ -1,0 +1,32 @@
+"""Telling people by Prefect's own notification blocks: a question, the end, a failure. Best effort."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+
+def tell(blocks: Sequence[str], subject: str, text: str, logger: Logger) -> None:
+    """Send a message by each block.
+
+    Args:
+        blocks: names such as slack-webhook/materials, as the UI shows them.
+        subject: the message's.
+        text: the message.
+        logger: is told of blocks that do not work, by name: their errors may hold their addresses, which are secrets.
+    """
+    for name in blocks:
+        try:
+            _load(name).notify(text, subject=subject)
+        except Exception as error:
+            logger.warning("the block %s could not be used (%s); the campaign goes on", name, type(error).__name__)
+
+
+def _load(name: str) -> Any:
+    from prefect.blocks import notifications  # noqa: F401  (registers the types of blocks)
+    from prefect.blocks.core import Block
+
+    return Block.load(name)

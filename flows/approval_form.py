@@ -1,6 +1,8 @@
 """Approval under Prefect: the flow run pauses and shows a form. An answer in the campaign's folder counts as well."""
 # no `from __future__ import annotations`: Prefect reads the fields of the form from the class as it stands
 
+import contextlib
+import contextvars
 import logging
 import threading
 from datetime import UTC, datetime
@@ -32,8 +34,8 @@ def decide(question: Question, logger: Logger) -> Answer:
         return found
     left = (question.deadline - datetime.now(UTC)).total_seconds()
     decided = threading.Event()
-    follower = threading.Thread(target=_resume_when_answered, args=(question, decided), daemon=True)
-    follower.start()
+    here = contextvars.copy_context()  # settings of Prefect, and which run this is
+    threading.Thread(target=here.run, args=(_resume_when_answered, question, decided), daemon=True).start()
     form = Approval.with_initial_data(description=described(question), decision="approve", budget=question.budget)
     try:
         said = pause_flow_run(wait_for_input=form, timeout=max(1, round(left)), poll_interval=2)
@@ -55,11 +57,10 @@ def described(question: Question) -> str:
 
 
 def _resume_when_answered(question: Question, decided: threading.Event) -> None:
-    """Resume the paused run when the answer comes by file."""
+    """Resume the paused run when the answer comes by file; a run that is not paused yet, or a server away: later."""
     run = UUID(str(runtime.flow_run.id))
     while not decided.wait(approval.LOOK_SECONDS):
         found = approval.answered(question)
         if found is not None:
-            with get_client(sync_client=True) as client:
+            with contextlib.suppress(Exception), get_client(sync_client=True) as client:
                 client.resume_flow_run(run, run_input={"decision": found.decision, "budget": found.budget})
-            return

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -13,13 +15,15 @@ from uuid import UUID
 from flows.console import described, short
 from flows.narrative import told
 from flows.report_server import address_of
-from loop.stages import Reported, Step
+from loop.settings import STAGES
+from loop.stages import Labelled, Reported, Step
 
 if TYPE_CHECKING:
     from loop.campaign import Campaign
 
 INTERVAL = 3.0  # seconds between two updates of the progress artifact
 SHOWN = 100  # rows of the ranked table
+BEST = 20  # finds with links
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -34,8 +38,9 @@ class Watcher:
 
     def __init__(self, name: str, logger: Logger) -> None:
         self._name, self._logger = name, logger
-        self._bar: UUID | None = None
+        self._bars: dict[str, UUID] = {}
         self._last, self._stage = 0.0, ""
+        self._done, self._all = 0, 1  # stages
 
     def progress(self, stage: str, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
         """`loop.contracts.Progress`: a progress artifact, and a log line at most every `INTERVAL` seconds."""
@@ -46,20 +51,39 @@ class Watcher:
         text = f"{stage} {done}/{total} {described(metrics)}".rstrip()
         if total > 1:
             self._logger.info(text)
-        self._try(lambda: self._show_progress(100.0 * done / max(total, 1), text))
+        share = min(1.0, done / max(total, 1))
+        if stage in STAGES:
+            percent = 100.0 * min(1.0, (self._done + (share if total > 1 else 0.0)) / self._all)
+            self._try(lambda: self._show_progress("progress", percent, text))
+        else:  # a rung, within the stage of labels
+            self._try(lambda: self._show_progress(f"progress-{slug(stage)}", 100.0 * share, text))
+
+    def begins(self, campaign: Campaign) -> None:
+        """Before the first stage: how much there is to do."""
+        self._done, self._all = len(campaign.history.done), len(STAGES) * (campaign.settings.rounds + 1)
 
     def staged(self, campaign: Campaign, step: Step) -> None:
         """After each stage; the ranked table appears with every report."""
         self._logger.info("round %d/%d %s: %s", step.round, campaign.settings.rounds, step.stage, told(step.record))
+        self._done = len(campaign.history.done)
+        if step.stage == Labelled.stage:
+            for rung in campaign.parts.rungs:
+                self._try(
+                    partial(self._show_progress, f"progress-{slug(rung.name)}", 100.0, f"round {step.round} done")
+                )
         if step.stage == Reported.stage:
             rows = ranked_rows(campaign)
             self._try(lambda: self._show_ranked(rows))
+            for show in (self._show_best, self._show_figures, self._show_costs, self._show_link):
+                self._try(partial(show, campaign))
 
     def finished(self, campaign: Campaign, summary: Mapping[str, Any]) -> None:
         """The report, and where it lies."""
         from loop.report.columns import BRIEF, columns
 
         shown = columns(campaign.history, BRIEF)
+        why = str(summary.get("stopped") or "all rounds are done")
+        self._try(lambda: self._show_progress("progress", 100.0, f"finished: {why}"))
         self._try(lambda: self._show_report(campaign.directory, summary, shown, round_rows(campaign)))
 
     def _try(self, show: Callable[[], None]) -> None:
@@ -70,14 +94,40 @@ class Watcher:
                 "an artifact could not be shown (%s: %s); the campaign goes on", type(error).__name__, error
             )
 
-    def _show_progress(self, percent: float, text: str) -> None:
+    def _show_progress(self, name: str, percent: float, text: str) -> None:
         from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
-        if self._bar is None:
-            made = create_progress_artifact(percent, key=f"{slug(self._name)}-progress", description=text)
-            self._bar = made if isinstance(made, UUID) else None
-        else:
-            update_progress_artifact(self._bar, percent, description=text)
+        if name in self._bars:
+            update_progress_artifact(self._bars[name], percent, description=text)
+            return
+        made = create_progress_artifact(percent, key=f"{slug(self._name)}-{name}", description=text)
+        if isinstance(made, UUID):
+            self._bars[name] = made
+
+    def _show_best(self, campaign: Campaign) -> None:
+        from prefect.artifacts import create_markdown_artifact
+
+        text = f"# Best finds of campaign {self._name} so far\n\n{markdown(best_rows(campaign))}"
+        create_markdown_artifact(text, key=f"{slug(self._name)}-best", description=f"Best finds of {self._name}")
+
+    def _show_figures(self, campaign: Campaign) -> None:
+        from prefect.artifacts import create_markdown_artifact
+
+        text = f"# Figures of campaign {self._name}\n\n{figures(campaign)}"
+        create_markdown_artifact(text, key=f"{slug(self._name)}-figures", description=f"Figures of {self._name}")
+
+    def _show_costs(self, campaign: Campaign) -> None:
+        from prefect.artifacts import create_table_artifact
+
+        description = f"What campaign {self._name} has cost, and what is left of it at most, at the same cost per label"
+        create_table_artifact(table=cost_rows(campaign), key=f"{slug(self._name)}-cost", description=description)
+
+    def _show_link(self, campaign: Campaign) -> None:
+        from prefect.artifacts import create_link_artifact
+
+        address = address_of(campaign.directory.resolve() / "report.html")
+        if address is not None:  # a browser opens no file from a page, so without a server there is no link to give
+            create_link_artifact(address, link_text="report.html", key=f"{slug(self._name)}-report-html")
 
     def _show_ranked(self, rows: list[dict[str, Any]]) -> None:
         from prefect.artifacts import create_table_artifact
@@ -89,7 +139,7 @@ class Watcher:
     def _show_report(
         self, directory: Path, summary: Mapping[str, Any], shown: Mapping[str, str], rounds: list[dict[str, Any]]
     ) -> None:
-        from prefect.artifacts import create_link_artifact, create_markdown_artifact
+        from prefect.artifacts import create_markdown_artifact
 
         counts = [{"": name, "value": v} for name, v in summary.items() if name not in ("top", "known") and v != ""]
         where = directory.resolve()
@@ -100,9 +150,6 @@ class Watcher:
         parts += ["## Rounds", markdown(rounds), "## Counts", markdown(counts)]
         description = f"Report of campaign {self._name}"
         create_markdown_artifact("\n\n".join(parts), key=f"{slug(self._name)}-report", description=description)
-        address = address_of(where / "report.html")
-        if address is not None:  # a browser opens no file from a page, so without a server there is no link to give
-            create_link_artifact(address, link_text="report.html", key=f"{slug(self._name)}-report-html")
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -144,3 +191,71 @@ def ranked_rows(campaign: Campaign) -> list[dict[str, Any]]:
 def headed(rows: Sequence[Mapping[str, Any]], shown: Mapping[str, str]) -> list[dict[str, Any]]:
     """Rows of a summary with the heads that a person reads."""
     return [{shown.get(key, key): value for key, value in row.items()} for row in rows]
+
+
+def best_rows(campaign: Campaign) -> list[dict[str, Any]]:
+    """The best finds with units, each linked to its crystal where the results are served."""
+    from loop.ranking import FIND
+    from loop.report.columns import BRIEF, columns, in_group
+    from loop.report.export import ranked_rows as all_rows
+    from loop.report.export import write_cifs
+
+    finds, shown = in_group(all_rows(campaign.history), FIND)[:BEST], columns(campaign.history, BRIEF)
+    write_cifs(campaign.history, campaign.directory)
+    rows = headed([{name: row.get(name) for name in shown} for row in finds], shown)
+    for find, row in zip(finds, rows, strict=True):
+        paths = sorted((campaign.directory / "cifs").glob(f"{find['rank']:0>3}_*.cif"))
+        address = address_of(paths[0]) if paths else None
+        row["crystal"] = f"[CIF]({address})" if address else find["candidate_id"]
+    return rows
+
+
+def figures(campaign: Campaign) -> str:
+    """The report's figures as images inside markdown; those for which there is too little data are left out."""
+    from loop.report import figures as drawn
+
+    wanted = {
+        "Learning curve: the engine against random picks from the same pool": drawn.learning_curve,
+        "Hit rates by round": drawn.hit_rates,
+        "Pareto front": drawn.pareto,
+        "Calibration of the surrogate": drawn.calibration_curve,
+        "Funnel": drawn.funnel,
+    }
+    parts = []
+    for title, draw in wanted.items():
+        figure = draw(campaign.history)
+        if figure is not None:
+            data = base64.b64encode(drawn.to_svg(figure, slug(title)).encode()).decode()
+            parts.append(f"## {title}\n\n![{title}](data:image/svg+xml;base64,{data})")
+    return "\n\n".join(parts)
+
+
+def cost_rows(campaign: Campaign) -> list[dict[str, Any]]:
+    """One row per oracle: what it cost so far, and what the remaining rounds cost at most."""
+    history, settings = campaign.history, campaign.settings
+    left = settings.rounds + 1 - len(history.reports())
+    ahead = {history.oracle.oracle: left * settings.budget}
+    ahead |= {rung.oracle.name: left * rung.best for rung in campaign.parts.rungs}
+    rows: list[dict[str, Any]] = []
+    for cost in campaign.store.costs(history.name):
+        most = ahead.get(cost.oracle, 0)
+        rows.append(
+            {
+                "oracle": cost.oracle,
+                "labels": cost.labels,
+                "usable": cost.usable,
+                "s per label": round(cost.seconds / max(cost.labels, 1), 3),
+                "core-hours": round(cost.core_hours, 4),
+                "labels left at most": most,
+                "core-hours left at most": round(most * cost.core_hours / max(cost.labels, 1), 4),
+            }
+        )
+    hours, done = history.seconds() / 3600, max(len(history.reports()), 1)
+    everything = {"oracle": "all stages", "hours": round(hours, 4), "hours left": round(hours / done * left, 4)}
+    return [*rows, everything]
+
+
+def told_of(summary: Mapping[str, Any]) -> str:
+    """The end of a campaign in a few lines, for a message."""
+    names = ("goal", "rounds_done", "oracle_calls", "labelled", "stable_new", "best_objective", "stopped")
+    return "\n".join(f"{name}: {summary[name]}" for name in names if summary.get(name) not in (None, ""))

@@ -111,12 +111,14 @@ class BudgetBlock(Block):
     handoff: int | None = Field(None, description="crystals per round for people")
     calls: int | None = Field(None, description="labels in total")
     hours: float | None = Field(None, description="hours of work in total")
+    core_hours: float | None = Field(None, description="core-hours of all oracles in total")
 
 
 SAMPLING = {"required": "require", "allowed": "elements", "forbidden": "exclude"}  # other names are those of `Sampling`
 SHORT = ("space_groups", "max_atoms")  # which `proposals` and `finetune` also take outside their `sampling`
 BUDGET = {"rounds": "campaign.rounds", "label": "campaign.budget", "baseline": "campaign.baseline_budget"}
 BUDGET |= {"calls": "campaign.max_calls", "hours": "campaign.max_hours"}
+BUDGET |= {"core_hours": "campaign.max_core_hours"}
 BUDGET |= {"dft": "oracle.dft.best", "handoff": "oracle.handoff.best"}
 
 

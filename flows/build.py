@@ -185,7 +185,8 @@ class Builder:
         properties = self.config.surrogate.gp.properties
         climbers = StepAcquisition(self.surrogate.extractor, properties) if chosen else None
         oracle = self._scaled(name, made)
-        return Rung(name, oracle, section.best, section.only_stable, accepts, climbers, section.shadow_share)
+        share, rule = section.shadow_share, section.approval
+        return Rung(name, oracle, section.best, section.only_stable, accepts, climbers, share, rule)
 
     def _scaled(self, name: str, oracle: Oracle | HandOff) -> Oracle | HandOff:
         """DFT on the cluster, where there is one: each calculation on the cores of its worker."""

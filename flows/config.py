@@ -21,6 +21,7 @@ from flows.upgrade import upgraded
 from generator.policy import PolicyConfig
 from generator.rl.config import FinetuneConfig
 from generator.substitution import SubstitutionConfig
+from loop.approval import ApprovalRule
 from loop.errors import ConfigError
 from loop.novelty import Tolerances
 from loop.registry import Registry, as_mapping
@@ -69,6 +70,8 @@ class DftRung(DftConfig):
     """By what the rung found so far and what it costs (acquisition), or the best by rank alone."""
     shadow_share: float = 0.25
     """Of all that go up: picked by chance, to compare with."""
+    approval: ApprovalRule | None = None
+    """A person decides before each round's work; none: nobody is asked."""
 
     def oracle_config(self) -> DftConfig:
         """What the oracle itself is told."""
@@ -87,6 +90,8 @@ class HandoffRung(HandoffConfig):
     """By what came back so far and what it cost (acquisition), or the best by rank alone."""
     shadow_share: float = 0.0
     """Of all that are handed out: picked by chance, to compare with."""
+    approval: ApprovalRule | None = None
+    """A person decides before each round's work; none: nobody is asked."""
 
     def oracle_config(self) -> HandoffConfig:
         """What the oracle itself is told."""
@@ -219,6 +224,10 @@ class CampaignConfig(Section):
     selection: AcquisitionConfig = Field(default_factory=lambda: AcquisitionConfig(), description="what is labelled")
     oracle: OracleSection = Field(default_factory=lambda: OracleSection(), description="what labels")
     scale: Scale | None = Field(None, description="workers on a Dask cluster; none: processes of this machine")
+    notify: list[str] = Field(
+        default_factory=list,
+        description="Prefect's notification blocks, as slack-webhook/NAME: told of questions, ends and failures",
+    )
     # written out into the sections above, which are what is kept
     goal: GoalBlock | None = Field(None, exclude=True, description="what is looked for; other sections follow from it")
     space: SpaceBlock | None = Field(
@@ -289,7 +298,8 @@ def check_same(config: CampaignConfig, directory: Path, *, resume: bool = False)
     if not (directory / CONFIG_FILE).is_file():
         return
     ours, theirs = (flatten(c.model_dump(mode="json")) for c in (config, stored_config(directory)))
-    free = {"results", "scale", "oracle.workers", "oracle.dft.resources", *(f"campaign.{name}" for name in CHANGEABLE)}
+    free = {"results", "scale", "notify", "oracle.workers", "oracle.dft.resources"}
+    free |= {"oracle.dft.approval", "oracle.handoff.approval", *(f"campaign.{name}" for name in CHANGEABLE)}
     keys = [key for key in {**theirs, **ours} if not any(key == name or key.startswith(f"{name}.") for name in free)]
     changed = [key for key in keys if ours.get(key) != theirs.get(key)]
     if changed:

@@ -16,11 +16,12 @@ from prefect.states import Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows import artifacts
+from flows import approval_form, artifacts, notify
+from loop.approval import Answer, Question
 from loop.campaign import Campaign
 from loop.errors import DiscoveryLoopError
 from loop.settings import STAGES
-from loop.stages import Labelled, Step
+from loop.stages import Labelled, Reported, Step
 from loop.values import Candidate
 
 LABEL_THREADS = 8  # pieces in flight; the processes behind the oracle decide how many really run
@@ -53,7 +54,14 @@ def label_piece(campaign: Campaign, round: int, piece: int, candidates: list[Can
 
 
 class AsTasks:
-    """`loop.running.Runner`: each stage is a task; that of labels is one task per batch, side by side."""
+    """`loop.running.Runner`: each stage is a task; that of labels is one task per batch, side by side.
+
+    Args:
+        blocks: notification blocks that are told of questions.
+    """
+
+    def __init__(self, blocks: Sequence[str] = ()) -> None:
+        self._blocks = blocks
 
     def stage(self, campaign: Campaign, round: int, stage: str) -> Step:
         """Run a stage; labels are no task themselves, for their batches are."""
@@ -65,6 +73,15 @@ class AsTasks:
         wait(futures)
         for future in futures:
             future.result()
+
+    def ask(self, question: Question) -> Answer:
+        """Pause the flow run with a form."""
+        logger = get_run_logger()
+        logger.info("%s Answer here, by `discovery-loop approve`, or in %s", question.text, question.path)
+        notify.tell(self._blocks, f"{question.campaign} asks", question.text, logger)
+        answer = approval_form.decide(question, logger)
+        logger.info("%s decided: %s, %d crystals", answer.by, answer.decision, answer.crystals)
+        return answer
 
 
 @flow(
@@ -118,9 +135,17 @@ def run_watched(
     config = read_config(source, overrides)
     directory = config.directory(results)
     watcher = artifacts.Watcher(config.campaign.name, logger)
-    with build.open_campaign(config, directory, progress=watcher.progress, runner=AsTasks()) as campaign:
+    runner = AsTasks(config.notify)
+    with (
+        notify.of_failure(config.notify, config.campaign.name, logger),
+        build.open_campaign(config, directory, progress=watcher.progress, runner=runner) as campaign,
+    ):
+        watcher.begins(campaign)
         for step in campaign.steps():
+            if step.stage == Reported.stage:
+                outcome.write_report(campaign.history, directory)  # people look while it runs
             watcher.staged(campaign, step)
         summary = outcome.write_results(campaign.history, directory)
         watcher.finished(campaign, summary)
+    notify.tell(config.notify, f"{config.campaign.name} is done", artifacts.told_of(summary), logger)
     return summary

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+from loop.errors import DiscoveryLoopError
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -23,6 +26,16 @@ def tell(blocks: Sequence[str], subject: str, text: str, logger: Logger) -> None
             _load(name).notify(text, subject=subject)
         except Exception as error:
             logger.warning("the block %s could not be used (%s); the campaign goes on", name, type(error).__name__)
+
+
+@contextmanager
+def of_failure(blocks: Sequence[str], campaign: str, logger: Logger) -> Iterator[None]:
+    """Tell of an error on its way out."""
+    try:
+        yield
+    except DiscoveryLoopError as error:
+        tell(blocks, f"{campaign} has failed", str(error), logger)
+        raise
 
 
 def _load(name: str) -> Any:

@@ -11,6 +11,7 @@ from flows import configfile
 from flows.ledger import worked_on
 from flows.narrative import told
 from flows.outcome import summarise, write_report, write_results
+from loop.approval import open_questions as asked
 from loop.errors import ConfigError
 from loop.history import History
 from loop.settings import STAGES
@@ -85,7 +86,9 @@ def status_of(history: History, directory: Path) -> dict[str, Any]:
         pending = sum(pick.candidate_id not in history.evaluations for pick in history.picks(round))
     state = "finished" if done else f"round {round} of {history.settings.rounds}, {stage} ({STAGES.index(stage) + 1}/6)"
     at_work = worked_on(directory, done)
-    return {"state": state, "at_work": at_work, "labels_pending": pending, **summarise(history)}
+    waits = "; ".join(f"{question.text} Answer: discovery-loop approve {directory}" for question in asked(directory))
+    waiting = {"waits_for": waits} if waits else {}
+    return {"state": state, "at_work": at_work, **waiting, "labels_pending": pending, **summarise(history)}
 
 
 def export_campaign(history: History, directory: Path, format: str, output: Path) -> dict[str, Any]:

@@ -54,6 +54,7 @@ RANGES: dict[str, dict[str, Range]] = {
         "seed": Range(0, 2**63 - 1),
         "threshold": Range(-5, 5),  # eV/atom: 100 would be meV
         "max_hours": POSITIVE,
+        "max_core_hours": POSITIVE,
     },
     "FinetuneConfig": {
         "space_group_learning_rate": NUMBER,

@@ -61,8 +61,8 @@ class Question:
     def text(self) -> str:
         """In one sentence."""
         return (
-            f"Round {self.round} of campaign {self.campaign} would send {self.budget} crystals to {self.rung}. Without an "
-            f"answer until {self.deadline:%Y-%m-%d %H:%M} UTC: {self.otherwise}."
+            f"Round {self.round} of campaign {self.campaign} would send {self.budget} crystals to {self.rung}. Without "
+            f"an answer until {self.deadline:%Y-%m-%d %H:%M} UTC: {self.otherwise}."
         )
 
 
@@ -84,7 +84,13 @@ def ask(path: Path, campaign: str, round: int, rung: str, rule: ApprovalRule, ro
     """Write a question down, or find it as it was asked before the campaign was cut off."""
     if not path.exists():
         deadline = datetime.now(UTC) + timedelta(hours=rule.hours)
-        said = {"decision": None, "budget": len(rows), "campaign": campaign, "round": round, "rung": rung}
+        said: dict[str, Any] = {
+            "decision": None,
+            "budget": len(rows),
+            "campaign": campaign,
+            "round": round,
+            "rung": rung,
+        }
         said |= {"deadline": deadline.isoformat(timespec="seconds"), "otherwise": rule.otherwise, "candidates": rows}
         _write(path, said)
     return read_question(path)
@@ -103,7 +109,9 @@ def read_question(path: Path) -> Question:
             datetime.fromisoformat(str(said["deadline"])), str(said["otherwise"]), tuple(said["candidates"] or ()),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is no question of a campaign any more ({error}): delete it to be asked again.") from error
+        raise InputError(
+            f"{path} is no question of a campaign any more ({error}): delete it to be asked again."
+        ) from error
 
 
 def answered(question: Question) -> Answer | None:

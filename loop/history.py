@@ -139,6 +139,7 @@ class History:
     rungs: dict[str, RungHistory] = field(default_factory=dict)  # dearer oracles, by name
     begun: float = 0.0  # time of the first event, seconds since the epoch
     latest: float = 0.0  # and of the last one when this history was read
+    core_hours: float = 0.0  # that the oracles cost; read only where a stop rule asks for it
 
     @classmethod
     def load(cls, store: Store, name: str) -> Self:
@@ -181,6 +182,8 @@ class History:
         missing = [pick.candidate_id for pick in self.picks() if pick.candidate_id not in self.evaluations]
         self.evaluations |= store.evaluations(missing, self.oracle)
         self.paid = store.paid(self.name, self.oracle)
+        if self.settings.max_core_hours is not None:
+            self.core_hours = sum(cost.core_hours for cost in store.costs(self.name))
         for rung in self.rungs.values():
             open_ids = {key: value for key, value in rung.labels.items() if key not in rung.evaluations}
             found = store.evaluations(list(open_ids.values()), rung.key)

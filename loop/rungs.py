@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
+from loop import approval
+from loop.approval import ApprovalRule
 from loop.contracts import Oracle, Recorder
 from loop.errors import ConfigError
 from loop.history import RANK, RUNG, Label, RungHistory
+from loop.properties import heading, spec_of
 from loop.ranking import ranked
 from loop.settings import ENGINE, SHADOW, CampaignSettings
 from loop.stages import SentUp
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from loop.campaign import Campaign
+
+APPROVAL = "approval"  # kind of the event that tells what a person decided
 
 
 @runtime_checkable
@@ -85,6 +90,7 @@ class Rung:
     accepts: Callable[[Structure], bool] | None = None  # what it can measure at all; the others are passed over
     climbers: Climbers | None = None  # chooses, from this round and earlier ones; None: the best of the round by rank
     shadow_share: float = 0.0  # of all that go up: picked by chance among those that may, never by rank
+    approval: ApprovalRule | None = None  # a person decides before each round's work; None: nobody is asked
 
     def __post_init__(self) -> None:
         """Check values."""
@@ -153,6 +159,27 @@ def sent_up(candidate: Candidate, evaluation: Evaluation) -> Candidate:
     return Candidate(evaluation.structure, Origin("relaxed", parent=candidate.id), candidate.round)
 
 
+def approved(campaign: Campaign, round: int, rung: Rung, rule: ApprovalRule, labels: Sequence[Label]) -> int:
+    """Ask a person how many crystals may go up; returns the number, 0 for none. Goes on record."""
+    settings = campaign.settings
+    names = (settings.stability, settings.objective)
+    rows = [
+        {"candidate": label.candidate.id, "formula": label.candidate.formula}
+        | {heading(name, spec_of(name).unit): round_to(label.evaluation, name) for name in names}
+        for label in labels
+    ]
+    path = campaign.directory / approval.FOLDER / f"round_{round:03d}_{rung.name}.yaml"
+    question = approval.ask(path, settings.name, round, rung.name, rule, rows)
+    answer = campaign.runner.ask(question)
+    campaign.record(round, "label", APPROVAL, {"rung": rung.name, **asdict(answer)})
+    return answer.crystals
+
+
+def round_to(evaluation: Evaluation, name: str) -> float | None:
+    """A property to four digits, for people; None where it was not measured."""
+    return float(f"{evaluation.value(name):.4g}") if name in evaluation.properties else None
+
+
 def climb(campaign: Campaign, round: int, rung: Rung) -> int:
     """Have a dearer oracle look at some labels; returns how many. Who was chosen once stays chosen."""
     history = campaign.history
@@ -161,6 +188,10 @@ def climb(campaign: Campaign, round: int, rung: Rung) -> int:
     told = history.rungs.get(rung.name)
     if told is None or round not in told.rounds:
         arms = chosen_of(labels, campaign.settings, rung, round, told)
+        if arms and rung.approval is not None:
+            shown = [label for label in labels if label.candidate.id in arms]
+            n = approved(campaign, round, rung, rung.approval, shown)
+            arms = chosen_of(labels, campaign.settings, replace(rung, best=n), round, told) if n else {}
         campaign.store.add_candidates(history.name, [up[key] for key in arms])
         sent = {key: up[key].id for key in arms}
         event = SentUp(rung.name, rung.key.oracle, rung.key.settings, sent, chosen=True, arms=arms)

@@ -17,7 +17,7 @@ ARMS = (BASELINE, ENGINE, SHADOW)
 NAME_CHARACTERS, NAME_BYTES = 128, 200  # what the ledger's column and a file system's names hold, with some to spare
 
 # what a resumed campaign may change: when to stop, and how work is cut into pieces. All else would make it another one
-CHANGEABLE = ("rounds", "max_calls", "max_hours", "patience", "stop_below", "stop_above", "chunk")
+CHANGEABLE = ("rounds", "max_calls", "max_hours", "max_core_hours", "patience", "stop_below", "stop_above", "chunk")
 
 
 def check_name(name: str) -> None:
@@ -85,6 +85,8 @@ class CampaignSettings:
     """Stop before this total number of oracle calls is exceeded."""
     max_hours: float | None = None
     """Stop before the round that would begin after this many hours of work."""
+    max_core_hours: float | None = None
+    """Stop before the round that would begin after the oracles of all rungs have cost this many core-hours."""
     patience: int | None = None
     """Stop after this many rounds without a new stable crystal or a better objective."""
     stop_below: dict[str, float] = field(default_factory=lambda: {"validity": 0.05, "uniqueness": 0.05})

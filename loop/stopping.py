@@ -1,4 +1,4 @@
-"""When a campaign begins no further round: calls, hours, no progress, drift."""
+"""When a campaign begins no further round: calls, hours, core-hours, no progress, drift."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ def stop_reason(history: History) -> str:
         return f"{history.paid} oracle calls are paid, max_calls is {settings.max_calls}"
     if settings.max_hours is not None and hours >= settings.max_hours:
         return f"{hours:.2f} hours are worked, max_hours is {settings.max_hours}"
+    if settings.max_core_hours is not None and history.core_hours >= settings.max_core_hours:
+        return f"{history.core_hours:.3g} core-hours are paid, max_core_hours is {settings.max_core_hours:g}"
     if settings.patience is not None and stale >= settings.patience:
         return f"{stale} rounds without a new stable crystal or a better objective, patience is {settings.patience}"
     return drift_reason(history)

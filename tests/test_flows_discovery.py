@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
+import threading
+import time
 from contextlib import contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 
@@ -10,6 +16,9 @@ pytest.importorskip("prefect")
 
 from flows import build, outcome
 from flows.config import CampaignConfig
+from loop import approval
+from loop.approval import ApprovalRule
+from loop.rungs import Rung
 from loop.settings import CampaignSettings
 from loop.store import Store
 from tests.fakes import FakeGenerator, FakeOracle, fake_parts
@@ -67,9 +76,14 @@ def test_flow_gives_the_plain_campaign(tmp_path, fakes, monkeypatch):
     assert flow_rows == plain_rows
 
     with get_client(sync_client=True) as client:
-        artifacts = {artifact.key: artifact for artifact in client.read_artifacts()}
+        artifacts = {artifact.key: artifact for artifact in client.read_artifacts(sort="CREATED_DESC", limit=200)}
         names = sorted(run.name for run in client.read_task_runs())
-    assert {"two-rounds-ranked", "two-rounds-progress", "two-rounds-report"} <= set(artifacts)
+    kinds = ("ranked", "progress", "report", "best", "figures", "cost")
+    assert {f"two-rounds-{kind}" for kind in kinds} <= set(artifacts)
+    assert artifacts["two-rounds-progress"].data == 100
+    assert artifacts["two-rounds-progress"].description == "finished: all rounds are done"
+    assert artifacts["two-rounds-figures"].data.count("](data:image/svg+xml;base64,") >= 4
+    assert "core-hours left at most" in artifacts["two-rounds-cost"].data
     assert "round 1: finetune" in names
     assert "round 2: label piece 1" in names
 
@@ -95,7 +109,7 @@ def test_a_failed_artifact_does_not_end_the_campaign(tmp_path, fakes, monkeypatc
     def away(*_):
         raise ConnectionError("server away")
 
-    for name in ("_show_ranked", "_show_progress", "_show_report"):
+    for name in ("_show_ranked", "_show_progress", "_show_report", "_show_best", "_show_figures", "_show_costs"):
         monkeypatch.setattr(Watcher, name, away)
     config = write_config(tmp_path / "c.yaml", name="away", rounds=1, pool=12, budget=4)
     assert discovery_loop(config, str(tmp_path / "r"))["rounds_done"] == 1
@@ -108,6 +122,117 @@ def test_a_bad_configuration_fails_the_run_with_its_message(tmp_path):
     state = discovery_loop("smoke", str(tmp_path / "r"), overrides={"campaign.round": 2}, return_state=True)
     assert state.is_failed()
     assert "did you mean 'rounds'" in state.message
+
+
+@pytest.fixture
+def asking(monkeypatch):
+    """Let the flow build a campaign with a rung that asks first; returns that rung's oracle."""
+    dear = FakeOracle()
+    dear.name = "dear@1"
+    monkeypatch.setattr(outcome, "write_report", lambda _, directory: directory / "report.html")
+    monkeypatch.setattr(approval, "LOOK_SECONDS", 0.2)
+
+    @contextmanager
+    def parts(*_):
+        yield replace(fake_parts(), rungs=(Rung("dft", dear, 2, approval=ApprovalRule(hours=1)),))
+
+    monkeypatch.setattr(build, "parts", parts)
+    return dear
+
+
+def in_background(act):
+    """Do something once it can be done, beside a flow."""
+
+    def work():
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not act():
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
+    thread.start()
+    return thread
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_form_decides(tmp_path, asking):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+
+    from flows.discovery import discovery_loop
+
+    paused = FlowRunFilter.model_validate({"state": {"type": {"any_": ["PAUSED"]}}})
+    refused = []
+
+    def resume():
+        with get_client(sync_client=True) as client:
+            runs = client.read_flow_runs(flow_run_filter=paused)
+            if not runs:
+                return False
+            wrong = client.resume_flow_run(runs[0].id, run_input={"decision": "perhaps", "budget": 1})
+            refused.append(str(wrong.status))
+            client.resume_flow_run(runs[0].id, run_input={"decision": "approve", "budget": 1})
+            return True
+
+    config = write_config(tmp_path / "c.yaml", name="form", rounds=0, pool=24, budget=6)
+    thread = in_background(resume)
+    summary = discovery_loop(config, str(tmp_path / "r"))
+    thread.join()
+    assert summary["campaign"] == "form"
+    assert "REJECT" in refused[0]
+    assert len(asking.evaluated) == 1
+    with Store(tmp_path / "r" / "campaign.db") as store:
+        events = [event.payload for event in store.events("form") if event.kind == "approval"]
+    assert events == [{"rung": "dft", "decision": "approve", "budget": 1, "by": "the form"}]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_file_decides_while_the_form_is_shown(tmp_path, asking):
+    from flows.discovery import discovery_loop
+
+    config = write_config(tmp_path / "c.yaml", name="file", rounds=0, pool=24, budget=6)
+    done = in_background(lambda: [approval.answer(q, "reject") for q in approval.open_questions(tmp_path / "r")])
+    assert discovery_loop(config, str(tmp_path / "r"))["campaign"] == "file"
+    done.join()
+    assert asking.evaluated == []
+
+
+class Heard(BaseHTTPRequestHandler):
+    """Keeps what is posted."""
+
+    messages: ClassVar[list[bytes]] = []
+
+    def do_POST(self):
+        self.messages.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_people_are_told_by_blocks_and_a_broken_one_is_no_harm(tmp_path, fakes, caplog):
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
+    from flows import configfile
+    from flows.discovery import discovery_loop
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Heard) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{httpd.server_port}/hook?key=s3cret"
+        block = CustomWebhookNotificationBlock(
+            name="hook", url=url, json_data={"title": "{{subject}}", "text": "{{body}}"}
+        )
+        block.save("hook", overwrite=True)
+        path = tmp_path / "c.yaml"
+        settings = CampaignSettings(name="told", rounds=0, pool=12, budget=4)
+        blocks = ["custom-webhook/hook", "slack-webhook/absent"]
+        configfile.dump(CampaignConfig(campaign=settings, notify=blocks), path)
+        discovery_loop(str(path), str(tmp_path / "r"))
+        httpd.shutdown()
+    assert [b"told is done" in message for message in Heard.messages] == [True]
+    assert "slack-webhook/absent could not be used" in caplog.text
+    assert "s3cret" not in caplog.text
 
 
 def test_keys_of_artifacts():

@@ -1,4 +1,4 @@
-"""Verbs of a campaign: init, validate, schema, run, resume, status, report, export."""
+"""Verbs of a campaign: init, validate, schema, run, resume, status, approve, report, export."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Format(StrEnum):
 ENDINGS = {".json": Format.json, ".extxyz": Format.extxyz, ".xyz": Format.extxyz, ".db": Format.ase_db}
 ENDINGS |= {".jsonl": Format.optimade, ".zip": Format.zip, ".poscar": Format.poscar}
 OWN_FILES = {"campaign.db", "config.yaml", "record.json", "ranked.csv", "ranked.json", "report.html", "cifs"}
-OWN_FILES |= {"generator", "surrogate", "pools", "oracle", "handoff"}
+OWN_FILES |= {"generator", "surrogate", "pools", "oracle", "handoff", "approvals", "scale", "figures"}
 
 
 def init(
@@ -180,6 +180,30 @@ def status(directory: Folder, json: Json = False) -> None:
     emit(summary, json, outcome_text(directory, summary))
 
 
+def approve(
+    directory: Folder,
+    reject: Annotated[bool, typer.Option("--reject", help="Send nothing up.")] = False,
+    budget: Annotated[int | None, typer.Option(min=0, help="How many crystals at most. Default: as asked.")] = None,
+    json: Json = False,
+) -> None:
+    """Answer the question that a campaign waits with, before an expensive rung."""
+    from loop import approval
+
+    questions = approval.open_questions(directory)
+    if not questions:
+        raise InputError(f"{directory}: no campaign waits for an answer here (discovery-loop status {directory})")
+    decision = approval.REJECT if reject else approval.APPROVE
+    for question in questions:
+        answer = approval.answer(question, decision, budget)
+        told = {
+            "round": question.round,
+            "rung": question.rung,
+            "decision": answer.decision,
+            "crystals": answer.crystals,
+        }
+        emit(told, json)
+
+
 def report(
     directory: Folder,
     output: Annotated[
@@ -231,5 +255,5 @@ def _refuse_own_files(directory: Path, output: Path) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (init, validate, schema, run, resume, status, report, export):
+    for verb in (init, validate, schema, run, resume, status, approve, report, export):
         app.command(rich_help_panel="Campaigns")(verb)

@@ -30,16 +30,20 @@ UNIT = {"e_above_hull": "eV/atom", "bulk_modulus": "GPa"}
 
 def crystal(cation: str, anion: str, misfit: float) -> Structure:
     """A rocksalt pair whose lattice parameter is off by a share `misfit`."""
-    length = 2.0 * float(Element(cation).atomic_radius + Element(anion).atomic_radius) * (1 + misfit)
-    return Structure(Lattice.cubic(length), np.repeat([cation, anion], 4), [*FCC, *(FCC + 0.5)])
+    length = best_length((cation, anion)) * (1 + misfit)
+    return Structure(Lattice.cubic(length), [cation] * 4 + [anion] * 4, [*FCC, *(FCC + 0.5)])
+
+
+def best_length(elements: Sequence[str]) -> float:
+    """Lattice parameter (A) at which a pair is stable."""
+    return 2.0 * sum(float(Element(element).atomic_radius or 0.0) for element in elements)
 
 
 def truth(structure: Structure) -> dict[str, float]:
     """Energy above the hull (eV/atom) and bulk modulus (GPa)."""
-    elements = list(structure.composition)
-    length = 2.0 * float(sum(Element(str(e)).atomic_radius for e in elements))
-    misfit = structure.volume ** (1 / 3) / length - 1
-    return {"e_above_hull": 10 * misfit**2, "bulk_modulus": float(sum(Element(str(e)).Z for e in elements))}
+    elements = [str(element) for element in structure.composition]
+    misfit = structure.volume ** (1 / 3) / best_length(elements) - 1
+    return {"e_above_hull": 10 * misfit**2, "bulk_modulus": float(sum(Element(element).Z for element in elements))}
 
 
 def calls(log: Path, start: int = 0) -> list[str]:
@@ -160,7 +164,14 @@ class World:
 class Nearest:
     """Acquisition: the lowest predicted energy above the hull."""
 
-    def select(self, candidates: Sequence[Candidate], surrogate: Surrogate, k: int, *, seed: int) -> list[int]:
+    def select(
+        self,
+        candidates: Sequence[Candidate],
+        surrogate: Surrogate,
+        k: int,
+        *,
+        seed: int,  # noqa: ARG002
+    ) -> list[int]:
         """Indices, best first."""
         mean, _ = surrogate.predict(candidates).column("e_above_hull")
         return np.argsort(mean, kind="stable")[:k].tolist()
@@ -177,6 +188,11 @@ class Stability:
         return rewards, [{"stability": float(value)} for value in rewards]
 
 
+def everything(structures: Sequence[Structure]) -> list[str | None]:
+    """All crystals are valid."""
+    return [None] * len(structures)
+
+
 def parts(oracle: Oracle, seconds: float = 0.0) -> Parts:
     """What a campaign of this world consists of; policy and surrogate are objects of their own."""
     nearest: Acquisition = Nearest()
@@ -187,5 +203,5 @@ def parts(oracle: Oracle, seconds: float = 0.0) -> Parts:
         oracle=oracle,
         reward_for=lambda _: Stability(),
         novelty=NoveltyIndex(),
-        validity=lambda structures: [None] * len(structures),
+        validity=everything,
     )

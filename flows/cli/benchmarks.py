@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli import benchmarks_generator, benchmarks_oracles
+from flows.cli import benchmarks_generator, benchmarks_operate, benchmarks_oracles
 from flows.cli.records import Json, Output, Seed
 from flows.console import emit, note, progress
 
@@ -16,6 +16,7 @@ Data = Annotated[list[Path], typer.Option("--data", help="CSV with a cif column 
 app = typer.Typer(no_args_is_help=True, help="Measure this installation and its methods; records go to a folder.")
 benchmarks_generator.register(app)
 benchmarks_oracles.register(app)
+benchmarks_operate.register(app)
 
 
 @app.command()

@@ -1,0 +1,122 @@
+"""discovery-loop benchmark overhead and scale: what orchestration costs, and how labels spread over workers.
+
+Labels of the sleeping oracle cost no core, so that what is measured is the engine: ledger, claims, Dask, Prefect.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from flows import records, scale
+from flows.benchmarks.operate.resume import as_tasks, in_flow, prefect_server
+from flows.benchmarks.operate.world import SleepingOracle, parts
+from flows.dask_oracle import DaskOracle
+from loop.campaign import Campaign
+from loop.contracts import Oracle
+from loop.rungs import key_of
+from loop.running import InTurn
+from loop.settings import CampaignSettings
+from loop.store import Store
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ScaleBenchmark:
+    """How many labels on how many workers."""
+
+    labels: int = 1000
+    seconds: float = 0.5  # of one label
+    workers: tuple[int, ...] = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class OverheadBenchmark:
+    """How many labels of how many seconds, with and without Prefect."""
+
+    labels: int = 100
+    seconds: float = 2.0
+    prefect: bool = True
+
+
+def run_scale(output: Path, config: ScaleBenchmark, say: Say = lambda _: None) -> dict[str, Any]:
+    """Label on clusters of different sizes; returns the record, which is written."""
+    settings = CampaignSettings(name="scale", rounds=0, pool=2 * config.labels, budget=config.labels)
+    rows, lists = [], set()
+    with TemporaryDirectory() as name:
+        for workers in config.workers:
+            folder = Path(name) / str(workers)
+            folder.mkdir()
+            oracle = SleepingOracle(folder / "calls", config.seconds)
+            with scale.connected(scale.Scale(workers=workers), folder) as client:
+                client.wait_for_workers(workers)
+                spread = DaskOracle(partial(replace, oracle), key_of(oracle), client, str(folder / "campaign.db"))
+                ranked, took = campaign(settings, folder, spread)
+            lists.add(ranked)
+            ideal = config.labels * config.seconds / workers
+            rows.append({"workers": workers, "label_stage_s": took, "ideal_s": ideal, "share_of_ideal": ideal / took})
+            say(f"{workers} workers: {took:.1f} s, ideal {ideal:.1f} s")
+    for row in rows:
+        row["speed_up"] = rows[0]["label_stage_s"] / row["label_stage_s"]
+    results = {"labels": config.labels, "seconds_per_label": config.seconds, "identical_lists": len(lists) == 1}
+    record = {"benchmark": "scale", "protocol": __doc__, "results": {**results, "rows": rows}}
+    return records.write_record(output, record)
+
+
+def run_overhead(output: Path, config: OverheadBenchmark, say: Say = lambda _: None) -> dict[str, Any]:
+    """The stage of labels of one campaign, plain and under Prefect, against the sleep alone."""
+    settings = CampaignSettings(name="overhead", rounds=0, pool=2 * config.labels, budget=config.labels, chunk=4)
+    ideal, rows = config.labels * config.seconds, []
+    with TemporaryDirectory() as name, prefect_server(Path(name), config.prefect):
+        for engine in ("plain", "prefect") if config.prefect else ("plain",):
+            folder = Path(name) / engine
+            folder.mkdir()
+            oracle = Alone(SleepingOracle(folder / "calls", config.seconds))
+            _, took = campaign(settings, folder, oracle, prefect=engine == "prefect")
+            rows.append({"engine": engine, "label_stage_s": took, "ideal_s": ideal, "overhead": took / ideal - 1})
+            say(f"{engine}: {took:.1f} s, ideal {ideal:.1f} s")
+    results = {"labels": config.labels, "seconds_per_label": config.seconds, "rows": rows}
+    return records.write_record(output, {"benchmark": "overhead", "protocol": __doc__, "results": results})
+
+
+class Alone:
+    """An oracle that works on one label at a time, whatever asks side by side: as one machine would."""
+
+    def __init__(self, oracle: SleepingOracle) -> None:
+        from threading import Lock
+
+        self._oracle, self._lock = oracle, Lock()
+        self.name, self.settings_hash = oracle.name, oracle.settings_hash
+
+    def evaluate(self, candidates: Any) -> Any:
+        """In turn."""
+        with self._lock:
+            return self._oracle.evaluate(candidates)
+
+
+def campaign(
+    settings: CampaignSettings, folder: Path, oracle: Oracle, *, prefect: bool = False
+) -> tuple[str, float]:
+    """Run a campaign; returns its ranked list and the seconds of its stages of labels."""
+    runner = as_tasks() if prefect else InTurn()
+    spent = []
+
+    def drive() -> None:
+        for step in made.steps():
+            if step.stage == "label":
+                spent.append(step.seconds)
+
+    with (
+        Store(folder / "campaign.db") as store,
+        Campaign(settings, parts(oracle), store, folder, runner=runner) as made,
+    ):
+        began = time.monotonic()
+        in_flow(drive) if prefect else drive()
+        assert sum(spent) <= time.monotonic() - began
+    return (folder / "ranked.csv").read_text(), sum(spent)

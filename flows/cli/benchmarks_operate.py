@@ -1,0 +1,62 @@
+"""Verbs of ``discovery-loop benchmark`` that measure operation: resume, overhead, scale."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.records import Json, Output, Seed, tell
+from flows.console import note
+
+
+def resume(
+    output: Output,
+    kills: Annotated[int, typer.Option(min=1, help="SIGKILLs to send in all.")] = 200,
+    database: Annotated[
+        str | None, typer.Option(help="URL of an empty PostgreSQL database on this machine, ${VAR} allowed.")
+    ] = None,
+    prefect: Annotated[bool, typer.Option(help="Also under Prefect, on a server of its own.")] = True,
+    minutes: Annotated[float, typer.Option(help="Begin no further campaign after this time.")] = float("inf"),
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Campaigns killed at random moments must end in the list of one that was not; no label lost or paid twice."""
+    from flows.benchmarks.operate.resume import ResumeBenchmark, run
+    from flows.configfile import expand_environment
+
+    url = None if database is None else expand_environment(database)
+    record = run(output, ResumeBenchmark(kills, url, prefect, seed, minutes), note)
+    tell(record, output, json)
+
+
+def overhead(
+    output: Output,
+    labels: Annotated[int, typer.Option(min=1, help="Labels.")] = 100,
+    seconds: Annotated[float, typer.Option(help="Of one label.")] = 2.0,
+    prefect: Annotated[bool, typer.Option(help="Also under Prefect, on a server of its own.")] = True,
+    json: Json = False,
+) -> None:
+    """What orchestration adds to the seconds of the labels."""
+    from flows.benchmarks.operate.speed import OverheadBenchmark, run_overhead
+
+    tell(run_overhead(output, OverheadBenchmark(labels, seconds, prefect), note), output, json)
+
+
+def scale(
+    output: Output,
+    labels: Annotated[int, typer.Option(min=1, help="Labels.")] = 1000,
+    seconds: Annotated[float, typer.Option(help="Of one label.")] = 0.5,
+    workers: Annotated[list[int] | None, typer.Option(help="Repeatable. Default: 1, 2, 4.")] = None,
+    json: Json = False,
+) -> None:
+    """Labels on 1, 2 and 4 Dask workers: the same list, and how much faster."""
+    from flows.benchmarks.operate.speed import ScaleBenchmark, run_scale
+
+    tell(run_scale(output, ScaleBenchmark(labels, seconds, tuple(workers or (1, 2, 4))), note), output, json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs."""
+    for verb in (resume, overhead, scale):
+        app.command()(verb)

@@ -11,6 +11,7 @@ from flows import scale
 from flows.config import MLIP
 from flows.configfile import listed
 from flows.ranges import out_of_range
+from loop.database import as_url
 from loop.errors import ConfigError, DiscoveryLoopError
 from loop.properties import spec_of
 from loop.settings import check_name
@@ -147,6 +148,11 @@ def _files(config: CampaignConfig) -> Iterator[str]:
         if path is not None and not Path(path).exists():
             yield f"{key}: there is no {path}"
     yield from told("store", lambda: config.ledger(Path()))
+    if config.store and "://" in config.store and (password := as_url(config.store).password) and "${" not in password:
+        yield (
+            "store: a password stands in the configuration, which the results keep: put it into the environment and "
+            "write ${DB_PASSWORD} in its place"
+        )
 
 
 def _devices(config: CampaignConfig) -> Iterator[str]:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from flows import yaml_core
 from flows.console import note
+from flows.hiding import hidden
 from loop.errors import ConfigError
 from loop.io.files import write_text
 
@@ -284,7 +285,9 @@ def expand_environment(text: str) -> str:
     def value(match: re.Match[str]) -> str:
         name = match.group(1)
         if name not in os.environ:
-            raise ConfigError(f"{text!r} wants the environment variable {name}, which is not set: export {name}=...")
+            raise ConfigError(
+                f"{hidden(text)!r} needs the environment variable {name}, which is not set: export {name}=..."
+            )
         return os.environ[name]
 
     return re.sub(r"\$\{(\w+)\}", value, text)

@@ -22,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from flows.hiding import hidden
 from flows.records import finite
 
 PLAIN_INTERVAL = 5.0  # seconds between lines of one stage where there is no terminal
@@ -33,7 +34,7 @@ out = Console(highlight=False, soft_wrap=True)
 def complain(message: str) -> None:
     """Print an error to stderr."""
     err.print("discovery-loop: error:", style="bold red", end=" ")
-    err.print(message, markup=False)
+    err.print(hidden(message), markup=False)
 
 
 def note(message: str) -> None:

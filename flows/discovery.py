@@ -17,6 +17,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows import approval_form, artifacts, notify
+from flows.hiding import hidden
 from loop.approval import Answer, Question
 from loop.campaign import Campaign
 from loop.errors import DiscoveryLoopError
@@ -121,8 +122,8 @@ def discovery_loop(
     try:
         return run_watched(config, results, given | (overrides or {}), logger)
     except DiscoveryLoopError as error:  # one message instead of a traceback
-        logger.error(str(error))
-        return Failed(message=str(error))
+        logger.error(hidden(str(error)))
+        return Failed(message=hidden(str(error)))
 
 
 def run_watched(

@@ -58,10 +58,11 @@ class GuardedGroup(TyperGroup):
 
 def write_log() -> Path:
     """Write the traceback of the exception being handled to a log file; returns its path."""
+    from flows.hiding import hidden
     from flows.paths import state_dir
 
     path = state_dir() / f"error-{time.strftime('%Y%m%d-%H%M%S')}.log"
-    path.write_text(f"{sys.argv}\n{traceback.format_exc()}", encoding="utf-8")
+    path.write_text(hidden(f"{sys.argv}\n{traceback.format_exc()}"), encoding="utf-8")
     return path
 
 

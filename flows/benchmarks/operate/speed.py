@@ -100,17 +100,13 @@ class Alone:
             return self._oracle.evaluate(candidates)
 
 
-def campaign(
-    settings: CampaignSettings, folder: Path, oracle: Oracle, *, prefect: bool = False
-) -> tuple[str, float]:
+def campaign(settings: CampaignSettings, folder: Path, oracle: Oracle, *, prefect: bool = False) -> tuple[str, float]:
     """Run a campaign; returns its ranked list and the seconds of its stages of labels."""
     runner = as_tasks() if prefect else InTurn()
-    spent = []
+    spent: list[float] = []
 
     def drive() -> None:
-        for step in made.steps():
-            if step.stage == "label":
-                spent.append(step.seconds)
+        spent.extend(step.seconds for step in made.steps() if step.stage == "label")
 
     with (
         Store(folder / "campaign.db") as store,

@@ -141,14 +141,18 @@ class World:
     # surrogate
 
     def fit(
-        self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation], *, drawn: Collection[str] = ()
+        self,
+        candidates: Sequence[Candidate],
+        evaluations: Sequence[Evaluation],
+        *,
+        picked_at_random: Collection[str] = (),
     ) -> dict[str, float]:
         """Least squares through the origin."""
         time.sleep(self.seconds)
         x = self._features(candidates)
         y = np.array([[evaluation.value(name) for name in self.names] for evaluation in evaluations])
         self.slopes = ((x * y).sum(0) / (x * x).sum(0)).tolist()
-        return {"drawn": float(len(drawn))}
+        return {"picked_at_random": float(len(picked_at_random))}
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:
         """A line through the origin."""

@@ -14,7 +14,7 @@ says itself stays, and a contradiction is an error that names both places.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -122,6 +122,24 @@ BUDGET |= {"core_hours": "campaign.max_core_hours"}
 BUDGET |= {"dft": "oracle.dft.best", "handoff": "oracle.handoff.best"}
 
 
+OBJECTIVE = ("maximise", "minimise", "target")
+GIVES_WAY: dict[str, tuple[str, tuple[str, ...]]]  # what of which block an override of a key replaces
+GIVES_WAY = {key: ("budget", (name,)) for name, key in BUDGET.items()}
+GIVES_WAY |= {f"campaign.{key}": ("goal", OBJECTIVE) for key in ("objective", "goal", "target", "window", "also")}
+GIVES_WAY |= {"selection.objectives": ("goal", OBJECTIVE), "campaign.threshold": ("goal", ("stable",))}
+
+
+def give_way(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Raw settings of a file without what its blocks say of keys that are overridden, as by ``--set``."""
+    found = dict(data)
+    for name, lines in (GIVES_WAY[key] for key in overrides if key in GIVES_WAY):
+        if isinstance(found.get(name), Mapping):
+            found[name] = {key: value for key, value in found[name].items() if key not in lines}
+            if not found[name]:
+                del found[name]
+    return found
+
+
 def expanded(data: Mapping[str, Any]) -> dict[str, Any]:
     """Raw settings with the blocks written out into the sections; a block that is none is left to the check of types.
 
@@ -219,9 +237,18 @@ def _write_constraints(writer: _Writer, goals: list[Goal], limits: list[dict[str
     default = [_said(asdict(item)) for item in AcquisitionConfig().constraints]
     named = {item["name"] for item in limits}
     kept = [item for item in default if "at_least" in item or item["name"] not in named]
-    windows = [{"name": item.name, side: value} for item in goals if item.window is not None
-               for side, value in zip(("at_least", "at_most"), item.window, strict=True)]  # fmt: skip
+    windows = [{"name": name, side: value} for name, window in _windows(writer, goals)
+               for side, value in zip(("at_least", "at_most"), window, strict=True)]  # fmt: skip
     writer.put("selection.constraints", limits + kept + windows, "goal")
+
+
+def _windows(writer: _Writer, goals: list[Goal]) -> list[tuple[str, tuple[float, float]]]:
+    """Windows that candidates must keep: of the block's goals, else of the one under ``campaign``."""
+    if goals:
+        return [(item.name, item.window) for item in goals if item.window is not None]
+    name, window = writer.there("campaign.objective"), writer.there("campaign.window")
+    is_one = isinstance(name, str) and isinstance(window, list | tuple) and len(window) == 2
+    return [(name, (window[0], window[1]))] if is_one else []
 
 
 def _said(item: dict[str, Any]) -> dict[str, Any]:

@@ -117,8 +117,11 @@ def load(
     source: str | Path | None,
     overrides: Mapping[str, Any] | None = None,
     upgrade: Upgrade | None = None,
+    give_way: Callable[[Mapping[str, Any], Sequence[str]], dict[str, Any]] | None = None,
 ) -> Model:
     """Read a YAML file or preset (None: the defaults) into a model; `overrides` maps dotted keys to values.
+
+    `give_way` takes out of the file what would contradict the overrides: those who override know what they want.
 
     Raises:
         ConfigError: with every problem on a line of its own.
@@ -126,6 +129,7 @@ def load(
     data = {} if source is None else read_mapping(source)
     try:
         data = spelled(data)
+        data = give_way(data, list(overrides or {})) if give_way is not None else data
         for key, value in (overrides or {}).items():
             set_key(data, ".".join(SPELLINGS.get(part, part) for part in key.split(".")), spelled(value))
     except ConfigError as error:

@@ -41,12 +41,20 @@ def facts_of(history: History) -> Facts:
     return [*found, ("Made with", with_commit.strip())] if version else found
 
 
+def space_of(history: History) -> dict[str, str]:
+    """The space of a campaign under its name; empty where the ledger keeps no configuration."""
+    config = _mapping(history.about.get("config"))
+    return {"space": space(config)} if config else {}
+
+
 def space(config: Mapping[str, Any]) -> str:
     """Which crystals are looked for: conditions of the proposals, and the rules that they must pass."""
     proposals = _mapping(_mapping(config.get("generator")).get("proposals"))
     sampling = _mapping(proposals.get("sampling")) | {
         name: proposals[name] for name in ("space_groups", "max_atoms") if proposals.get(name)
     }
+    if system := sampling.get("chemical_system"):
+        sampling["chemical_system"] = system if isinstance(system, str) else "-".join(system)
     asked = [f"{words} {_listed(sampling[name])}" for name, words in CONDITIONS.items() if sampling.get(name)]
     rules = _mapping(config.get("validity"))
     limits = [f"at most {rules[name]} {what}" for name, what in RULES.items() if rules.get(name)]
@@ -60,19 +68,25 @@ def _generator(config: Mapping[str, Any]) -> str:
     section = _mapping(config.get("generator"))
     finetune = _mapping(section.get("finetune"))
     algorithm = _mapping(finetune.get("algorithm")).get("kind", "")
-    if section.get("kind") == "substitution":
-        return "ion substitution in known crystals; it learns nothing"
+    if (kind := section.get("kind", "crystalformer")) != "crystalformer":
+        ours = {"substitution": "ion substitution in known crystals; it learns nothing"}
+        return ours.get(kind, f"{kind}, of an installed package")
     learning = f"{finetune.get('iterations')} iterations of {algorithm} a round" if algorithm else ""
     where = "the shipped checkpoint" if section.get("checkpoint") is None else f"checkpoint {section['checkpoint']}"
-    return ", ".join(filter(None, (f"{section.get('kind', 'crystalformer')} from {where}", learning)))
+    return ", ".join(filter(None, (f"{kind} from {where}", learning)))
 
 
 def _potentials(config: Mapping[str, Any]) -> str:
     oracle = _mapping(config.get("oracle"))
-    label = _mapping(oracle.get("mlip")).get("potential")
-    screen = _mapping(oracle.get("screen")).get("potential") or label
+    label = _mapping(oracle.get("mlip")).get("potential") if _by_potential(oracle) else oracle["kind"]
+    screen = _mapping(oracle.get("screen")).get("potential") or (label if _by_potential(oracle) else "chgnet")
     rungs = [f"{name} for the best {_mapping(oracle[name]).get('best')} of a round" for name in _rungs(oracle)]
     return "; ".join([f"{screen} rewards and screens", f"{label} labels", *rungs])
+
+
+def _by_potential(oracle: Mapping[str, Any]) -> bool:
+    """Whether a potential labels, as in all ledgers that name no kind."""
+    return oracle.get("kind", "mlip") == "mlip"
 
 
 def _rungs(oracle: Mapping[str, Any]) -> list[str]:
@@ -80,7 +94,10 @@ def _rungs(oracle: Mapping[str, Any]) -> list[str]:
 
 
 def _hull(config: Mapping[str, Any]) -> str:
-    mlip = _mapping(_mapping(config.get("oracle")).get("mlip"))
+    oracle = _mapping(config.get("oracle"))
+    if not _by_potential(oracle):
+        return f"as {oracle['kind']} measures it"
+    mlip = _mapping(oracle.get("mlip"))
     reference = mlip.get("references")
     named = f"reference phases of {reference}" if reference else "known crystals"
     return f"{named}, with energies by the potential that labels, and the campaign's own finds"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import records
-from flows.facts import facts_of
+from flows.facts import facts_of, space_of
 from loop.history import History
 from loop.io.files import sha256
 from loop.ranking import FIND, KNOWN_STABLE
@@ -25,6 +25,7 @@ def summarise(history: History) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "campaign": history.name,
         "goal": columns.goal_text(history),
+        **space_of(history),
         "rounds_done": max(0, len(reports) - 1),  # after the baseline round, as `campaign.rounds` counts
         "rounds_planned": history.settings.rounds,
         "baseline_round": "done" if reports else "not done",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flows import configfile
-from flows.blocks import BUDGET, SpaceBlock
+from flows.blocks import BUDGET, SpaceBlock, give_way
 from flows.checks import problems
 from flows.config import CampaignConfig, read_config
 from loop.errors import ConfigError
@@ -214,15 +214,50 @@ def test_budgets_name_settings_that_there_are(tmp_path):
     assert (config.campaign.max_calls, config.campaign.max_hours, config.oracle.handoff.best) == (2, 2, 2)
 
 
-def test_presets_without_blocks_are_as_they_were():
-    for preset in set(configfile.presets()) - {"quickstart", "quickstart-dft", "dielectric"}:
-        config = read_config(preset)
-        assert config.goal is config.space is config.budget is None
-
-
 def test_the_quickstart_says_its_goal_once_and_the_sections_follow():
     config = read_config("quickstart")
     assert (config.campaign.objective, config.campaign.threshold) == ("bulk_modulus", 0.05)
     assert ("e_above_hull", 0.05) in [(item.name, item.at_most) for item in config.selection.constraints]
     assert (config.campaign.rounds, config.campaign.budget, config.campaign.baseline_budget) == (3, 16, 24)
     assert (config.oracle.screen.potential, config.oracle.mlip.potential) == ("chgnet", "sevennet")
+
+
+def test_an_override_replaces_what_a_block_of_the_file_says():
+    """Who says --set campaign.rounds=1 of a preset with budget.rounds means it; in one file the two contradict."""
+    config = read_config("smoke", {"campaign.rounds": 1, "campaign.budget": 3, "campaign.threshold": 0.2})
+    assert (config.campaign.rounds, config.campaign.budget, config.campaign.threshold) == (1, 3, 0.2)
+    other = read_config("smoke", {"campaign.objective": "volume", "campaign.goal": "minimise"}).campaign
+    assert (other.objective, other.goal, other.threshold) == ("volume", "minimise", 0.1)
+    written = {"goal": {"maximise": "volume"}, "budget": {"rounds": 2}}
+    assert give_way(written, ["campaign.objective", "seed"]) == {"budget": {"rounds": 2}}
+    assert give_way(written, ["budget.rounds"]) == written
+
+
+RELAX = {"fmax": 0.03, "smax": 0.3, "max_steps": 500}
+LARGE = {"finetune": {"iterations": 100, "batch_size": 500, "minibatch_size": 250}}
+SECTIONS = {  # the presets as they were before there were blocks
+    "smoke": {
+        "campaign": {"name": "smoke", "seed": 0, "rounds": 2, "pool": 32, "budget": 4, "baseline_budget": 6,
+                     "shadow_share": 0.25},
+        "generator": {"finetune": {"iterations": 3, "batch_size": 24, "minibatch_size": 12}},
+        "oracle": {"mlip": {"relax": {"max_steps": 100, "time_limit": 10}, "bulk": {"points": 5}}},
+    },
+    "single-gpu": {
+        "campaign": {"name": "single-gpu", "seed": 0, "rounds": 10, "pool": 10000, "budget": 400,
+                     "baseline_budget": 400, "shadow_share": 0.1, "chunk": 64, "patience": 4, "max_hours": 24},
+        "generator": {"device": "cuda", **LARGE},
+        "oracle": {"mlip": {"device": "cuda", "relax": {**RELAX, "time_limit": 300, "batch_size": 64}}},
+    },
+    "hpc": {
+        "campaign": {"name": "hpc", "seed": 0, "rounds": 20, "pool": 20000, "budget": 2000, "baseline_budget": 1000,
+                     "shadow_share": 0.05, "chunk": 128, "patience": 5, "max_hours": 160},
+        "generator": LARGE,
+        "oracle": {"workers": 0, "mlip": {"relax": {**RELAX, "time_limit": 600}}},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", SECTIONS)
+def test_presets_in_blocks_are_what_they_were_in_sections(preset):
+    before = CampaignConfig.model_validate(SECTIONS[preset])
+    assert read_config(preset).model_dump() == before.model_dump()

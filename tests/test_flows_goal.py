@@ -261,7 +261,8 @@ def test_measured_properties_follow_the_oracles():
 def test_documented_goals_are_what_they_say():
     text = (Path(__file__).parents[1] / "docs" / "operating.md").read_text(encoding="utf-8")
     blocks = [yaml_core.read(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
-    found = [configfile.validate(CampaignConfig, block, "docs").campaign.wanted for block in blocks]
+    told = [block for block in blocks if {"goal", "campaign"} & set(block)]  # others tell where labels are computed
+    found = [configfile.validate(CampaignConfig, block, "docs").campaign.wanted for block in told]
     assert found == [Goal("bulk_modulus"), *[Goal("dft_band_gap", "target", 1.34, (1.1, 1.6))] * 2]
 
 

@@ -203,3 +203,37 @@ def test_a_killed_worker_leaves_no_run_running(home, tmp_path, monkeypatch):
         assert sorted(runs().values())[0] in ("CANCELLED", "CRASHED")
     finally:
         CliRunner().invoke(app, ["down"])
+
+
+@pytest.mark.server
+def test_a_cancelled_run_leaves_no_process(home, tmp_path, monkeypatch):
+    """Case 91: `flow-run cancel` ends the run's process; the worker stays."""
+    monkeypatch.chdir(tmp_path)
+    with socket.socket() as probe:
+        probe.bind((server.HOST, 0))
+        port = probe.getsockname()[1]
+    here = server.local(port)
+
+    def wait_for(done, seconds=240):
+        deadline = time.monotonic() + seconds
+        while not done() and time.monotonic() < deadline:
+            time.sleep(1)
+        return done()
+
+    def states():
+        return [run["state_type"] for run in server.call(here, "flow_runs/filter", {})]
+
+    try:
+        assert CliRunner().invoke(app, ["up", "--port", str(port)]).exit_code == 0
+        worker = psutil.Process(server.read_state(here.state)["processes"]["worker"]["pid"])
+        before = {child.pid for child in worker.children(recursive=True)}
+        server.prefect(here, "deployment", "run", "discovery-loop/smoke")
+        assert wait_for(lambda: states() == ["RUNNING"])
+        started = [child for child in worker.children(recursive=True) if child.pid not in before]
+        assert started
+        server.prefect(here, "flow-run", "cancel", server.call(here, "flow_runs/filter", {})[0]["id"])
+        assert wait_for(lambda: states() == ["CANCELLED"])
+        assert psutil.wait_procs(started, timeout=120)[1] == []
+        assert worker.is_running()
+    finally:
+        CliRunner().invoke(app, ["down"])

@@ -106,3 +106,10 @@ def test_a_check_that_breaks_is_a_failed_check():
 @pytest.mark.parametrize(("value", "text"), [(1 / 3, "0.3333"), (float("nan"), "–"), (3, "3"), ("ok", "ok")])
 def test_what_is_not_known_is_a_dash(value, text):
     assert short(value) == text
+
+
+def test_shells_can_complete_verbs():
+    """As bash asks: the words so far in the environment, the answers on standard output."""
+    asked = {"_DISCOVERY_LOOP_COMPLETE": "complete_bash", "COMP_WORDS": "discovery-loop exp", "COMP_CWORD": "1"}
+    said = CliRunner().invoke(app, [], prog_name="discovery-loop", env=asked)
+    assert said.output.split() == ["export"]

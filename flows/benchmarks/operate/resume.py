@@ -207,7 +207,7 @@ def reference(folder: Path) -> tuple[str, float]:
 
 
 def warm_up(folder: Path) -> None:
-    """Run a campaign here, so that those that are forked from this process import nothing and their stages are short."""
+    """Run a campaign here, so that those forked from this process import nothing, and their stages are short."""
     folder.mkdir(parents=True, exist_ok=True)
     made = parts(SleepingOracle(folder / "calls", 0.0))
     with Store(folder / "campaign.db") as store, Campaign(SETTINGS, made, store, folder) as campaign:

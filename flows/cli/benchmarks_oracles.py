@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.potential import Potential
+from flows.cli.options import Potential, Trust
 from flows.cli.records import Json, Output, Seed, tell
 from flows.console import progress
 
@@ -43,7 +43,7 @@ def elasticity(
     potential: Potential = "chgnet",
     data: Annotated[Path | None, typer.Option("--data", help="Published moduli: choose the size of strains.")] = None,
     others: Annotated[int, typer.Option(min=2, help="Crystals of that table to choose it on.")] = 40,
-    trust: Annotated[bool, typer.Option("--trust", help="Load a MACE file, which is a pickle.")] = False,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Elastic constants and phonons of 16 textbook crystals against published values."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.cli.options import Json
 from flows.console import emit, note, out
 from loop.errors import ConfigError, InputError
 from loop.settings import check_name
@@ -19,7 +20,6 @@ Results = Annotated[Path | None, typer.Option(help="Results folder. Default: res
 Settings = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="Change a setting, as campaign.rounds=5. Repeatable.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 

@@ -8,11 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.oracles import Input
+from flows.cli.options import Input, Json
 from flows.console import emit, note, progress
 from loop.errors import InputError
-
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 
 
 class Preset(StrEnum):

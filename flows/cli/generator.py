@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from flows.cli.options import Input, Json, Output, Resume
 from flows.console import emit, note, progress
 from loop.errors import InputError
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 PLURAL = ("--spacegroup", "--elements", "--exclude", "--require", "--sites")
 
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 Checkpoint = Annotated[
     Path | None,
     typer.Option(help="Checkpoint folder, output of finetune, or results of a campaign. Default: the shipped one."),
@@ -64,7 +64,7 @@ class PluralCommand(TyperCommand):
 
 def generate(
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="Number of crystals.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write, or another format by the ending.")],
+    output: Output,
     seed: Annotated[int, typer.Option(help="The same seed gives the same crystals.")] = 0,
     checkpoint: Checkpoint = None,
     spacegroup: Annotated[
@@ -165,8 +165,8 @@ def _substitute(n: int, seed: int, sampling: Sampling, min_distance: float, outp
 
 
 def likelihood(
-    input: Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, or what ASE reads.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write, or another format by the ending.")],
+    input: Input,
+    output: Output,
     checkpoint: Checkpoint = None,
     compat: Annotated[bool, typer.Option("--compat", help="The published definition, for imported models.")] = False,
     as_written: Annotated[
@@ -201,7 +201,7 @@ def pretrain(
     config: Annotated[Path | None, typer.Option(help="YAML with settings of the training.")] = None,
     init: Annotated[Path | None, typer.Option(help="Checkpoint to start from, for another set; shipped: ours.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as epochs=10.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Train a generator by maximum likelihood."""
@@ -228,7 +228,7 @@ def finetune(
     settings: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="Change a setting, as generator.finetune.iterations=50.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the output folder.")] = False,
+    resume: Resume = False,
     json: Json = False,
 ) -> None:
     """Tune the generator towards a campaign's reward, without a campaign: no oracle is called.

@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.potential import Environment
+from flows.cli.options import Environment, Json, Trust
 from flows.console import emit, note
-
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 
 
 def up(
@@ -43,7 +41,7 @@ def doctor(
         str | None, typer.Option(help="Check this one instead: chgnet, sevennet, mace:NAME, mace:PATH, module:Class.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="Of the potential: cpu or cuda.")] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Load a MACE file, which is a pickle.")] = False,
+    trust: Trust = False,
     environment: Environment = None,
     json: Json = False,
 ) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli import reference_crystals, references
-from flows.cli.potential import Environment, Potential, load
+from flows.cli.options import Device, Environment, Input, Json, Output, Potential, Trust
+from flows.cli.potential import load
 from flows.console import emit, note, progress
 from loop.errors import EnergyTypeError, InputError
 from loop.stability import IMPLAUSIBLE, METASTABLE
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from oracles.references.hull_on_demand import DemandHull
     from oracles.references.table import References
 
-Input = Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, or what ASE reads.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
-Trust = Annotated[bool, typer.Option("--trust", help="Load a MACE file, which is a pickle and can run code.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 Fmax = Annotated[float, typer.Option(help="Largest force at convergence, eV/A.")]
 Smax = Annotated[float, typer.Option(help="Largest stress at convergence, GPa.")]
 MaxSteps = Annotated[int, typer.Option(min=0, help="Most steps of a relaxation.")]
@@ -35,7 +32,7 @@ MaxSteps = Annotated[int, typer.Option(min=0, help="Most steps of a relaxation."
 
 def relax(
     input: Input,
-    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write, or another format by the ending.")],
+    output: Output,
     potential: Potential = "chgnet",
     fmax: Fmax = 0.05,
     smax: Smax = 0.5,
@@ -187,7 +184,7 @@ def _judge(
 
 def predict(
     input: Input,
-    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write, or another format by the ending.")],
+    output: Output,
     campaign: Annotated[
         Path | None, typer.Option(help="Results folder whose surrogates to use. Default: prior beliefs, no labels.")
     ] = None,

@@ -6,19 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.cli.options import Json
 from flows.console import emit, progress
 
 if TYPE_CHECKING:
     from oracles.potentials.base import Potential as LoadedPotential
-
-Potential = Annotated[
-    str, typer.Option(help="chgnet, sevennet, mace:NAME, mace:PATH, or an ASE calculator as module:Class.")
-]
-Environment = Annotated[
-    str | None,
-    typer.Option(help="Overlay or interpreter that has the potential's packages; it then runs in worker processes."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 
 
 def load(

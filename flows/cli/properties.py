@@ -7,20 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.potential import Environment, Potential, load
+from flows.cli.options import Device, Environment, Input, Json, Output, Potential, Trust
+from flows.cli.potential import load
 from flows.console import emit, progress
 
 if TYPE_CHECKING:
     from oracles.properties.elastic import ElasticConfig
     from oracles.properties.phonons import PhononConfig
 
-Input = Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, or what ASE reads.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="CSV to write, or another format by the ending.")]
 Relaxed = Annotated[bool, typer.Option("--relaxed", help="The crystals are at this potential's minima already.")]
-Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
 Dtype = Annotated[str | None, typer.Option(help="float32 or float64. Default: what the potential's authors advise.")]
-Trust = Annotated[bool, typer.Option("--trust", help="Load a MACE file, which is a pickle and can run code.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 
 
 def elastic(

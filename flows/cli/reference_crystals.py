@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.cli.options import Json, Output
 from flows.console import emit, note, progress
 from loop.errors import InputError
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from oracles.references.crystals import ReferenceCrystals
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Table = Annotated[Path | None, typer.Option(help="Table of `reference build`. Default: the one that is shipped.")]
 SHOWN = ("id", "formula", "space_group_symbol", "n_atoms", "e_above_hull", "formation_energy", "release")
 
@@ -60,7 +60,7 @@ def show(
 @reference_app.command()
 def export(
     chemical_system: Annotated[str, typer.Option(help="As Li-Fe-O; its subsystems come along.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write, or another format by the ending.")],
+    output: Output,
     max_e_above_hull: Annotated[
         float | None, typer.Option(help="eV/atom, as published; leaves out what has no published value.")
     ] = None,

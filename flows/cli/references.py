@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.potential import Environment, Potential, load
+from flows.cli.options import Device, Environment, Json, Potential, Trust
+from flows.cli.potential import load
 from flows.console import emit, note, progress
 from loop.errors import InputError
 
 if TYPE_CHECKING:
     from oracles.references.table import References
 
-Device = Annotated[str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.")]
-Trust = Annotated[bool, typer.Option("--trust", help="Load a MACE file, which is a pickle and can run code.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Table to write: .csv or .csv.gz, a .json beside it.")]
 
 

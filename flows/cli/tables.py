@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.cli.options import Input, Json, Output
 from flows.console import emit, note, progress
 
 if TYPE_CHECKING:
     from flows.tables.filtering import Chosen
     from loop.io.crystals import CrystalTable
 
-Input = Annotated[Path, typer.Option("--input", "-i", help="Crystals: CSV with a cif column, or what ASE reads.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="CSV to write, or another format by the ending.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 Where = Annotated[
     list[str],
     typer.Option(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from generator.model import CrystalFormer, ModelConfig
 from loop.errors import CheckpointError
-from loop.io.files import make_folder
+from loop.io.files import make_folder, sha256, write_text
 
 FORMAT = "crystalformer-1"
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
@@ -41,11 +40,6 @@ def find_checkpoint(folder: Path) -> Path:
     return found[0] if found else folder
 
 
-def checksum(path: Path) -> str:
-    """Sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def save_checkpoint(model: CrystalFormer, folder: Path, provenance: dict[str, Any] | None = None) -> str:
     """Write weights and description; returns the checksum. Readers never see half a file."""
     make_folder(folder)
@@ -53,12 +47,10 @@ def save_checkpoint(model: CrystalFormer, folder: Path, provenance: dict[str, An
     part = folder / (WEIGHTS + ".part")
     save_file(weights, part)
     part.replace(folder / WEIGHTS)
-    digest = checksum(folder / WEIGHTS)
+    digest = sha256(folder / WEIGHTS)
     config = {k: ("inf" if v == float("inf") else v) for k, v in asdict(model.config).items()}
     text = {"format": FORMAT, "model": config, "sha256": digest, "provenance": provenance or {}}
-    part = folder / (DESCRIPTION + ".part")
-    part.write_text(json.dumps(text, indent=1) + "\n")
-    part.replace(folder / DESCRIPTION)
+    write_text(folder / DESCRIPTION, json.dumps(text, indent=1) + "\n")
     return digest
 
 
@@ -87,7 +79,7 @@ def load_checkpoint(
         weights = load_file(folder / WEIGHTS, device=device)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"{folder} is damaged or not a checkpoint of this program: {error}") from error
-    digest = checksum(folder / WEIGHTS)
+    digest = sha256(folder / WEIGHTS)
     if text.get("sha256") != digest:
         raise CheckpointError(
             f"{folder / WEIGHTS} has sha256 {digest[:12]}…, its description says {str(text.get('sha256'))[:12]}…: "

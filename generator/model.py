@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from generator.constraints.conditions import Sampling as Sampling  # where it used to be
+from generator.constraints.conditions import Sampling
 from generator.dropout import Dropout
 from generator.prompt import PromptEncoder, Told, of_conditions
 from generator.representation.sequence import KINDS, LATTICE, A, TokenSequence, W, X

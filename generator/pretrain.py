@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from generator import prompt
+from generator import prompt, train_state
 from generator.checkpoint import load_checkpoint, save_checkpoint
 from generator.likelihood import Definition, LogProb, log_prob
 from generator.model import CrystalFormer, ModelConfig
 from generator.representation.sequence import Crystals
 from generator.representation.tokens import CrystalBatch
-from generator.schedule import batches as batches
-from generator.schedule import learning_rate as learning_rate
+from generator.schedule import batches, learning_rate
 from loop.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -263,18 +261,14 @@ class Trainer:
         """Write the state, atomically."""
         if not self.fabric.is_global_zero:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"model.{k}": v.contiguous() for k, v in self.model.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        tensors = train_state.prefixed("model.", self.model.state_dict())
+        tensors |= train_state.optimizer_tensors(self.optimizer)
         tensors["rng"] = torch.get_rng_state()
         if self.fabric.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.fabric.device)
         names = ("epoch", "step_in_epoch", "seconds", "best", "curve", "losses")
         text = {name: getattr(self, name) for name in names} | {"config": _jsonable(asdict(self.config))}
-        part = self.folder / (STATE + ".part")
-        save_file(tensors, part, metadata={"state": json.dumps(text)})
-        part.replace(self.folder / STATE)
+        train_state.write(self.folder / STATE, tensors, text)
         if self.curve:
             lines = [",".join(self.curve[0])] + [",".join(f"{v:.6g}" for v in row.values()) for row in self.curve]
             (self.folder / CURVE).write_text("\n".join(lines) + "\n")
@@ -286,10 +280,8 @@ class Trainer:
             CheckpointError: no state there, or one of another configuration.
         """
         try:
-            with safe_open(self.folder / STATE, framework="pt") as file:
-                text = json.loads(file.metadata()["state"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, ValueError, SafetensorError) as error:
+            text, tensors = train_state.read(self.folder / STATE)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"nothing to resume in {self.folder}: {error}") from error
         ours = {k: v for k, v in _jsonable(asdict(self.config)).items() if k not in FREE}
         theirs = _defaults() | text["config"]  # settings that are newer than the run
@@ -301,13 +293,8 @@ class Trainer:
         for name in ("epoch", "step_in_epoch", "seconds", "best", "curve"):
             setattr(self, name, text[name])
         self.losses = text.get("losses", [])
-        self.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("adam."):
-                _, index, key = name.split(".")
-                state.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.model.load_state_dict(train_state.without_prefix("model.", tensors))
+        train_state.restore_optimizer(self.optimizer, tensors)
         if self.fabric.world_size == 1:
             torch.set_rng_state(tensors["rng"])
             if self.fabric.device.type == "cuda" and "rng.cuda" in tensors:

@@ -178,7 +178,7 @@ def likelihood(
 ) -> None:
     """Log-probabilities of crystals in nats: logp_w, logp_a, logp_xyz, logp_l and their sum, given the space group."""
     from flows import models
-    from flows.tables import generation
+    from flows.tables import generation, screening
     from flows.tables.columns import read_input, write_output
     from flows.tables.outputs import check_crystals
 
@@ -190,7 +190,7 @@ def likelihood(
     write_output(output, table, frame)
     good = frame[frame["status"] == "ok"]
     means = {f"mean_{name}": float(good[name].mean()) for name in good.columns if name.startswith("logp")}
-    statuses = generation.status_counts(frame)
+    statuses = screening.statuses_of(frame)
     emit({"rows": len(frame), "statuses": statuses, **means, "output": str(output)}, json)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.evaluation import distances
+from loop.elements import CRYSTAL_SYSTEMS
 from loop.stability import METASTABLE
 
 if TYPE_CHECKING:
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pymatgen.core import Structure
 
-SYSTEMS = {
-    "triclinic": 2, "monoclinic": 15, "orthorhombic": 74, "tetragonal": 142, "trigonal": 167, "hexagonal": 194,
-    "cubic": 230,
-}  # fmt: skip
 ELEMENTS = 20  # the commonest, which are shown
 BINS = 30  # of the density
 HULL_EDGES = np.linspace(-0.5, 2.0, 26)  # eV/atom; what lies outside is counted in the outermost bins
@@ -45,7 +42,7 @@ def figure_of(structures: Sequence[Structure], known: Sequence[Structure], rows:
     _bars(axes[1], {name: [count[n] for n in range(1, most + 1)] for name, count in counts.items()}, sides)
     _ticks(axes[1], [str(n) for n in range(1, most + 1)], "number of elements", SHARE)
     _bars(axes[2], {name: _systems(side) for name, side in sides.items()}, sides)
-    _ticks(axes[2], list(SYSTEMS), "crystal system", SHARE, rotation=30)
+    _ticks(axes[2], list(CRYSTAL_SYSTEMS), "crystal system", SHARE, rotation=30)
     found = {name: Counter(symbol for s in side for symbol in distances.symbols(s)) for name, side in sides.items()}
     common = [symbol for symbol, _ in list(found.values())[-1].most_common(ELEMENTS)]
     _bars(axes[3], {name: [count[symbol] for symbol in common] for name, count in found.items()}, sides)
@@ -84,7 +81,7 @@ def _ticks(axis: Any, names: Sequence[str], xlabel: str, ylabel: str, rotation: 
 
 def _systems(structures: Sequence[Structure]) -> list[int]:
     """Crystals of each system."""
-    edges = np.array([0, *SYSTEMS.values()]) + 0.5
+    edges = np.array([0, *CRYSTAL_SYSTEMS.values()]) + 0.5
     return np.histogram([distances.space_group(structure) for structure in structures], edges)[0].tolist()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,11 +197,6 @@ def _written(table: CrystalTable, slots: int, *, ask: bool) -> tuple[dict[int, C
         else:
             stale[row] = STALE
     return written, stale
-
-
-def status_counts(frame: pd.DataFrame) -> dict[str, int]:
-    """How many rows have each status."""
-    return dict(Counter(frame["status"].tolist()))
 
 
 def pretrain(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 
@@ -17,11 +16,11 @@ def shipped_crystals(chemical_system: str | None = None) -> Path:
     """
     from flows.paths import state_dir
     from loop.errors import InputError
-    from loop.io.files import make_folder, write_text
+    from loop.io.files import make_folder, sha256, write_text
     from oracles.references.crystals import DEFAULT, load_reference_crystals
 
     elements = None if chemical_system is None else sorted({part.strip() for part in chemical_system.split("-")})
-    version = hashlib.sha256(DEFAULT.read_bytes()).hexdigest()[:12]
+    version = sha256(DEFAULT)[:12]
     path = state_dir() / "known-crystals" / f"{'-'.join(elements or ['all'])}-{version}.csv"
     if path.exists():
         return path

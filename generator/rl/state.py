@@ -7,13 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor
 
+from generator import train_state
 from loop.errors import CheckpointError
-from loop.io.disk import writing
 
 if TYPE_CHECKING:
     from generator.rl.loop import Finetuner
@@ -23,11 +21,9 @@ STATE = "finetune.safetensors"
 
 def save(tuner: Finetuner, path: Path) -> None:
     """Write policy, optimiser, replay buffer, random state and counters, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {f"policy.{k}": v.detach().contiguous() for k, v in tuner.policy.state_dict().items()}
-    for index, state in tuner.optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
-    tensors |= {f"memory.{k}": v.contiguous() for k, v in tuner.replay.tensors().items()}
+    tensors = train_state.prefixed("policy.", tuner.policy.state_dict())
+    tensors |= train_state.optimizer_tensors(tuner.optimizer)
+    tensors |= train_state.prefixed("memory.", tuner.replay.tensors())
     text = {
         "anchor": tuner.anchor,
         "config": asdict(tuner.config),
@@ -37,10 +33,7 @@ def save(tuner: Finetuner, path: Path) -> None:
         "seen": tuner.replay.counts,
         "best": tuner.replay.best_keys,
     }
-    part = path.with_name(path.name + ".part")
-    with writing(path):
-        save_file(tensors, part, metadata={"state": json.dumps(text)})
-        part.replace(path)
+    train_state.write(path, tensors, text)
 
 
 def load(tuner: Finetuner, path: Path) -> None:
@@ -50,9 +43,7 @@ def load(tuner: Finetuner, path: Path) -> None:
         CheckpointError: damaged, or of another base model or other settings.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            text = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text, tensors = train_state.read(path)
         _check(tuner, text, path)
         restore(tuner, text, tensors)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
@@ -73,17 +64,9 @@ def _check(tuner: Finetuner, text: dict[str, Any], path: Path) -> None:
 
 def restore(tuner: Finetuner, text: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Put everything back."""
-
-    def part(kind: str) -> dict[str, Tensor]:
-        return {key.removeprefix(kind): value for key, value in tensors.items() if key.startswith(kind)}
-
-    tuner.policy.load_state_dict(part("policy."))
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in part("adam.").items():
-        index, name = key.split(".")
-        state.setdefault(int(index), {})[name] = value
-    tuner.optimizer.load_state_dict({"state": state, "param_groups": tuner.optimizer.state_dict()["param_groups"]})
-    tuner.replay.restore(text["seen"], text["best"], part("memory."))
+    tuner.policy.load_state_dict(train_state.without_prefix("policy.", tensors))
+    train_state.restore_optimizer(tuner.optimizer, tensors)
+    tuner.replay.restore(text["seen"], text["best"], train_state.without_prefix("memory.", tensors))
     tuner.now = type(tuner.now)(**text["now"])
     tuner.rows = text["rows"]
     tuner.rng.bit_generator.state = text["rng"]

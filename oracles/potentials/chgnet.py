@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import warnings
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from ase.data import chemical_symbols
 from pymatgen.core import Structure
 
 from loop.errors import ConfigError
+from loop.io.files import sha256
 from loop.values import EnergyType, failed
 from oracles.potentials.base import (
     About,
@@ -107,7 +107,7 @@ def load_chgnet(version: str, *, device: str | None, dtype: str | None) -> Chgne
     if version not in FILES:
         raise ConfigError(f"There is no CHGNet {version!r}: expected one of {', '.join(FILES)}.")
     path = Path(chgnet.__file__).parent / "pretrained" / FILES[version]
-    checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    checksum = sha256(path)
     where, precision = resolve_device(device), dtype or "float32"
     state = torch.load(path, map_location="cpu", weights_only=True)["model"]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # it prints its size

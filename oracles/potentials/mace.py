@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import warnings
@@ -16,6 +15,7 @@ from ase.data import chemical_symbols
 from pymatgen.core import Structure
 
 from loop.errors import ConfigError
+from loop.io.files import sha256
 from loop.values import EnergyType
 from oracles.potentials.base import (
     About,
@@ -180,7 +180,7 @@ def _import_mace() -> None:
 def _energy_type(name: str, path: Path) -> EnergyType:
     functional = "unknown" if name == "file" else "PBE(+U)"
     functional = next((value for key, value in FUNCTIONALS.items() if key in name), functional)
-    return EnergyType(f"MACE-{name}", functional, "none", hashlib.sha256(path.read_bytes()).hexdigest())
+    return EnergyType(f"MACE-{name}", functional, "none", sha256(path))
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import zipfile
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ import numpy as np
 from loop.errors import InputError
 from loop.io.cif import parse_cif
 from loop.io.crystals import read_frame
-from loop.io.files import write_bytes, write_text
+from loop.io.files import sha256, write_bytes, write_text
 from oracles.references.crystals import (
     ANGLE_STEP,
     ARRAYS,
@@ -195,7 +194,7 @@ def build(
         "sources": digests,
         "made_by": f"discovery-loop reference build {' '.join(digests)} --output {output.name}",
         "date": datetime.now(UTC).date().isoformat(),
-        "sha256": hashlib.sha256(output.read_bytes()).hexdigest(),
+        "sha256": sha256(output),
     }
     write_text(output.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
     return about
@@ -224,7 +223,7 @@ def _read(sources: Sequence[str | Path], splits: Sequence[str]) -> tuple[pd.Data
         if "cif" not in frame:
             raise InputError(f"expected a column cif in {source}, found {', '.join(map(str, frame.columns))}")
         frames.append(frame[frame["split"].isin(splits)] if "split" in frame else frame)
-        digests[source.name] = hashlib.sha256(source.read_bytes()).hexdigest()
+        digests[source.name] = sha256(source)
     rows = pd.concat(frames, ignore_index=True).drop_duplicates("material_id")
     for column in ("e_above_hull", "formation_energy_per_atom"):
         rows[column] = pd.to_numeric(rows[column], errors="raise") if column in rows else np.nan

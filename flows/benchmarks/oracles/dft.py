@@ -12,6 +12,7 @@ import numpy as np
 
 from flows.benchmarks.clock import cpu_seconds, load
 from flows.provenance import provenance
+from flows.records import write_record
 from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.io.files import make_folder, write_text
@@ -112,7 +113,7 @@ def run(
                 write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     record = _record(rows)
     write_text(output / "table.csv", _csv(rows))
-    write_text(output / "record.json", json.dumps(record, indent=1) + "\n")
+    write_record(output, record)
     return record
 
 

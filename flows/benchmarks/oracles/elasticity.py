@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.benchmarks.oracles.elasticity_strain import choose
+from flows.records import write_record
 from loop.contracts import Progress
 from loop.io.files import make_folder, sha256, write_text
 from loop.values import OK
@@ -177,7 +177,7 @@ def _write(output: Path, table: pd.DataFrame, potential: Potential, strains: dic
     _figure(output / "moduli.png", table)
     written = ("table.csv", "moduli.png", *(["strains.csv"] if strains is not None else []))
     record["files"] = [{"file": name, "sha256": sha256(output / name)} for name in written]
-    write_text(output / "record.json", json.dumps(record, indent=1, default=float) + "\n")
+    write_record(output, record)
     return record
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from flows.records import write_record
 from loop.io.files import sha256, write_text
 from loop.values import OK
 
@@ -42,7 +42,7 @@ def summarise(output: Path, rows: list[dict[str, Any]], about: dict[str, Any]) -
     record["files"] = [
         {"file": name, "sha256": sha256(output / name)} for name in ("crystals.csv", "speed.png") if rows
     ]
-    write_text(output / "record.json", json.dumps(record, indent=1, default=float) + "\n")
+    write_record(output, record)
     return record
 
 

@@ -6,7 +6,6 @@ was at; it is started again, and the rest goes on. A killed run goes on, too.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import resource
 import time
@@ -19,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from flows.benchmarks.oracles.damage import DAMAGES, damaged
+from flows.records import write_record
 from loop.contracts import Progress
 from loop.errors import DiscoveryLoopError
-from loop.io.files import make_folder, write_text
+from loop.io.files import make_folder
 
 START = 600.0  # s for the process to load the potential
 CRASH, HANG, ESCAPED = "crash", "hang", "exception"
@@ -277,5 +277,5 @@ def _record(output: Path, config: RobustnessBenchmark, rows: list[dict[str, Any]
         "benchmark": "robustness", "made_with": provenance(), "protocol": PROTOCOL, "config": asdict(config),
         "results": results, "failures of this program": wrong[:50],
     }  # fmt: skip
-    write_text(output / "record.json", json.dumps(record, indent=1, default=str) + "\n")
+    write_record(output, record)
     return record

@@ -34,6 +34,7 @@ from flows.benchmarks.rl.properties_models import (
 )
 from flows.benchmarks.rl.run import RecipeOverrides
 from flows.benchmarks.rl.variants import BASE, RECIPE, REWARD, STEEP, TUNED, VARIANTS, check_names
+from flows.records import write_record
 from loop import reward as rewards
 from loop.contracts import Progress
 from loop.errors import ConfigError
@@ -207,7 +208,7 @@ def report(
         "base": builder.generator.base.checksum,
         "made_with": provenance(),
     }
-    write_text(output / "record.json", json.dumps(record, indent=1, default=str) + "\n")
+    write_record(output, record)
     write_text(output / "table.csv", table(summary))
     draw_fronts(arms, output / "fronts.png")
     draw_curves(about, output / "curves.png")

@@ -64,7 +64,7 @@ class Prepared:
     def load(cls, path: Path) -> Prepared:
         """Read what `save` wrote."""
         batch = CrystalBatch.load(path)
-        with np.load(path, allow_pickle=False) as data:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
             failures = tuple(Failure(**failure) for failure in json.loads(str(data["failures"])))
             return cls(batch, data["rows"], data["ids"], failures)
 

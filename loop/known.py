@@ -65,7 +65,7 @@ class KnownCrystals:
             InputError: the file is missing, damaged, or of another layout.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in _ARRAYS}
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise InputError(f"The table of known crystals {path} cannot be read: {error}.") from error

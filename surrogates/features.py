@@ -141,7 +141,7 @@ class FeatureExtractor:
     def _read(self, folder: Path) -> None:
         for path in sorted(folder.glob("part-*.npz")):
             try:
-                with np.load(path, allow_pickle=False) as part:
+                with path.open("rb") as stream, np.load(stream, allow_pickle=False) as part:
                     ids, rows = part["ids"].tolist(), part["rows"]
             except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
                 raise InputError(

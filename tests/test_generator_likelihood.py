@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from generator.constraints.conditions import Sampling
 from generator.distributions import Categorical, LatticeMixture, VonMisesMixture, keep_top_p
 from generator.likelihood import (
     element_distribution,
@@ -12,7 +13,7 @@ from generator.likelihood import (
     log_prob,
     masks,
 )
-from generator.model import CrystalFormer, ModelConfig, Sampling
+from generator.model import CrystalFormer, ModelConfig
 from generator.representation.sequence import Crystals
 from generator.representation.wyckoff import tables
 from generator.sample import draw_space_groups, sample

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from generator.constraints.conditions import Sampling
 from generator.importer import published_names
 from generator.likelihood import letter_distribution, log_prob
-from generator.model import CrystalFormer, ModelConfig, Sampling, rotary_table, rotate
+from generator.model import CrystalFormer, ModelConfig, rotary_table, rotate
 from generator.representation.sequence import Crystals, build_sequence
 from generator.representation.tokens import CrystalBatch
 from generator.representation.wyckoff import symmetrize_lattice, tables

@@ -9,7 +9,8 @@ import torch
 from pymatgen.symmetry.groups import sg_symbol_from_int_number
 
 from generator.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from generator.model import ModelConfig, Sampling
+from generator.constraints.conditions import Sampling
+from generator.model import ModelConfig
 from generator.policy import CrystalFormerGenerator, PolicyConfig
 from generator.rl.config import FinetuneConfig, adapted
 from generator.rl.dpo import Dpo, dpo_objective, ranked_pairs

@@ -109,7 +109,7 @@ class CrystalBatch:
             InputError: the file is missing or holds something else.
         """
         try:
-            with np.load(path, allow_pickle=False) as data:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
                 return cls(*(data[f.name] for f in fields(cls)))
         except (OSError, KeyError, ValueError) as error:
             raise InputError(f"expected a .npz of tokenised crystals at {path}, found none ({error})") from error

@@ -275,7 +275,7 @@ def load_reference_crystals(path: str | Path | None = None) -> ReferenceCrystals
 @lru_cache(maxsize=2)
 def _load(path: Path) -> ReferenceCrystals:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return ReferenceCrystals({name: file[name] for name in ARRAYS})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, lzma.LZMAError) as error:
         raise InputError(

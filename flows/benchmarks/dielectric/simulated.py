@@ -28,7 +28,6 @@ from flows.benchmarks.dielectric.arms import (
 from flows.benchmarks.pool.tasks import candidate_of
 from flows.benchmarks.rl.properties_models import EPS_RANGE, INSULATING
 from flows.benchmarks.workers import spread
-from flows.records import write_record
 from loop.contracts import Progress
 from loop.errors import ConfigError, InputError
 from loop.io.files import make_folder, sha256, write_text
@@ -214,7 +213,7 @@ def run(
         "data": {"file": data.name, "sha256": sha256(data)},
         "made_with": provenance(),
     }
-    write_record(output, record)
+    write_text(output / "record.json", json.dumps(record, indent=1, default=str) + "\n")
     return record
 
 

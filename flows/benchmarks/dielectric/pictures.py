@@ -49,7 +49,7 @@ def draw_phases(found: pd.DataFrame, references: References, path: Path) -> None
     from pymatgen.core import Composition
 
     best = found[found["merit"].notna()]
-    systems: dict[str, dict[str, Any]] = {}
+    systems: dict[str, dict[Any, Any]] = {}
     for row in best.to_dict("records"):
         elements = sorted(element.symbol for element in Composition(row["formula"]).elements)
         if len(elements) in (2, 3):
@@ -67,7 +67,7 @@ def draw_phases(found: pd.DataFrame, references: References, path: Path) -> None
     plt.close(figure)
 
 
-def _diagram(axis: Any, elements: Sequence[str], row: dict[str, Any], references: References) -> None:
+def _diagram(axis: Any, elements: Sequence[str], row: dict[Any, Any], references: References) -> None:
     """Known phases of a system on and above the hull, and the crystal."""
     from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
     from pymatgen.core import Composition

@@ -162,8 +162,10 @@ def is_ionic(candidate: Candidate, anions: Sequence[str]) -> bool:
     elements = {element.symbol for element in candidate.structure.composition.elements}
     if not anions:
         return True
-    settings = {"use_pauling_test": True, "include_alloys": False, "oxidation_states_set": "smact14"}
-    return bool(elements & set(anions)) and bool(smact_validity(candidate.formula, **settings))
+    balanced = smact_validity(
+        candidate.formula, use_pauling_test=True, include_alloys=False, oxidation_states_set="smact14"
+    )
+    return bool(elements & set(anions)) and bool(balanced)
 
 
 def lesson_of(studio: Studio, config: RealConfig) -> tuple[Lesson, float]:

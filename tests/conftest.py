@@ -9,12 +9,13 @@ import pytest
 import flows  # noqa: F401  (thread defaults must stand before numpy and torch are imported)
 
 ROOMS_WITHOUT_WARNINGS = ("test_loop_", "test_surrogates_")
+NOT_LOOKED_AT = ("test_loop_cif.py", "test_loop_report.py")
 
 
 def pytest_collection_modifyitems(items):
     """Warnings are errors (pyproject.toml) in the tests of the rooms in which every warning has been looked at."""
     for item in items:
-        if not item.path.name.startswith(ROOMS_WITHOUT_WARNINGS):
+        if not item.path.name.startswith(ROOMS_WITHOUT_WARNINGS) or item.path.name in NOT_LOOKED_AT:
             item.add_marker(pytest.mark.filterwarnings("default"))
 
 

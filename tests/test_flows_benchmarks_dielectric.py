@@ -276,3 +276,9 @@ def test_the_verb_gives_its_interpreter_and_keeps_the_usual_settings(monkeypatch
     (config,) = told
     assert (config.dft.preset, config.dft.max_atoms, config.dft.numbers.scf_eigenstates) == ("test", 6, 1e-6)
     assert (config.dft.resources.python, config.dft.resources.cores, config.turns) == ("other", 1, 2)
+
+
+def test_only_what_can_be_ionic_goes_to_dft():
+    salt, alloy, anions = Candidate(rocksalt("Na", "Cl")), Candidate(rocksalt("Na", "Mg")), real.RealConfig().anions
+    assert [real.is_ionic(one, anions) for one in (salt, alloy)] == [True, False]
+    assert real.is_ionic(alloy, ())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,6 +170,7 @@ def slurm(scale: Scale, directory: Path) -> Any:
 
     logs, keys = directory / "scale", directory / CERTIFICATES
     logs.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(keys, ignore_errors=True)  # of a run that was killed; those of this run go with the cluster's object
     keys.mkdir(mode=0o700, parents=True, exist_ok=True)
     gpus = [f"--gres=gpu:{scale.gpus}"] if scale.gpus else []
     try:

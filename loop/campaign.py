@@ -163,6 +163,8 @@ class Campaign:
         while not self.finished:
             yield self.runner.stage(self, *self.history.next_stage)
         self.record_stop()
+        # once more: a process that was killed between a report's record and its list has left an earlier round's list
+        export.write_ranked(self.history, self.directory)
 
     def run(self) -> list[RoundReport]:
         """Run what is left of all rounds; returns the reports of all rounds."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -241,3 +243,34 @@ def test_what_scale_says_may_change_between_runs(tmp_path):
 
     configfile.dump(CampaignConfig(campaign=CampaignSettings(name="x")), tmp_path / "config.yaml")
     check_same(CampaignConfig(campaign=CampaignSettings(name="x"), scale=Scale(workers=7)), tmp_path)
+
+
+def slurm_answers() -> bool:
+    """Whether this machine is part of a Slurm cluster that takes jobs."""
+    if shutil.which("sbatch") is None:
+        return False
+    return subprocess.run(["sinfo", "-h"], capture_output=True).stdout.strip() != b""
+
+
+@pytest.mark.server
+@pytest.mark.skipif(not slurm_answers(), reason="no Slurm takes jobs here")
+def test_two_jobs_of_slurm_of_which_one_is_killed(tmp_path, alone):
+    """The ledger is an SQLite file: the campaign's own process writes the labels as they come."""
+    log = tmp_path / "log"
+    asked = Scale(dask="slurm", workers=2, memory="1GB", walltime="00:20:00", interface="lo")
+    with scale.connected(asked, tmp_path) as client:
+        client.wait_for_workers(2, timeout=240)
+        jobs = subprocess.run(["squeue", "-h", "-n", "discovery-loop", "-o", "%i"], capture_output=True, text=True)
+        assert len(jobs.stdout.split()) == 2
+        victim = jobs.stdout.split()[0]
+        threading.Timer(1.0, subprocess.run, (["scancel", "--signal=KILL", "--full", victim],)).start()
+        ranked = campaign_on(client, tmp_path / "c", partial(LoggedOracle, log, 0.3), written_by_workers=False)
+        assert ranked.read_text() == alone
+        assert len({line[0] for line in lines(log)}) == 18
+        assert len(lines(log)) <= 18 + 1  # the label that the killed job was at
+        client.wait_for_workers(2, timeout=240)  # the job is replaced
+    assert (tmp_path / scale.CERTIFICATES).stat().st_mode & 0o777 == 0o700  # keys are for this user alone
+    deadline = time.monotonic() + 60
+    while subprocess.run(["squeue", "-h", "-n", "discovery-loop"], capture_output=True).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(1)

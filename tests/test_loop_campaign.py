@@ -329,3 +329,16 @@ def test_stages_and_rounds_never_share_a_seed():
     seeds = [CampaignSettings(seed=s).seed_for(r, stage) for s in range(5) for r in range(20) for stage in STAGES]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_a_list_that_a_kill_left_behind_is_brought_up_to_date(tmp_path):
+    """Killed after the last report was recorded, before the list was written: the older list still lay there."""
+    settings = CampaignSettings(name="late", rounds=1, pool=12, budget=4)
+    listed, whole = tmp_path / "ranked.csv", ""
+    for _ in range(2):
+        with Store(tmp_path / "campaign.db") as store, Campaign(settings, fake_parts(), store, tmp_path) as campaign:
+            campaign.run()
+        if not whole:
+            whole = listed.read_text()
+            listed.write_text("".join(whole.splitlines(keepends=True)[:3]))
+    assert listed.read_text() == whole

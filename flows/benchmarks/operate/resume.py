@@ -41,6 +41,7 @@ from loop.store import Store
 
 SETTINGS = CampaignSettings(name="reference", rounds=2, pool=24, budget=5, chunk=2)
 STAGE_SECONDS, LABEL_SECONDS = 0.2, 0.08
+MOST_KILLS = 8  # of one campaign
 MOST_LIVES = 60  # of one campaign: more would mean that it does not go on
 WORKERS = 2
 DEADLINE = 300.0  # s, for one life on a busy machine
@@ -207,7 +208,7 @@ def reference(folder: Path) -> tuple[str, float]:
 
 
 def warm_up(folder: Path) -> None:
-    """Run a campaign here, so that those forked from this process import nothing, and their stages are short."""
+    """Run a campaign here: those that are forked from this process then import nothing, and their stages are short."""
     folder.mkdir(parents=True, exist_ok=True)
     made = parts(SleepingOracle(folder / "calls", 0.0))
     with Store(folder / "campaign.db") as store, Campaign(SETTINGS, made, store, folder) as campaign:
@@ -238,17 +239,20 @@ def torture(job: Job, expected: str, span: float, rng: np.random.Generator) -> O
 
 def one_life(job: Job, process: BaseProcess, outcome: Outcome, span: float, rng: np.random.Generator) -> bool:
     """Let a process live, kill what is to be killed at some moment of it; returns whether the campaign is finished."""
-    most = 1 if job.scenario.labels == "processes" and job.scenario.victim == "worker" else 6
+    most = 1 if job.scenario.labels == "processes" and job.scenario.victim == "worker" else MOST_KILLS
     if len(outcome.kills) < most:
         wait_for_work(job, process)
-        after = float(rng.uniform(0, LABEL_SECONDS if most == 1 else span))
+        after = float(rng.exponential(LABEL_SECONDS if most == 1 else span / MOST_KILLS))  # no moment is likelier
         process.join(after)
-        held = finished_labels(job)
-        place = position(job)
+        ends = job.scenario.victim == "engine"  # else it goes on, and the ledger has to be read before
+        held = set[str]() if ends else finished_labels(job)
         if process.is_alive() and kill(job, process, rng):
+            if ends:
+                process.join()
+                held = finished_labels(job)
             size = job.oracle.log.stat().st_size if job.oracle.log.exists() else 0
-            kill_ = {"stage": place, "after_s": round(after, 3), "victim": job.scenario.victim}
-            outcome.kills.append(kill_ | {"held": sorted(held), "log": size})
+            place = {"stage": position(job), "after_s": round(after, 3), "victim": job.scenario.victim}
+            outcome.kills.append(place | {"held": sorted(held), "log": size})
     process.join(DEADLINE)
     if process.is_alive():
         process.kill()

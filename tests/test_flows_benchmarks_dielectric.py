@@ -143,7 +143,7 @@ def test_the_curve_is_read_at_what_was_spent():
 
 def test_a_run_in_small_goes_on_and_refuses_other_settings(table, tmp_path):
     record = run(table, tmp_path / "out", small(arms=(CLOSED, PAPER)))
-    entry = record["summary"]["random"][PAPER]
+    entry = record["results"]["random"][PAPER]
     assert entry["closed_minus_this_above_end"]["low"] <= entry["closed_minus_this_above_end"]["value"]
     assert (tmp_path / "out" / "curves.png").stat().st_size > 0
     curves = pd.read_csv(tmp_path / "out" / "curves.csv")
@@ -269,7 +269,7 @@ def test_the_verb_gives_its_interpreter_and_keeps_the_usual_settings(monkeypatch
     from flows.cli.benchmarks import app
 
     told = []
-    monkeypatch.setattr(real, "run", lambda data, output, config, report: told.append(config) or {"summary": {}})
+    monkeypatch.setattr(real, "run", lambda data, output, config, report: told.append(config) or {"results": {}})
     asked = ["dielectric-dft", "-o", str(tmp_path), "--data", str(table), "--python", "other", "--cores", "1"]
     result = CliRunner().invoke(app, [*asked, "--set", "dft.settings.scf_eigenstates=1e-6", "--set", "turns=2"])
     assert result.exit_code == 0, result.output

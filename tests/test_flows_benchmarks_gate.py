@@ -52,7 +52,7 @@ def test_selection_chooses_from_cached_features_in_a_process_of_its_own(tmp_path
     assert record["results"]["pool"] == 130
     assert 0.1 < record["results"]["peak_gib"] < 4
     assert record["results"]["cpu_seconds"] <= record["results"]["wall_seconds"] * 2
-    assert json.loads((tmp_path / "record.json").read_text())["config"]["batch"] == 4
+    assert json.loads((tmp_path / "record.json").read_text())["settings"]["batch"] == 4
     first, second = selection.candidates(config, [rocksalt()], 2)
     assert first.id != second.id
     assert first.structure.volume != second.structure.volume

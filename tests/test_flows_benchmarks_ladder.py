@@ -75,9 +75,9 @@ def test_from_a_table_to_a_record(table, tmp_path):
     record = run(table, tmp_path, LadderConfig(**{**CONFIG.__dict__, "tasks": tasks, "crystals": 59, "pool": 40}))
     rows = pd.read_csv(tmp_path / "campaigns.csv")
     assert len(rows) == 2 * 2 * 3
-    assert json.loads((tmp_path / "record.json").read_text())["summary"] == record["summary"]
+    assert json.loads((tmp_path / "record.json").read_text())["results"] == record["results"]
     for name in tasks:
-        told, here = record["summary"][name], rows[rows.task == name]
+        told, here = record["results"][name], rows[rows.task == name]
         mean = here[here.strategy == OURS].area.mean() - here[here.strategy == RANK].area.mean()
         assert told["ours - rank"]["mean"] == pytest.approx(mean, abs=1e-4)
         assert told["ours - rank"]["low"] <= told["ours - rank"]["mean"] <= told["ours - rank"]["high"]

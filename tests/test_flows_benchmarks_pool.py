@@ -160,7 +160,7 @@ def test_benchmark_finds_the_best_sooner_than_chance_and_records_it(table, tmp_p
         validity=ALL,
     )
     record = run(path, tmp_path, config, lambda *args: seen.append(args))
-    rows = {row["strategy"]: row for row in record["summary"]}
+    rows = {row["strategy"]: row for row in record["results"]}
     orders = [json.loads(file.read_text())["order"] for file in tmp_path.glob("campaigns/*.json")]
     assert [len(order) for order in orders] == [50] * 4  # the last batch is the smaller
     assert rows["greedy"]["recall_50"] > 0.9
@@ -170,9 +170,11 @@ def test_benchmark_finds_the_best_sooner_than_chance_and_records_it(table, tmp_p
     stored = json.loads((tmp_path / "record.json").read_text())
     assert stored["pools"]["bulk_modulus"].pop("af_taught") > 5
     assert stored["pools"] == {"bulk_modulus": {"pool": 218, "top": 2, "known": 0}}
-    assert {"summary.csv", "curves.csv", "calibration.csv", "recall.png", "coverage.png"} <= set(stored["files"])
+    assert {"summary.csv", "curves.csv", "calibration.csv", "recall.png", "coverage.png"} <= {
+        item["file"] for item in stored["files"]
+    }
     files = {file: file.stat().st_mtime_ns for file in tmp_path.glob("campaigns/*.json")}
-    assert run(path, tmp_path, config)["summary"] == record["summary"]
+    assert run(path, tmp_path, config)["results"] == record["results"]
     assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("campaigns/*.json")} == files
 
 
@@ -182,7 +184,7 @@ def test_a_share_of_each_batch_is_left_to_chance_and_told_to_the_surrogate(table
 
     class Watched(GPSurrogate):
         def fit(self, candidates, evaluations, *, picked_at_random=frozenset()):
-            seen.append(([candidate.id for candidate in candidates], set(drawn)))
+            seen.append(([candidate.id for candidate in candidates], set(picked_at_random)))
             return super().fit(candidates, evaluations, picked_at_random=picked_at_random)
 
     monkeypatch.setattr("flows.benchmarks.pool.simulation.GPSurrogate", Watched)

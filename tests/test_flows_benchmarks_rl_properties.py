@@ -239,12 +239,12 @@ def test_a_run_in_small_and_again(tmp_path):
         recipe=RecipeOverrides(iterations=1, batch_size=12, minibatch_size=12),
     )
     record = run(tmp_path / "table.csv", tmp_path / "out", config)
-    assert set(record["summary"]["fronts"]) == {"surrogate", "forest", "megnet"}
+    assert set(record["results"]["fronts"]) == {"surrogate", "forest", "megnet"}
     assert record["predictors"]["band_gap"]["labels"] == 24
     assert record["predictors"]["ln_eps"]["r2"] > 0.8  # a smooth function of the cell
     assert record["predictors"]["forest_ln_eps"]["n"] == 24
     assert [told["evaluations"] for told in record["runs"]] == [0, 12]
-    assert record["summary"]["shares"]["tuned"]["samples"] == 20
+    assert record["results"]["shares"]["tuned"]["samples"] == 20
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"record.json", "table.csv", "fronts.png", "curves.png"} <= written
     assert str(tmp_path) not in (tmp_path / "out" / "record.json").read_text()
@@ -253,8 +253,8 @@ def test_a_run_in_small_and_again(tmp_path):
     before = [path.stat().st_mtime_ns for path in made]
     again = run(tmp_path / "table.csv", tmp_path / "out", replace(config, variants=("base",), judge=JudgeConfig()))
     assert [path.stat().st_mtime_ns for path in made] == before
-    areas = [told["summary"]["fronts"]["forest"]["base"]["hypervolume"]["value"] for told in (again, record)]
+    areas = [told["results"]["fronts"]["forest"]["base"]["hypervolume"]["value"] for told in (again, record)]
     assert areas[0] == pytest.approx(areas[1], rel=1e-6)
-    assert set(again["summary"]["fronts"]) == {"surrogate", "forest"}
+    assert set(again["results"]["fronts"]) == {"surrogate", "forest"}
     with pytest.raises(ConfigError, match="other settings of samples"):
         run(tmp_path / "table.csv", tmp_path / "out", PropertiesConfig(samples=25, learning=config.learning))

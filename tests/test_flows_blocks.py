@@ -240,7 +240,7 @@ SECTIONS = {  # the presets as they were before there were blocks
         "campaign": {"name": "smoke", "seed": 0, "rounds": 2, "pool": 32, "budget": 4, "baseline_budget": 6,
                      "shadow_share": 0.25},
         "generator": {"finetune": {"iterations": 3, "batch_size": 24, "minibatch_size": 12}},
-        "oracle": {"mlip": {"relax": {"max_steps": 100, "time_limit": 10}, "bulk": {"points": 5}}},
+        "oracle": {"mlip": {"relax": {"max_steps": 100}, "bulk": {"points": 5}}},
     },
     "single-gpu": {
         "campaign": {"name": "single-gpu", "seed": 0, "rounds": 10, "pool": 10000, "budget": 400,

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from flows.records import write_record
+from flows.benchmarks.harness import write_benchmark
 from loop.contracts import Progress
 from loop.io.files import make_folder
 
 CRYSTALS = 512  # drawn, scored
 TRAINING_BATCH = 100
 LABELS = 16
+PROTOCOL = "each part once after one warm-up, in one process, with what the package ships; wall time"
 
 
 def run(output: Path, *, seed: int = 0, progress: Progress | None = None) -> dict[str, Any]:
@@ -35,8 +36,8 @@ def run(output: Path, *, seed: int = 0, progress: Progress | None = None) -> dic
         if progress is not None:
             progress("speed", done, len(names), {})
         results[name] = MEASURES[name](builder, seed)
-    record = {"benchmark": "speed", "seed": seed, "results": results}
-    return write_record(output, record)
+    record = {"benchmark": "speed", "protocol": PROTOCOL, "settings": {"seed": seed}, "results": results}
+    return write_benchmark(output, record)
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from flows.benchmarks.harness import BENCHMARKS, Benchmark
 from flows.cli import benchmarks_generator, benchmarks_operate, benchmarks_oracles
 from flows.cli.records import Json, Output, Seed
 from flows.console import emit, note, progress
@@ -53,54 +56,38 @@ Seeds = Annotated[int | None, typer.Option(min=1, help="Campaigns for each strat
 Settings = Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as budget=200.")]
 
 
-@app.command()
-def pool(output: Output, data: Table, seeds: Seeds = None, settings: Settings = None, json: Json = False) -> None:
-    """Simulated campaigns on a table with hidden labels: strategies against chance and a random forest."""
-    from flows.benchmarks.pool.run import PoolConfig, run
+def verb_of(benchmark: Benchmark) -> Callable[..., None]:
+    """The verb of a benchmark of the list, with the options that it has."""
 
-    with progress() as report:
-        record = run(data, output, _settings(PoolConfig, settings, seeds), report)
-    _tell(record, output, json)
+    def verb(
+        output: Output,
+        data: Path | None = None,
+        seeds: int | None = None,
+        settings: list[str] | None = None,
+        json: bool = False,
+    ) -> None:
+        with progress() as report:
+            chosen = _settings(benchmark.settings, settings, seeds)
+            record = benchmark.run(*([data] if benchmark.data else []), output, chosen, report)
+        _tell(record, output, json)
 
-
-@app.command()
-def gate(output: Output, data: Table, seeds: Seeds = None, settings: Settings = None, json: Json = False) -> None:
-    """How good the best 20 are when a tenth or a fifth of a table is labelled, against labelling all."""
-    from flows.benchmarks.pool.gate import GateConfig, run
-
-    with progress() as report:
-        record = run(data, output, _settings(GateConfig, settings, seeds), report)
-    _tell(record, output, json)
-
-
-@app.command()
-def ladder(output: Output, data: Table, seeds: Seeds = None, settings: Settings = None, json: Json = False) -> None:
-    """Two fidelities of a property: who gets the dear one, by rank, by chance, and by the surrogate of the step."""
-    from flows.benchmarks.pool.ladder import LadderConfig, run
-
-    with progress() as report:
-        record = run(data, output, _settings(LadderConfig, settings, seeds), report)
-    _tell(record, output, json)
-
-
-@app.command()
-def hull(output: Output, seeds: Seeds = None, settings: Settings = None, json: Json = False) -> None:
-    """Closed-loop discovery on ternary phase diagrams: chance, generator, ranking and the engine; needs no data."""
-    from flows.benchmarks.hull.run import HullConfig, run
-
-    with progress() as report:
-        record = run(output, _settings(HullConfig, settings, seeds), report)
-    _tell(record, output, json)
+    options: dict[str, Any] = {"output": Output}
+    options |= {"data": Table} if benchmark.data else {}
+    options |= {"seeds": Seeds} if benchmark.seeds else {}
+    options |= {"settings": Settings, "json": Json}
+    defaults = {"seeds": None, "settings": None, "json": False}
+    verb.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=defaults.get(name, Parameter.empty), annotation=kind)
+            for name, kind in options.items()
+        ]
+    )
+    verb.__annotations__ = options
+    return verb
 
 
-@app.command()
-def selection(output: Output, settings: Settings = None, json: Json = False) -> None:
-    """Time and memory to choose a batch from 100,000 candidates whose features are cached; needs no data."""
-    from flows.benchmarks.pool.selection import SelectionConfig, run
-
-    with progress() as report:
-        record = run(output, _settings(SelectionConfig, settings), report)
-    _tell(record, output, json)
+for benchmark in BENCHMARKS:
+    app.command(benchmark.name, help=benchmark.help)(verb_of(benchmark))
 
 
 @app.command()
@@ -152,16 +139,6 @@ def rl_properties(
         chosen["judge"] = {"model": judge_model, "python": judge_python}
     with progress() as report:
         record = run(data, output, configfile.load(forbid_extra(PropertiesConfig), None, chosen), report)
-    _tell(record, output, json)
-
-
-@app.command()
-def dielectric(output: Output, data: Table, seeds: Seeds = None, settings: Settings = None, json: Json = False) -> None:
-    """Gap times dielectric constant, labels hidden: the closed loop against the published protocol and chance."""
-    from flows.benchmarks.dielectric.simulated import DielectricConfig, run
-
-    with progress() as report:
-        record = run(data, output, _settings(DielectricConfig, settings, seeds), report)
     _tell(record, output, json)
 
 
@@ -218,12 +195,12 @@ def novelty(
     json: Json = False,
 ) -> None:
     """How often distorted known crystals look new, and polymorphs look known."""
+    from flows.benchmarks.harness import write_benchmark
     from flows.benchmarks.oracles.novelty import measure
-    from flows.records import write_record
     from flows.tables.outputs import check_folder
 
     check_folder(output)
-    record = write_record(output, measure(data, crystals, pairs, seed))
+    record = write_benchmark(output, measure(data, crystals, pairs, seed))
     _tell(record, output, json)
 
 
@@ -262,8 +239,7 @@ def _settings(kind: type[Any], settings: list[str] | None, seeds: int | None = N
 
 
 def _tell(record: dict[str, Any], output: Path, json: bool) -> None:
-    shown = {name: value for name, value in record.items() if name in ("results", "summary", "distorted", "pairs")}
-    emit(record if json else shown, json)
+    emit(record if json else {"results": record["results"]}, json)
     note(f"wrote {output}/record.json")
 
 

@@ -99,6 +99,7 @@ def evaluate(
     if judges.checkpoint is not None and judges.held_out is not None:
         results["held_out_nll"] = _likelihood(judges.checkpoint, judges.held_out, tell)
     record = {
+        "evaluation": "evaluate-generator",
         "results": results,
         "protocol": _protocol(index, judges, len(known)),
         "settings": asdict(config),

@@ -137,7 +137,7 @@ def run(data: Path, output: Path, config: RealConfig | None = None, progress: Pr
         EngineError: there is no DFT engine.
         InputError: the table cannot be used, or no candidate is left.
     """
-    from flows.benchmarks.dielectric.record import write_record
+    from flows.benchmarks.dielectric.record import write
 
     config = config or RealConfig()
     make_folder(output / "work")
@@ -152,7 +152,7 @@ def run(data: Path, output: Path, config: RealConfig | None = None, progress: Pr
     lesson, threshold = lesson_of(studio, config)
     extractor = studio.builder.extractor(studio.folder / "features")
     beliefs = spend(lab, extractor, lesson, threshold)
-    return write_record(output, config, lab, table, beliefs, {"threshold": threshold, "held_out": errors})
+    return write(output, config, lab, table, beliefs, {"threshold": threshold, "held_out": errors})
 
 
 def is_ionic(candidate: Candidate, anions: Sequence[str]) -> bool:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from flows.benchmarks.dielectric.arms import ARMS, cost_of
 from flows.benchmarks.dielectric.pictures import draw_crystals, draw_phases
+from flows.benchmarks.harness import write_benchmark
 from loop.io.files import write_text
 from oracles.references.table import load_references
 
@@ -29,11 +30,10 @@ PROTOCOL = (
 )
 
 
-def write_record(
+def write(
     output: Path, config: RealConfig, lab: Lab, table: pd.DataFrame, beliefs: pd.DataFrame, about: dict[str, Any]
 ) -> dict[str, Any]:
     """Everything into the folder; returns the record."""
-    from flows.provenance import provenance
     from loop.io.crystals import write_crystals
 
     found = verified(lab.calls, table, beliefs)
@@ -49,18 +49,17 @@ def write_record(
         "benchmark": "dielectric-dft",
         "protocol": PROTOCOL,
         "arms": {name: ARMS[name] for name in config.share},
-        "summary": {name: summary(lab.calls, name, config, about["threshold"]) for name in config.share},
+        "results": {name: summary(lab.calls, name, config, about["threshold"]) for name in config.share},
         "calibration": calibration_of(found),
         "pool": len(table),
         "funnel": json.loads((output / "work" / "funnel.json").read_text(encoding="utf-8")),
         "paper_merit": PAPER_MERIT,
         **about,
         "settings": asdict(config) | {"dft": {**asdict(config.dft), "resources": "one process"}},
-        "made_with": provenance(),
     }
-    write_text(output / "record.json", json.dumps(record, indent=1, default=str) + "\n")
+    written = write_benchmark(output, record)
     draw(lab.calls, config, about["threshold"], output / "curves.png")
-    return record
+    return written
 
 
 def verified(calls: Sequence[dict[str, Any]], table: pd.DataFrame, beliefs: pd.DataFrame) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from flows.benchmarks.dielectric.arms import (
     labelled,
     surrogate_for,
 )
+from flows.benchmarks.harness import write_benchmark
 from flows.benchmarks.pool.tasks import candidate_of
 from flows.benchmarks.rl.properties_models import EPS_RANGE, INSULATING
 from flows.benchmarks.workers import spread
@@ -182,7 +183,6 @@ def run(
     """
     from flows.benchmarks.dielectric.summary import curves_table, draw, summarise
     from flows.benchmarks.pool.run import extractor_of
-    from flows.provenance import provenance
 
     config = config or DielectricConfig()
     make_folder(output / "cells")
@@ -207,14 +207,12 @@ def run(
         "benchmark": "dielectric",
         "protocol": PROTOCOL,
         "arms": {name: ARMS[name] for name in config.arms},
-        "summary": summary,
+        "results": summary,
         "settings": asdict(config),
         "crystals": len(hidden.candidates),
         "data": {"file": data.name, "sha256": sha256(data)},
-        "made_with": provenance(),
     }
-    write_text(output / "record.json", json.dumps(record, indent=1, default=str) + "\n")
-    return record
+    return write_benchmark(output, record)
 
 
 def _path(output: Path, cell: Cell) -> Path:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.records import write_record
+from flows.benchmarks.harness import write_benchmark
 from loop.contracts import Progress
 from loop.io.files import make_folder, write_text
 
@@ -131,7 +131,7 @@ def run(
     }
     table = pd.DataFrame([{"condition": name} | row for name, row in results.items()]).drop(columns="settings")
     write_text(output / "table.csv", table.to_csv(index=False, float_format="%.4g", lineterminator="\n"))
-    write_record(output, record)
+    write_benchmark(output, record)
     shutil.rmtree(output / "parts")
     return record
 

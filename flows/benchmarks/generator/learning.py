@@ -77,7 +77,7 @@ def run(
     Raises:
         InputError: fewer crystals than asked for.
     """
-    from flows.records import write_record
+    from flows.benchmarks.harness import write_benchmark
     from generator.pretrain import STATE, Trainer, mean_nll
     from generator.representation.sequence import Crystals
 
@@ -119,7 +119,7 @@ def run(
         "sources": [{"file": path.name, "sha256": sha256(path)} for path in (train, held_out)],
     }
     figure(frame, output / "curve.png")
-    return write_record(output, record)
+    return write_benchmark(output, record)
 
 
 def summary(point: Mapping[Any, Any]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import numpy as np
 
 from flows.benchmarks.clock import cpu_seconds, load
 from flows.benchmarks.generator.original import MEASURED_ON, PREPARATION
+from flows.benchmarks.harness import write_benchmark
 from flows.provenance import cores
-from flows.records import write_record
 from loop.contracts import Progress
 from loop.errors import InputError
 from loop.io.files import make_folder, sha256, write_text
@@ -110,7 +110,7 @@ def run(
         "load": [before, load()],
         "cores": cores(),
     }
-    return write_record(output, record)
+    return write_benchmark(output, record)
 
 
 def _with_workers() -> float:

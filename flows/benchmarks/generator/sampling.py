@@ -10,8 +10,8 @@ import numpy as np
 
 from flows.benchmarks.clock import load, timed, torch_threads
 from flows.benchmarks.generator.original import MEASURED_ON, SAMPLING, SAMPLING_FLOAT32, SIZES
+from flows.benchmarks.harness import write_benchmark
 from flows.provenance import cores
-from flows.records import write_record
 from loop.contracts import Progress
 from loop.io.files import make_folder
 
@@ -78,7 +78,7 @@ def run(
         "load": [before, load()],
         "cores": cores(),
     }
-    return write_record(output, record)
+    return write_benchmark(output, record)
 
 
 def _networks(shipped: Checkpoint, checkpoint: Path | None, seed: int) -> dict[str, CrystalFormer]:

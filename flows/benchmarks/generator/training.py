@@ -9,8 +9,8 @@ import numpy as np
 
 from flows.benchmarks.clock import cpu_seconds, load, torch_threads
 from flows.benchmarks.generator.original import MEASURED_ON, SIZES, TRAINING, TRAINING_CPU
+from flows.benchmarks.harness import write_benchmark
 from flows.provenance import cores
-from flows.records import write_record
 from loop.contracts import Progress
 from loop.errors import InputError
 from loop.io.files import make_folder, sha256
@@ -80,7 +80,7 @@ def run(
         "load": [before, load()],
         "cores": cores(),
     }
-    return write_record(output, record)
+    return write_benchmark(output, record)
 
 
 def crystals_of(data: Path | None, seed: int, progress: Progress | None) -> CrystalBatch:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.benchmarks.harness import files_of, write_benchmark
 from flows.benchmarks.hull.methods import (
     GENERATOR,
     METHODS,
@@ -31,10 +32,9 @@ from flows.benchmarks.hull.methods import (
 )
 from flows.benchmarks.hull.world import Episode, Outcome, RelaxingOracle
 from flows.benchmarks.workers import spread
-from flows.records import finite
 from loop.contracts import Progress
 from loop.errors import ConfigError
-from loop.io.files import make_folder, sha256, write_text
+from loop.io.files import make_folder, write_text
 from loop.values import Candidate
 from oracles.relax import RelaxConfig
 
@@ -117,7 +117,6 @@ def run(output: Path, config: HullConfig | None = None, progress: Progress | Non
         EnergyTypeError: the potential is not that of the reference phases.
     """
     from flows.benchmarks.hull.summary import draw, summarise, tables
-    from flows.provenance import provenance
 
     config = config or HullConfig()
     make_folder(output / "episodes")
@@ -138,14 +137,12 @@ def run(output: Path, config: HullConfig | None = None, progress: Progress | Non
     record = {
         "benchmark": "hull",
         "protocol": PROTOCOL,
-        "config": asdict(config),
-        "summary": summary,
+        "settings": asdict(config),
+        "results": summary,
         "seconds_this_run": round(time.perf_counter() - began, 1),
-        "provenance": provenance(),
-        "files": {path.name: sha256(path) for path in [*sorted(output.glob("*.csv")), figure]},
+        "files": files_of([*sorted(output.glob("*.csv")), figure]),
     }
-    write_text(output / "record.json", json.dumps(finite(record), indent=1, default=str) + "\n")
-    return record
+    return write_benchmark(output, record)
 
 
 @dataclass(frozen=True)

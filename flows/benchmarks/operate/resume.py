@@ -27,7 +27,7 @@ import numpy as np
 import psutil
 import sqlalchemy as sa
 
-from flows import records
+from flows.benchmarks.harness import write_benchmark
 from flows.benchmarks.operate.world import SleepingOracle, calls, parts
 from loop.campaign import Campaign
 from loop.contracts import Oracle
@@ -194,7 +194,7 @@ def run(output: Path, config: ResumeBenchmark, say: Say = lambda _: None) -> dic
             say(f"{done + len(last.kills)} kills: {scenario}: {len(last.kills)} kills, {state}")
     record = summary(outcomes, config, time.monotonic() - began)
     write_kills(output, outcomes)
-    return records.write_record(output, record)
+    return write_benchmark(output, record)
 
 
 def reference(folder: Path) -> tuple[str, float]:
@@ -388,7 +388,7 @@ def summary(outcomes: Sequence[Outcome], config: ResumeBenchmark, seconds: float
     return {
         "benchmark": "resume",
         "protocol": __doc__,
-        "config": {**asdict(config), "database": bool(config.database)},
+        "settings": {**asdict(config), "database": bool(config.database)},
         "seconds": seconds,
         "results": {
             "kills": len(kills),

@@ -13,7 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from flows import records, scale
+from flows import scale
+from flows.benchmarks.harness import write_benchmark
 from flows.benchmarks.operate.resume import as_tasks, in_flow, prefect_server
 from flows.benchmarks.operate.world import SleepingOracle, parts
 from flows.dask_oracle import DaskOracle
@@ -64,9 +65,10 @@ def run_scale(output: Path, config: ScaleBenchmark, say: Say = lambda _: None) -
             say(f"{workers} workers: {took:.1f} s, ideal {ideal:.1f} s")
     for row in rows:
         row["speed_up"] = rows[0]["label_stage_s"] / row["label_stage_s"]
-    results = {"labels": config.labels, "seconds_per_label": config.seconds, "identical_lists": len(lists) == 1}
-    record = {"benchmark": "scale", "protocol": __doc__, "results": {**results, "rows": rows}}
-    return records.write_record(output, record)
+    asked = {"labels": config.labels, "seconds_per_label": config.seconds}
+    results = {**asked, "identical_lists": len(lists) == 1}
+    record = {"benchmark": "scale", "protocol": __doc__, "settings": asked, "results": {**results, "rows": rows}}
+    return write_benchmark(output, record)
 
 
 def run_overhead(output: Path, config: OverheadBenchmark, say: Say = lambda _: None) -> dict[str, Any]:
@@ -81,8 +83,10 @@ def run_overhead(output: Path, config: OverheadBenchmark, say: Say = lambda _: N
             _, took = campaign(settings, folder, oracle, prefect=engine == "prefect")
             rows.append({"engine": engine, "label_stage_s": took, "ideal_s": ideal, "overhead": took / ideal - 1})
             say(f"{engine}: {took:.1f} s, ideal {ideal:.1f} s")
-    results = {"labels": config.labels, "seconds_per_label": config.seconds, "rows": rows}
-    return records.write_record(output, {"benchmark": "overhead", "protocol": __doc__, "results": results})
+    asked = {"labels": config.labels, "seconds_per_label": config.seconds}
+    results = {**asked, "rows": rows}
+    record = {"benchmark": "overhead", "protocol": __doc__, "settings": asked, "results": results}
+    return write_benchmark(output, record)
 
 
 class Alone:

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from flows.benchmarks.clock import cpu_seconds, load
-from flows.provenance import provenance
-from flows.records import write_record
+from flows.benchmarks.harness import write_benchmark
 from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.io.files import make_folder, write_text
@@ -113,8 +112,7 @@ def run(
                 write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     record = _record(rows)
     write_text(output / "table.csv", _csv(rows))
-    write_record(output, record)
-    return record
+    return write_benchmark(output, record)
 
 
 def _measure(case: Case, kind: str, config: DftConfig, known: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -171,7 +169,6 @@ def _lattice_parameter(evaluation: Evaluation) -> float:
 def _record(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "benchmark": "dft",
-        "made_with": provenance(),
         "protocol": (
             "PBE, GPAW; gaps and dielectric constants (ALDA kernel, local fields) at the geometry of the source, "
             "lattice parameters relaxed from 2 % above it; the published constants are of perturbation theory (DFPT). "
@@ -179,6 +176,7 @@ def _record(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "many processes wanted a core when it began."
         ),
         "sources": SOURCES,
+        "settings": {"presets": sorted({row["preset"] for row in rows})},
         "results": summary(rows),
     }
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.benchmarks.harness import files_of, write_benchmark
 from flows.benchmarks.oracles.elasticity_strain import choose
-from flows.records import write_record
 from loop.contracts import Progress
-from loop.io.files import make_folder, sha256, write_text
+from loop.io.files import make_folder, write_text
 from loop.values import OK
 
 if TYPE_CHECKING:
@@ -156,7 +156,6 @@ def _measured(material: Material, potential: Potential) -> dict[str, Any]:
 
 
 def _write(output: Path, table: pd.DataFrame, potential: Potential, strains: dict[str, Any] | None) -> dict[str, Any]:
-    from flows.provenance import provenance
 
     names = ("bulk", "shear", "C11", "C12", "C44", "optical")
     results: dict[str, Any] = {name: errors(table, name) for name in names if name in table}
@@ -166,19 +165,18 @@ def _write(output: Path, table: pd.DataFrame, potential: Potential, strains: dic
     results["materials"] = len(table)
     results["cpu_seconds_each"] = float(table["cpu seconds"].mean())
     record: dict[str, Any] = {
-        "benchmark": "elasticity", "made_with": provenance(), "protocol": PROTOCOL, "sources": SOURCES,
+        "benchmark": "elasticity", "protocol": PROTOCOL, "sources": SOURCES,
         "potential": {"name": potential.name, "energy_type": asdict(potential.energy_type)},
         "units": {"bulk": "GPa", "shear": "GPa", "C11": "GPa", "optical": "THz", "volume": "ratio to the published"},
-        "results": results,
+        "settings": {"potential": potential.name, "dtype": potential.about.dtype}, "results": results,
     }  # fmt: skip
     if strains is not None:
-        record["size of strains, chosen on other crystals"] = strains
+        record["strains"] = strains
     write_text(output / "table.csv", table.to_csv(index=False, float_format="%.3f", lineterminator="\n"))
     _figure(output / "moduli.png", table)
     written = ("table.csv", "moduli.png", *(["strains.csv"] if strains is not None else []))
-    record["files"] = [{"file": name, "sha256": sha256(output / name)} for name in written]
-    write_record(output, record)
-    return record
+    record["files"] = files_of(output / name for name in written)
+    return write_benchmark(output, record)
 
 
 def errors(table: pd.DataFrame, name: str) -> dict[str, float]:

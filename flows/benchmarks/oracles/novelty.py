@@ -111,7 +111,11 @@ def measure(csv: Path, crystals: int, n_pairs: int, seed: int) -> dict[str, Any]
     milliseconds = (time.process_time() - start) / crystals * 1000
     return {
         "protocol": NoveltyIndex(known).protocol() | {"seed": seed, "crystals_of": csv.name, "csv_sha256": sha256(csv)},
-        "distorted_known_crystals": missed(rows, known, seed),
-        "pairs_of_one_formula": confused(frame, n_pairs, seed),
-        "quick_verdict_milliseconds": round(milliseconds, 2),
+        "benchmark": "novelty",
+        "settings": {"crystals": crystals, "pairs": n_pairs, "seed": seed},
+        "results": {
+            "distorted_known_crystals": missed(rows, known, seed),
+            "pairs_of_one_formula": confused(frame, n_pairs, seed),
+            "quick_verdict_milliseconds": round(milliseconds, 2),
+        },
     }

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.benchmarks.harness import write_benchmark
 from flows.journal import Journal
-from flows.records import write_record
 from flows.tables.screening import relax_all, relax_settings
 from loop.contracts import Progress
 from loop.errors import InputError
@@ -277,7 +277,7 @@ def _write(output: Path, frame: pd.DataFrame, record: dict[str, Any]) -> dict[st
     write_text(output / "table.csv", table.to_csv(index=False, float_format="%.5f", lineterminator="\n"))
     _figure(output / "parity.png", frame, record["results"])
     record["files"] = [{"file": name, "sha256": sha256(output / name)} for name in ("table.csv", "parity.png")]
-    return write_record(output, record)
+    return write_benchmark(output, record)
 
 
 def _figure(path: Path, frame: pd.DataFrame, results: dict[str, Any]) -> None:

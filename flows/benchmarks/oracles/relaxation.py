@@ -88,7 +88,7 @@ def run(output: Path, config: RelaxationBenchmark = RelaxationBenchmark(), progr
         rows += _append(output / ROWS, _measured(crystals[start:][:size], start, name, measure[name]))
         if progress is not None:
             progress("crystals", start + size, len(crystals), {})
-    return summarise(output, rows, {"config": asdict(config), "relax": asdict(settings), "protocol": PROTOCOL})
+    return summarise(output, rows, {"settings": asdict(config), "relax": asdict(settings), "protocol": PROTOCOL})
 
 
 def _units(crystals: int, chunk: int, variants: Sequence[str]) -> Iterator[tuple[int, int, str]]:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from flows.records import write_record
-from loop.io.files import sha256, write_text
+from flows.benchmarks.harness import files_of, write_benchmark
+from loop.io.files import write_text
 from loop.values import OK
 
 BASELINE = "ase-"
@@ -21,29 +21,24 @@ MARGIN = 0.002  # eV/atom by which another basin is higher or lower
 
 def summarise(output: Path, rows: list[dict[str, Any]], about: dict[str, Any]) -> dict[str, Any]:
     """The record; writes ``record.json``, ``crystals.csv`` and ``speed.png``."""
-    from flows.provenance import provenance
-
     variants = list(dict.fromkeys(row["variant"] for row in rows))
     by_variant = {name: [row for row in rows if row["variant"] == name] for name in variants}
     results: dict[str, Any] = {name: _one(found) for name, found in by_variant.items()}
     for name in [name for name in variants if name.startswith(BASELINE)]:
         for ours in [ours for ours in variants if not ours.startswith(BASELINE)]:
-            results[f"{ours} against {name}"] = _against(_pairs(by_variant, ours, name), about["config"]["chunk"])
+            results[f"{ours} against {name}"] = _against(_pairs(by_variant, ours, name), about["settings"]["chunk"])
     # how far ASE agrees with itself: what no other program can be expected to exceed
     for one, other in combinations([name for name in variants if name.startswith(BASELINE)], 2):
-        results[f"{one} against {other}"] = _against(_pairs(by_variant, one, other), about["config"]["chunk"])
+        results[f"{one} against {other}"] = _against(_pairs(by_variant, one, other), about["settings"]["chunk"])
     record = {
-        "benchmark": "relaxation", "made_with": provenance(), **about,
+        "benchmark": "relaxation", **about,
         "units": {"cpu_seconds": "s", "wall_seconds": "s", "energy": "eV/atom"}, "results": results,
     }  # fmt: skip
     if rows:
         _write_table(output / "crystals.csv", by_variant)
-        _figure(output / "speed.png", by_variant, "wall" if about["config"]["device"].startswith("cuda") else "cpu")
-    record["files"] = [
-        {"file": name, "sha256": sha256(output / name)} for name in ("crystals.csv", "speed.png") if rows
-    ]
-    write_record(output, record)
-    return record
+        _figure(output / "speed.png", by_variant, "wall" if about["settings"]["device"].startswith("cuda") else "cpu")
+    record["files"] = files_of(output / name for name in ("crystals.csv", "speed.png") if rows)
+    return write_benchmark(output, record)
 
 
 def _pairs(by_variant: dict[str, list[dict[str, Any]]], one: str, other: str) -> list[tuple[dict, dict]]:

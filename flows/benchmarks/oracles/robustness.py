@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from flows.benchmarks.harness import write_benchmark
 from flows.benchmarks.oracles.damage import DAMAGES, damaged
-from flows.records import write_record
 from loop.contracts import Progress
 from loop.errors import DiscoveryLoopError
 from loop.io.files import make_folder
@@ -258,7 +258,6 @@ def _statuses(rows: list[dict[str, Any]]) -> dict[str, int]:
 
 
 def _record(output: Path, config: RobustnessBenchmark, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    from flows.provenance import provenance
 
     wrong = [row for row in rows if row["status"] in (CRASH, HANG, ESCAPED) or unnamed(row)]
     results = {
@@ -274,8 +273,7 @@ def _record(output: Path, config: RobustnessBenchmark, rows: list[dict[str, Any]
         "seconds of the slowest": float(np.nanmax([row["seconds"] for row in rows], initial=0.0)),
     }  # fmt: skip
     record = {
-        "benchmark": "robustness", "made_with": provenance(), "protocol": PROTOCOL, "config": asdict(config),
-        "results": results, "failures of this program": wrong[:50],
+        "benchmark": "robustness", "protocol": PROTOCOL, "settings": asdict(config),
+        "results": results, "failures": wrong[:50],
     }  # fmt: skip
-    write_record(output, record)
-    return record
+    return write_benchmark(output, record)

@@ -6,7 +6,6 @@ its calls): the mean of the best 20 found, against the mean of the best 20 of al
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from flows.benchmarks.harness import files_of, write_benchmark
 from flows.benchmarks.pool.run import PoolConfig, campaigns, extractor_of
 from flows.benchmarks.pool.simulation import RANDOM, Engine, Outcome
 from flows.benchmarks.pool.tasks import TASKS, Pool, load_pool
@@ -80,8 +80,6 @@ def run(data: Path, output: Path, config: GateConfig | None = None, progress: Pr
     """
     import pandas as pd
 
-    from flows.provenance import provenance
-
     config = config or GateConfig()
     make_folder(output)
     rows: list[dict[str, Any]] = []
@@ -95,14 +93,12 @@ def run(data: Path, output: Path, config: GateConfig | None = None, progress: Pr
     record = {
         "benchmark": "gate",
         "protocol": PROTOCOL,
-        "config": asdict(config),
+        "settings": asdict(config),
         "data": {"file": data.name, "sha256": sha256(data)},
-        "summary": rows,
-        "provenance": provenance(),
-        "files": {"summary.csv": sha256(output / "summary.csv")},
+        "results": rows,
+        "files": files_of([output / "summary.csv"]),
     }
-    write_text(output / "record.json", json.dumps(record, indent=1, default=str) + "\n")
-    return record
+    return write_benchmark(output, record)
 
 
 def summarise(

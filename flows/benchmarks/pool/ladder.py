@@ -7,7 +7,6 @@ best by the dear value that was found, on average over the budget.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.benchmarks.harness import files_of, write_benchmark
 from loop.contracts import Progress
 from loop.errors import ConfigError, InputError
 from loop.io.files import make_folder, sha256, write_text
@@ -160,8 +160,6 @@ def run(data: Path, output: Path, config: LadderConfig, progress: Progress | Non
     """
     import pandas as pd
 
-    from flows.provenance import provenance
-
     make_folder(output)
     extractor, rows = FeatureExtractor(cache=output / "features"), []
     for name in config.tasks:
@@ -183,14 +181,12 @@ def run(data: Path, output: Path, config: LadderConfig, progress: Progress | Non
         f"power {config.cost_slope:g} and is paid for until {config.budget:g} mean costs are spent; area: share of the "
         f"best {config.top:.0%} by the dear value that was found, averaged over what was spent; differences are paired "
         "by seed, with 95 % bootstrap intervals over seeds",
-        "config": asdict(config),
+        "settings": asdict(config),
         "data": {"file": data.name, "sha256": sha256(data)},
-        "summary": summary(frame),
-        "provenance": provenance(),
-        "files": {"campaigns.csv": sha256(output / "campaigns.csv")},
+        "results": summary(frame),
+        "files": files_of([output / "campaigns.csv"]),
     }
-    write_text(output / "record.json", json.dumps(record, indent=1, default=str) + "\n")
-    return record
+    return write_benchmark(output, record)
 
 
 def simulate(

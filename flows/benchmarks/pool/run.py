@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.benchmarks.harness import files_of, write_benchmark
 from flows.benchmarks.pool.simulation import FOREST, RANDOM, Campaign, Engine, Outcome, settings_of, simulate, taught
 from flows.benchmarks.pool.summary import summarise, tables
 from flows.benchmarks.pool.tasks import TASKS, Pool, load_pool
@@ -96,7 +97,6 @@ def run(data: Path, output: Path, config: PoolConfig | None = None, progress: Pr
         InputError: the table cannot be used.
     """
     from flows.benchmarks.pool.figures import draw
-    from flows.provenance import provenance
 
     config = config or PoolConfig()
     make_folder(output)
@@ -118,15 +118,13 @@ def run(data: Path, output: Path, config: PoolConfig | None = None, progress: Pr
         "benchmark": "pool",
         "protocol": "labels hidden until asked for; target: half of the top 1 %; chance is its expectation n/N; "
         "af_taught: of a forest that ranks each fifth of the pool knowing the labels of the other four",
-        "config": asdict(config),
+        "settings": asdict(config),
         "data": {"file": data.name, "sha256": sha256(data)},
         "pools": {task: {**size, "af_taught": reach[task]} for task, size in sizes.items()},
-        "summary": summary,
-        "provenance": provenance(),
-        "files": {path.name: sha256(path) for path in [*sorted(output.glob("*.csv")), *figures]},
+        "results": summary,
+        "files": files_of([*sorted(output.glob("*.csv")), *figures]),
     }
-    write_text(output / "record.json", json.dumps(record, indent=1, default=str))
-    return record
+    return write_benchmark(output, record)
 
 
 def extractor_of(task: str, cache: Path, potential: str) -> FeatureExtractor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import resource
 import time
@@ -13,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from flows.benchmarks.harness import write_benchmark
 from loop.contracts import Progress
 from loop.errors import ConfigError
-from loop.io.files import make_folder, write_text
+from loop.io.files import make_folder
 from loop.values import OK, Candidate, Evaluation, Origin, Quantity
 
 PROTOCOL = (
@@ -55,8 +55,6 @@ class SelectionConfig:
 
 def run(output: Path, config: SelectionConfig | None = None, progress: Progress | None = None) -> dict[str, Any]:
     """Prepare a pool, choose from it in a fresh process, and write ``record.json``."""
-    from flows.provenance import provenance
-
     config = config or SelectionConfig()
     make_folder(output)
     results: dict[str, Any] = {}
@@ -67,12 +65,10 @@ def run(output: Path, config: SelectionConfig | None = None, progress: Progress 
     record = {
         "benchmark": "selection",
         "protocol": PROTOCOL,
-        "config": asdict(config),
+        "settings": asdict(config),
         "results": results,
-        "provenance": provenance(),
     }
-    write_text(output / "record.json", json.dumps(record, indent=1) + "\n")
-    return record
+    return write_benchmark(output, record)
 
 
 def in_process(work: Callable[[Path, SelectionConfig], dict[str, Any]], output: Path, config: SelectionConfig) -> Any:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from flows.benchmarks.harness import write_benchmark
 from flows.benchmarks.rl.arms import Laboratory, read_samples, run_arm
 from flows.benchmarks.rl.hull import JudgeConfig
 from flows.benchmarks.rl.judge import PROTOCOL as JUDGING
@@ -34,7 +35,6 @@ from flows.benchmarks.rl.properties_models import (
 )
 from flows.benchmarks.rl.run import RecipeOverrides
 from flows.benchmarks.rl.variants import BASE, RECIPE, REWARD, STEEP, TUNED, VARIANTS, check_names
-from flows.records import write_record
 from loop import reward as rewards
 from loop.contracts import Progress
 from loop.errors import ConfigError
@@ -185,7 +185,6 @@ def report(
     """Fronts, their numbers, and everything else into files."""
     from flows.benchmarks.rl.properties_figure import draw_fronts, table
     from flows.benchmarks.rl.summary import draw_curves
-    from flows.provenance import provenance
 
     drifts = [
         {"variant": name, "seed": config.seed + place, **drift(rows, arms[BASE][place])}
@@ -196,7 +195,7 @@ def report(
     summary = {"shares": shares(arms), "fronts": summarise_fronts(arms, config.draws)}
     record = {
         "benchmark": "rl-properties",
-        "summary": summary,
+        "results": summary,
         "predictors": predictors,
         "drift": drifts,
         "runs": [{key: told.get(key) for key in keys} for told in about.values()],
@@ -206,13 +205,12 @@ def report(
         "recipe": asdict(config.recipe_config),
         "reward": asdict(reward_of(REWARD)),
         "base": builder.generator.base.checksum,
-        "made_with": provenance(),
     }
-    write_record(output, record)
+    written = write_benchmark(output, record)
     write_text(output / "table.csv", table(summary))
     draw_fronts(arms, output / "fronts.png")
     draw_curves(about, output / "curves.png")
-    return record
+    return written
 
 
 def _plain(config: PropertiesConfig) -> dict[str, Any]:

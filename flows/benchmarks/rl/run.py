@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.benchmarks.harness import write_benchmark
 from flows.benchmarks.rl.arms import Laboratory, SupervisedConfig, read_samples, run_arm
 from flows.benchmarks.rl.hull import JudgeConfig
 from flows.benchmarks.rl.judge import PROTOCOL, counts, drift
@@ -145,7 +146,6 @@ def report(
 ) -> dict[str, Any]:
     """Judge what the arms drew, and write everything."""
     from flows.benchmarks.rl.summary import draw_curves, draw_shares, summarise, table
-    from flows.records import write_record
 
     samples = {cell: read_samples(output, *cell) for cell in about}
     independent = _independent(output, config, builder, samples, progress)
@@ -166,7 +166,7 @@ def report(
         cells.append(row | {"cpu_seconds": told["cpu_seconds"]["learn"]})
     record = {
         "benchmark": "rl",
-        "summary": summarise(cells),
+        "results": summarise(cells),
         "independent_judge": independent,
         "protocol": {"judging": PROTOCOL, "novelty": builder.novelty.protocol()},
         "cells": cells,
@@ -176,10 +176,10 @@ def report(
         "reward": asdict(REWARD),
         "base": builder.generator.base.checksum,
     }
-    write_record(output, record)
-    write_text(output / "table.csv", table(record["summary"]))
+    write_benchmark(output, record)
+    write_text(output / "table.csv", table(record["results"]))
     draw_curves(about, output / "curves.png")
-    draw_shares(record["summary"], output / "shares.png")
+    draw_shares(record["results"], output / "shares.png")
     return record
 
 

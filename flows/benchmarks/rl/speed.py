@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ORIGINAL_UPDATE = {"small": 8.0, "default": 189.8}
 BATCH = 100
 PORTION = 5  # structures of the slow side between two portions of the fast side
+PROTOCOL = "CPU seconds of one fine-tuning iteration, and of the batched reward against the published one-by-one scheme"
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ def run(output: Path, config: RLSpeed | None = None, progress: Progress | None =
     Raises:
         CheckpointError: the checkpoint cannot be read.
     """
+    from flows.benchmarks.harness import write_benchmark
     from flows.build import Builder
     from flows.config import CampaignConfig
-    from flows.records import write_record
 
     config = config or RLSpeed()
     make_folder(output)
@@ -73,7 +74,9 @@ def run(output: Path, config: RLSpeed | None = None, progress: Progress | None =
         section = campaign.generator.model_copy(update={"checkpoint": config.checkpoint})
         builder = Builder(campaign.model_copy(update={"generator": section}))
     results["iteration"] = iteration_speed(builder, config.seed, config.threads)
-    return write_record(output, {"benchmark": "rl-speed", "results": results, "seed": config.seed})
+    settings = {"crystals": config.crystals, "slow": config.slow, "threads": config.threads, "seed": config.seed}
+    record = {"benchmark": "rl-speed", "protocol": PROTOCOL, "settings": settings, "results": results}
+    return write_benchmark(output, record)
 
 
 def reward_speed(builder: Builder, crystals: int, slow: int, seed: int) -> dict[str, float]:

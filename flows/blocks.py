@@ -127,6 +127,7 @@ GIVES_WAY: dict[str, tuple[str, tuple[str, ...]]]  # what of which block an over
 GIVES_WAY = {key: ("budget", (name,)) for name, key in BUDGET.items()}
 GIVES_WAY |= {f"campaign.{key}": ("goal", OBJECTIVE) for key in ("objective", "goal", "target", "window", "also")}
 GIVES_WAY |= {"selection.objectives": ("goal", OBJECTIVE), "campaign.threshold": ("goal", ("stable",))}
+GIVES_WAY |= {"oracle.mlip.potential": ("oracle", ("label",)), "oracle.screen.potential": ("oracle", ("screen",))}
 
 
 def give_way(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

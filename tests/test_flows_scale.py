@@ -93,6 +93,22 @@ def campaign_on(client, folder: Path, build, *, written_by_workers: bool = True,
     return folder / "ranked.csv"
 
 
+def listening(processes: list[psutil.Process]) -> set[str]:
+    return {
+        item.laddr.ip
+        for process in processes
+        for item in process.net_connections()
+        if item.status == psutil.CONN_LISTEN
+    }
+
+
+def test_nothing_listens_beyond_loopback(two):
+    """First of all: a nanny whose worker is killed while it starts gives up, and is missing afterwards."""
+    here = psutil.Process()
+    two.wait_for_workers(2, timeout=60)
+    assert listening([here, *here.children(recursive=True)]) == {"127.0.0.1"}
+
+
 @pytest.mark.parametrize("written_by_workers", [True, False])
 def test_two_workers_give_the_same_list(tmp_path, two, alone, written_by_workers):
     log = tmp_path / "log"
@@ -156,21 +172,6 @@ def test_a_worker_with_another_oracle_is_an_error(two):
     other.settings_hash = "f" * 8
     with pytest.raises(ConfigError, match="install the same versions"):
         DaskOracle(FakeOracle, key_of(other), two).evaluate([Candidate(rocksalt())])
-
-
-def listening(processes: list[psutil.Process]) -> set[str]:
-    return {
-        item.laddr.ip
-        for process in processes
-        for item in process.net_connections()
-        if item.status == psutil.CONN_LISTEN
-    }
-
-
-def test_nothing_listens_beyond_loopback(two):
-    here = psutil.Process()
-    two.wait_for_workers(2, timeout=60)
-    assert listening([here, *here.children(recursive=True)]) == {"127.0.0.1"}
 
 
 KILLED = """

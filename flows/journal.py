@@ -9,13 +9,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from loop.errors import InputError
+from loop.errors import ConfigError, InputError
 from loop.io.disk import writing
-from loop.io.files import make_folder
+from loop.io.files import make_folder, write_text
 
 ENDING = ".partial.jsonl"
 
@@ -84,3 +85,25 @@ class Journal:
             self._file.write(json.dumps(entry, separators=(",", ":")).encode() + b"\n")
             self._file.flush()
             os.fsync(self._file.fileno())
+
+
+def same_settings(path: Path, settings: Mapping[str, Any], output: Path, holds: str, *, exact: bool = False) -> None:
+    """Refuse to continue in a folder what was begun with other settings, and keep these beside it.
+
+    Args:
+        path: JSON file that keeps them.
+        settings: those on which what is in the folder depends.
+        output: the folder, as the user named it.
+        holds: what it holds, up to the names of the settings: "arms with other settings of".
+        exact: settings that are kept and exist no more count as changed, too.
+
+    Raises:
+        ConfigError: names the settings that differ.
+    """
+    ours = json.loads(json.dumps(settings, default=str))
+    if path.exists():
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        changed = [key for key in ({**theirs, **ours} if exact else ours) if ours.get(key) != theirs.get(key)]
+        if changed:
+            raise ConfigError(f"{output} holds {holds} {', '.join(changed)}: choose another folder")
+    write_text(path, json.dumps(ours, indent=1) + "\n")

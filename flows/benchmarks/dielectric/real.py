@@ -18,9 +18,10 @@ import numpy as np
 
 from flows.benchmarks.dielectric.arms import CLOSED, GP, PAPER, RANDOM, Arm, Lesson, cost_of, labelled, surrogate_for
 from flows.benchmarks.dielectric.proposals import ProposalConfig, Studio
+from flows.journal import same_settings
 from loop.contracts import Progress
 from loop.errors import ConfigError
-from loop.io.files import make_folder, write_text
+from loop.io.files import make_folder
 from loop.values import Candidate, Evaluation
 from oracles.dft.oracle import DftConfig, DftOracle
 from surrogates.features import FeatureExtractor
@@ -219,10 +220,4 @@ def _same_settings(output: Path, config: RealConfig) -> None:
 
     ours = flatten(json.loads(json.dumps(asdict(config), default=str)))
     ours = {key: value for key, value in ours.items() if not key.startswith(FREE)}
-    path = output / "settings.json"
-    if path.exists():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
-        if changed:
-            raise ConfigError(f"{output} holds a run with other {', '.join(changed)}: choose another folder")
-    write_text(path, json.dumps(ours, indent=1) + "\n")
+    same_settings(output / "settings.json", ours, output, "a run with other", exact=True)

@@ -29,6 +29,7 @@ from flows.benchmarks.harness import write_benchmark
 from flows.benchmarks.pool.tasks import candidate_of
 from flows.benchmarks.rl.properties_models import EPS_RANGE, INSULATING
 from flows.benchmarks.workers import spread
+from flows.journal import same_settings
 from loop.contracts import Progress
 from loop.errors import ConfigError, InputError
 from loop.io.files import make_folder, sha256, write_text
@@ -267,11 +268,4 @@ def _same_settings(output: Path, config: DielectricConfig, data: Path) -> None:
     """Refuse campaigns that were made with other settings."""
     free = ("arms", "worlds", "seeds", "seed", "workers")
     ours = {key: value for key, value in asdict(config).items() if key not in free} | {"data": sha256(data)}
-    ours = json.loads(json.dumps(ours, default=str))
-    path = output / "cells" / "settings.json"
-    if path.exists():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key in ours if ours[key] != theirs.get(key)]
-        if changed:
-            raise ConfigError(f"{output} holds campaigns with other {', '.join(changed)}: choose another folder")
-    write_text(path, json.dumps(ours, indent=1) + "\n")
+    same_settings(output / "cells" / "settings.json", ours, output, "campaigns with other")

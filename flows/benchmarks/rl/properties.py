@@ -8,7 +8,6 @@ Every arm and seed is a file: a killed benchmark goes on where it was.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +34,7 @@ from flows.benchmarks.rl.properties_models import (
 )
 from flows.benchmarks.rl.run import RecipeOverrides
 from flows.benchmarks.rl.variants import BASE, RECIPE, REWARD, STEEP, TUNED, VARIANTS, check_names
+from flows.journal import same_settings
 from loop import reward as rewards
 from loop.contracts import Progress
 from loop.errors import ConfigError
@@ -226,11 +226,4 @@ def _same_settings(output: Path, config: PropertiesConfig) -> None:
     ours = {key: value for key, value in _plain(config).items() if key not in free} | {
         "reward": asdict(reward_of(REWARD))
     }
-    ours = json.loads(json.dumps(ours, default=str))
-    path = output / "arms.json"
-    if path.exists():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key in ours if ours[key] != theirs.get(key)]
-        if changed:
-            raise ConfigError(f"{output} holds arms with other settings of {', '.join(changed)}: choose another folder")
-    write_text(path, json.dumps(ours, indent=1) + "\n")
+    same_settings(output / "arms.json", ours, output, "arms with other settings of")

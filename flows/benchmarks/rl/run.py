@@ -7,7 +7,6 @@ file: a killed benchmark goes on where it was.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +31,7 @@ from flows.benchmarks.rl.variants import (
     VARIANTS,
     check_names,
 )
+from flows.journal import same_settings
 from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.io.files import make_folder, write_text
@@ -230,11 +230,4 @@ def _same_settings(output: Path, config: RLConfig) -> None:
     """Refuse arms that were made with other settings."""
     free = ("judge", "judged", "judge_samples", "relaxed", "variants", "ablations", "seeds", "ablation_seeds", "seed")
     ours = {key: value for key, value in _plain(config).items() if key not in free}
-    ours = json.loads(json.dumps(ours, default=str))
-    path = output / "arms.json"
-    if path.exists():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key in ours if ours[key] != theirs.get(key)]
-        if changed:
-            raise ConfigError(f"{output} holds arms with other settings of {', '.join(changed)}: choose another folder")
-    write_text(path, json.dumps(ours, indent=1) + "\n")
+    same_settings(output / "arms.json", ours, output, "arms with other settings of")

@@ -13,6 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Event, Thread
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 LOCAL, SLURM = "local", "slurm"
 CONNECT_SECONDS = 30.0  # for a scheduler that runs already
+LOOK_SECONDS = 5.0  # between two looks at the workers of this machine
 CERTIFICATES = ".dask"  # in the results: keys of one run's connections, which the jobs of a cluster have to read
 # a worker holds the label that it computes and no other, so that its end costs that label alone; and no web pages
 SETTINGS = {
@@ -34,6 +36,7 @@ SETTINGS = {
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.nanny.http.routes": [],
+    "distributed.deploy.lost-worker-timeout": "60s",  # Dask's 15 s end workers that a busy machine starts slowly
     "distributed.admin.large-graph-warning-threshold": "1GB",
 }
 
@@ -112,9 +115,13 @@ def connected(scale: Scale, directory: Path) -> Iterator[Client]:
                 f"scale.dask: no scheduler answers at {scale.dask} ({error}): start one (dask scheduler), or ask for "
                 "local or slurm"
             ) from error
+        ended = Event()
         try:
+            if scale.here:
+                Thread(target=keep_complete, args=(cluster, scale.workers, ended), daemon=True).start()
             yield client
         finally:
+            ended.set()
             client.close()
             if cluster is not None:
                 cluster.close()
@@ -128,7 +135,7 @@ def started(scale: Scale, directory: Path) -> Any:
 
 
 def local(scale: Scale) -> Any:
-    """Workers of this machine, on the loopback address; one that dies is replaced by its nanny."""
+    """Workers of this machine, on the loopback address; one that dies is replaced by its nanny, see `keep_complete`."""
     from distributed import Nanny, Scheduler, SpecCluster
 
     common = {"host": LOOPBACK, "dashboard": False}
@@ -139,6 +146,20 @@ def local(scale: Scale) -> Any:
     }
     scheduler = {"cls": Scheduler, "options": {**common, "port": 0}}
     return SpecCluster(scheduler=scheduler, workers=workers, silence_logs=logging.CRITICAL)
+
+
+def keep_complete(cluster: Any, workers: int, ended: Event) -> None:
+    """Replace the nannies that gave up because their worker died while it started, until the cluster is ended."""
+    from distributed.core import Status
+
+    async def replace() -> None:
+        for name, nanny in list(cluster.workers.items()):
+            if nanny.status in (Status.closed, Status.failed):
+                del cluster.workers[name]
+        cluster.scale(workers)  # starts what is missing
+
+    while not ended.wait(LOOK_SECONDS):
+        cluster.loop.add_callback(replace)
 
 
 def environment(scale: Scale, number: int) -> dict[str, str]:

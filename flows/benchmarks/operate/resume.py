@@ -1,13 +1,16 @@
 """discovery-loop benchmark resume: campaigns that are killed again and again end in the list of one that was not.
 
-Victims of SIGKILL at random moments: the process of the campaign (engine), a process that labels for it (worker), and
-the database's process that serves it (ledger, PostgreSQL only). After each kill the ledger is read; a label that it
-held and that is computed again later is paid twice, one that it held and no longer holds is lost.
+Victims of SIGKILL: the process of the campaign (engine), a process that labels for it (worker), and the database's
+process that serves it (ledger, PostgreSQL only). When: round and stage are drawn, each alike, and in it a moment within
+the seconds that it takes undisturbed; also before the campaign is in the ledger, and after its last event is. After
+each kill the ledger is read; a label that it held and that is computed again later is paid twice, one that it held and
+no longer holds is lost. Of a campaign that ends otherwise the folder is kept beside the record.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import time
@@ -36,17 +39,25 @@ from loop.errors import StoreError
 from loop.history import History
 from loop.rungs import key_of
 from loop.running import InTurn, Runner
-from loop.settings import CampaignSettings
+from loop.settings import STAGES, CampaignSettings
+from loop.stages import Labelled
 from loop.store import Store
 
 SETTINGS = CampaignSettings(name="reference", rounds=2, pool=24, budget=5, chunk=2)
 STAGE_SECONDS, LABEL_SECONDS = 0.2, 0.08
-MOST_KILLS = 8  # of one campaign
+KILLS = 6  # of one campaign, at most
 MOST_LIVES = 60  # of one campaign: more would mean that it does not go on
 WORKERS = 2
+START, END = "start", "end"  # no event is in the ledger yet; all are, but the results are not all written
 DEADLINE = 300.0  # s, for one life on a busy machine
 
 Say = Callable[[str], None]
+Place = tuple[int, str]  # round and stage, in the order of a campaign
+PLACES: list[Place] = [
+    (0, START),
+    *product(range(SETTINGS.rounds + 1), STAGES),
+    (SETTINGS.rounds + 1, END),
+]
 
 
 @dataclass(frozen=True)
@@ -61,7 +72,7 @@ class Scenario:
 
 @dataclass(frozen=True)
 class ResumeBenchmark:
-    """How much is killed."""
+    """How much is killed: as many as `kills` at least, and at least one campaign of each scenario."""
 
     kills: int = 200
     database: str | None = None  # URL of a PostgreSQL database on this machine; None: SQLite alone
@@ -101,6 +112,14 @@ class Job:
     def settings(self) -> CampaignSettings:
         """Of the loop."""
         return replace(SETTINGS, name=f"resume-{self.number}-{self.folder.parent.name}")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A campaign that nobody kills: its ranked list, and how long it was at each place."""
+
+    ranked: str
+    seconds: dict[Place, float]
 
 
 @dataclass
@@ -177,34 +196,49 @@ def run(output: Path, config: ResumeBenchmark, say: Say = lambda _: None) -> dic
     """Kill until there were enough kills, or the time is over; returns the record, which is written."""
     began, rng = time.monotonic(), np.random.default_rng(config.seed)
     outcomes: list[Outcome] = []
-    quick = [item for item in config.scenarios if item.engine == "plain" and item.labels == "here"]
-    turns = [turn for item in config.scenarios for turn in (item, *quick)]  # the others start slowly
+    turns = in_turns(config.scenarios)
     with TemporaryDirectory() as name, prefect_server(Path(name), config.prefect):
-        expected, span = reference(Path(name))
-        while (done := sum(len(outcome.kills) for outcome in outcomes)) < config.kills:
+        expected = reference(Path(name))
+        while (done := sum(len(outcome.kills) for outcome in outcomes)) < config.kills or len(outcomes) < len(turns):
             if time.monotonic() - began > 60 * config.minutes:
                 break
             scenario = turns[len(outcomes) % len(turns)]
             folder = Path(name) / f"c{len(outcomes)}"
             url = config.database if scenario.ledger == "postgresql" else str(folder / "campaign.db")
             job = Job(scenario, folder, url or "", int(rng.integers(2**31)))
-            outcomes.append(torture(job, expected, span, rng))
-            last = outcomes[-1]
+            last = torture(job, expected, rng)
+            outcomes.append(last)
+            if not last.same_list:
+                keep(output / "differs" / folder.name, folder, expected)
             state = "same list" if last.same_list else "ANOTHER LIST"
             say(f"{done + len(last.kills)} kills: {scenario}: {len(last.kills)} kills, {state}")
-    record = summary(outcomes, config, time.monotonic() - began)
-    write_kills(output, outcomes)
-    return write_benchmark(output, record)
+            write_kills(output, outcomes)
+            record = write_benchmark(output, summary(outcomes, config, time.monotonic() - began))
+    return record
 
 
-def reference(folder: Path) -> tuple[str, float]:
-    """Ranked list of a campaign that nobody kills, and its seconds."""
+def in_turns(scenarios: Sequence[Scenario]) -> list[Scenario]:
+    """Each scenario once, and before it one of those that start quickly."""
+    quick = [item for item in scenarios if item.engine == "plain" and item.labels == "here"]
+    return [turn for number, item in enumerate(scenarios) for turn in (quick[number % len(quick)], item)]
+
+
+def keep(where: Path, folder: Path, expected: Reference) -> None:
+    """Keep a campaign that ended in another list."""
+    shutil.copytree(folder, where, dirs_exist_ok=True)
+    (where / "expected.csv").write_text(expected.ranked)
+
+
+def reference(folder: Path) -> Reference:
+    """A campaign that nobody kills."""
     job = Job(Scenario("sqlite", "plain", "here", "engine"), folder / "reference", str(folder / "reference.db"), 0)
     warm_up(folder / "warm")
-    began = time.monotonic()
-    process = started(job)
-    process.join()
-    return (job.folder / "ranked.csv").read_text(), time.monotonic() - began
+    started(job).join()
+    with ledger(job) as store:
+        assert store is not None
+        done = History.load(store, job.settings.name).done
+    seconds = dict.fromkeys(PLACES, STAGE_SECONDS) | {place: step.seconds for place, step in done.items()}
+    return Reference((job.folder / "ranked.csv").read_text(), seconds)
 
 
 def warm_up(folder: Path) -> None:
@@ -223,35 +257,42 @@ def started(job: Job) -> BaseProcess:
     return process
 
 
-def torture(job: Job, expected: str, span: float, rng: np.random.Generator) -> Outcome:
+def torture(job: Job, expected: Reference, rng: np.random.Generator) -> Outcome:
     """Kill a campaign at random moments until it is finished, then judge it."""
-    outcome = Outcome(job.scenario)
+    outcome, ahead = Outcome(job.scenario), drawn(job.scenario, rng)
     for _ in range(MOST_LIVES):
-        if one_life(job, started(job), outcome, span, rng):
+        if one_life(job, started(job), outcome, ahead, expected, rng):
             break
     held, ranked = finished_labels(job), job.folder / "ranked.csv"
     outcome.calls, outcome.labels = len(calls(job.oracle.log)), len(held)
     outcome.lost = len({name for kill in outcome.kills for name in kill["held"]} - held)
     outcome.paid_twice = sum(len(set(kill["held"]) & set(calls(job.oracle.log, kill["log"]))) for kill in outcome.kills)
-    outcome.same_list = ranked.exists() and ranked.read_text() == expected
+    outcome.same_list = ranked.exists() and ranked.read_text() == expected.ranked
     return outcome
 
 
-def one_life(job: Job, process: BaseProcess, outcome: Outcome, span: float, rng: np.random.Generator) -> bool:
-    """Let a process live, kill what is to be killed at some moment of it; returns whether the campaign is finished."""
-    most = 1 if job.scenario.labels == "processes" and job.scenario.victim == "worker" else MOST_KILLS
-    if len(outcome.kills) < most:
-        wait_for_work(job, process)
-        after = float(rng.exponential(LABEL_SECONDS if most == 1 else span / MOST_KILLS))  # no moment is likelier
+def drawn(scenario: Scenario, rng: np.random.Generator) -> list[Place]:
+    """Where a campaign will be killed, in the order in which it gets there."""
+    if scenario.labels == "processes" and scenario.victim == "worker":  # which live only while they label; once a
+        return [place for place in PLACES if place[1] == Labelled.stage]  # round: a crystal that kills two is given up
+    return [PLACES[number] for number in sorted(rng.integers(len(PLACES), size=KILLS))]
+
+
+def one_life(
+    job: Job, process: BaseProcess, outcome: Outcome, ahead: list[Place], expected: Reference, rng: np.random.Generator
+) -> bool:
+    """Let a process live and kill at the places that lie ahead; returns whether the campaign is finished."""
+    ends = job.scenario.victim == "engine"  # else it goes on, and the ledger has to be read before
+    while ahead and process.is_alive() and reached(job, process, ahead[0]):
+        after = float(rng.uniform(0, expected.seconds[ahead.pop(0)]))
         process.join(after)
-        ends = job.scenario.victim == "engine"  # else it goes on, and the ledger has to be read before
         held = set[str]() if ends else finished_labels(job)
         if process.is_alive() and kill(job, process, rng):
             if ends:
                 process.join()
                 held = finished_labels(job)
             size = job.oracle.log.stat().st_size if job.oracle.log.exists() else 0
-            place = {"stage": position(job), "after_s": round(after, 3), "victim": job.scenario.victim}
+            place = {"stage": position(job)[1], "after_s": round(after, 3), "victim": job.scenario.victim}
             outcome.kills.append(place | {"held": sorted(held), "log": size})
     process.join(DEADLINE)
     if process.is_alive():
@@ -260,17 +301,14 @@ def one_life(job: Job, process: BaseProcess, outcome: Outcome, span: float, rng:
     return process.exitcode == 0
 
 
-def wait_for_work(job: Job, process: BaseProcess) -> None:
-    """Slow starts (a cluster, a flow) are no work: kills are spread over what comes after."""
-    scenario, deadline = job.scenario, time.monotonic() + DEADLINE
-    if scenario.labels == "here" and scenario.engine == "plain":
-        return
-    before, called = progress_of(job), len(calls(job.oracle.log))
-    pooled = scenario.labels == "processes" and scenario.victim == "worker"  # which live while they label
+def reached(job: Job, process: BaseProcess, place: Place) -> bool:
+    """Wait until a campaign is at a place or beyond; returns whether it got there in time."""
+    deadline = time.monotonic() + DEADLINE
     while process.is_alive() and time.monotonic() < deadline:
-        if len(calls(job.oracle.log)) > called if pooled else progress_of(job) != before:
-            return
-        process.join(0.05)
+        if PLACES.index(position(job)) >= PLACES.index(place):
+            return True
+        process.join(0.01)
+    return False
 
 
 def kill(job: Job, process: BaseProcess, rng: np.random.Generator) -> bool:
@@ -291,10 +329,18 @@ def kill(job: Job, process: BaseProcess, rng: np.random.Generator) -> bool:
 
 def workers_of(process: BaseProcess) -> list[int]:
     """Processes that label for a campaign's process."""
-    with suppress(psutil.NoSuchProcess):
+    try:
         family = psutil.Process(process.pid).children(recursive=True)
-        return [member.pid for member in family if "spawn_main" in " ".join(member.cmdline())]
-    return []
+    except psutil.NoSuchProcess:
+        return []
+    return [member.pid for member in family if "spawn_main" in command_of(member)]
+
+
+def command_of(process: psutil.Process) -> str:
+    """How a process was called; nothing where it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
 
 
 def backends(url: str) -> list[int]:
@@ -337,18 +383,13 @@ def finished_labels(job: Job) -> set[str]:
         return set(store.evaluations(ids, key_of(job.oracle)))
 
 
-def position(job: Job) -> str:
-    """The stage that a campaign is at."""
+def position(job: Job) -> Place:
+    """The round and the stage that a campaign is at."""
     with ledger(job) as store:
         if store is None or job.settings.name not in store.campaigns():
-            return "start"
-        return History.load(store, job.settings.name).next_stage[1]
-
-
-def progress_of(job: Job) -> int:
-    """How much of a campaign stands in the ledger."""
-    with ledger(job) as store:
-        return 0 if store is None else len(store.events(job.settings.name))
+            return PLACES[0]
+        place = History.load(store, job.settings.name).next_stage
+        return place if place in PLACES else PLACES[-1]
 
 
 @contextmanager

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
-from flows.benchmarks.operate.resume import Outcome, ResumeBenchmark, Scenario, run, summary
-from flows.benchmarks.operate.speed import OverheadBenchmark, run_overhead
+import numpy as np
+
+from flows.benchmarks.operate.resume import (
+    PLACES,
+    Outcome,
+    ResumeBenchmark,
+    Scenario,
+    drawn,
+    in_turns,
+    run,
+    summary,
+)
+from flows.benchmarks.operate.speed import OverheadBenchmark, campaign, run_overhead
+from flows.benchmarks.operate.world import SleepingOracle, calls
+from loop.settings import CampaignSettings
 
 
 def test_killed_campaigns_end_in_the_same_list(tmp_path, monkeypatch):
@@ -36,3 +49,25 @@ def test_overhead_is_what_the_labels_do_not_take(tmp_path):
     (row,) = record["results"]["rows"]
     assert row["ideal_s"] == 0.4
     assert row["overhead"] > 0
+
+
+def test_perovskites_are_as_many_as_are_labelled(tmp_path):
+    """There are 48 rocksalt pairs: a thousand labels asked of them were 48."""
+    settings = CampaignSettings(name="many", rounds=0, pool=160, budget=80)
+    ranked, took = campaign(settings, tmp_path, SleepingOracle(tmp_path / "calls", 0.0))
+    assert len(calls(tmp_path / "calls")) == len(set(calls(tmp_path / "calls"))) == len(ranked.splitlines()) - 1 == 80
+    assert took["label_stage_s"] > 0
+
+
+def test_kills_are_drawn_in_the_order_of_a_campaign():
+    rng = np.random.default_rng(0)
+    places = [PLACES.index(place) for place in drawn(Scenario("sqlite", "plain", "here", "engine"), rng)]
+    assert places == sorted(places)
+    assert {stage for _, stage in drawn(Scenario("sqlite", "plain", "processes", "worker"), rng)} == {"label"}
+    everywhere = {place for _ in range(200) for place in drawn(Scenario("sqlite", "plain", "dask", "worker"), rng)}
+    assert everywhere == set(PLACES)
+
+
+def test_each_scenario_has_its_turn():
+    scenarios = ResumeBenchmark(database="postgresql://x").scenarios
+    assert set(in_turns(scenarios)) == set(scenarios)

@@ -1,7 +1,8 @@
 """A small world to operate campaigns in: real crystals, a made-up truth, and stages that take as long as they are told.
 
-Rocksalt pairs with a lattice parameter. They are the more stable the closer it is to twice the sum of the atomic
-radii, and the bulk modulus rises with the sum of atomic numbers. Time passes by sleeping, which costs no core.
+Rocksalt pairs (48 crystals), or cubic perovskites (some 30,000) where thousands are labelled, with a lattice parameter.
+They are the more stable the closer it is to twice the sum of the atomic radii, and the bulk modulus rises with the sum
+of atomic numbers. Time passes by sleeping, which costs no core.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from loop.values import OK, Candidate, Cost, EnergyType, Evaluation, Origin, Pre
 CATIONS = ("Li", "Na", "K", "Rb", "Mg", "Ca", "Sr", "Ba")
 ANIONS = ("F", "Cl", "Br", "O", "S", "Se")
 FCC = np.array([[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]])
+METALS = tuple(element.symbol for element in Element if element.is_metal and 3 <= element.Z <= 83 and element.Z != 61)
+PEROVSKITE = np.array([[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]])
 UNIT = {"e_above_hull": "eV/atom", "bulk_modulus": "GPa"}
 
 
@@ -32,6 +35,23 @@ def crystal(cation: str, anion: str, misfit: float) -> Structure:
     """A rocksalt pair whose lattice parameter is off by a share `misfit`."""
     length = best_length((cation, anion)) * (1 + misfit)
     return Structure(Lattice.cubic(length), [cation] * 4 + [anion] * 4, [*FCC, *(FCC + 0.5)])
+
+
+Draw = Callable[[np.random.Generator, float], Structure]
+"""A crystal at random whose lattice parameter is off by a share."""
+
+
+def pair(rng: np.random.Generator, misfit: float) -> Structure:
+    """One of the 48 rocksalt pairs."""
+    return crystal(str(rng.choice(CATIONS)), str(rng.choice(ANIONS)), misfit)
+
+
+def perovskite(rng: np.random.Generator, misfit: float) -> Structure:
+    """One of some 30,000 cubic perovskites ABX3."""
+    a, b = rng.choice(METALS, size=2, replace=False)
+    x = str(rng.choice(ANIONS))
+    length = best_length((a, b, x)) * (1 + misfit)
+    return Structure(Lattice.cubic(length), [a, b, x, x, x], PEROVSKITE)
 
 
 def best_length(elements: Sequence[str]) -> float:
@@ -84,26 +104,22 @@ class SleepingOracle:
 class World:
     """Generator, surrogate, acquisition and reward of this world; each call takes `seconds` longer.
 
-    The policy draws pairs around the truth with a bias that each iteration of learning halves.
+    The policy draws crystals around the truth with a bias that each iteration of learning halves.
     """
 
     names, units = tuple(UNIT), tuple(UNIT.values())
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.bias, self.slopes = seconds, 0.4, [1.0, 1.0]
+    def __init__(self, seconds: float, draw: Draw = pair) -> None:
+        self.seconds, self.draw, self.bias, self.slopes = seconds, draw, 0.4, [1.0, 1.0]
 
     # generator
 
     def propose(self, n: int, *, seed: int, round: int) -> list[Candidate]:
-        """Draw pairs."""
+        """Draw crystals."""
         time.sleep(self.seconds)
         rng = np.random.default_rng(seed)
-        pairs = [(str(rng.choice(CATIONS)), str(rng.choice(ANIONS))) for _ in range(n)]
         misfits = self.bias + 0.1 * rng.normal(size=n)
-        return [
-            Candidate(crystal(*pair, misfit), Origin("policy", 225), round)
-            for pair, misfit in zip(pairs, misfits, strict=True)
-        ]
+        return [Candidate(self.draw(rng, misfit), Origin("policy"), round) for misfit in misfits]
 
     def learn(
         self, reward: Reward, *, seed: int, round: int, progress: Progress | None = None,
@@ -197,12 +213,12 @@ def everything(structures: Sequence[Structure]) -> list[str | None]:
     return [None] * len(structures)
 
 
-def parts(oracle: Oracle, seconds: float = 0.0) -> Parts:
+def parts(oracle: Oracle, seconds: float = 0.0, draw: Draw = pair) -> Parts:
     """What a campaign of this world consists of; policy and surrogate are objects of their own."""
     nearest: Acquisition = Nearest()
     return Parts(
-        generator=World(seconds),
-        surrogate=World(seconds),
+        generator=World(seconds, draw),
+        surrogate=World(seconds, draw),
         acquisition=nearest,
         oracle=oracle,
         reward_for=lambda _: Stability(),

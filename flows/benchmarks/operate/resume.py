@@ -403,7 +403,7 @@ def prefect_server(folder: Path, wanted: bool) -> Iterator[None]:
     with socket.socket() as probe:
         probe.bind((server.HOST, 0))
         port = probe.getsockname()[1]
-    here = server.Local(folder / "prefect", port)
+    here = server.Local(folder / "server", port)
     here.home.mkdir(parents=True)
     before = os.environ.copy()
     process = server.start(here, "server", "prefect", "server", "start", "--host", server.HOST, "--port", str(port))

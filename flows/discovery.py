@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import wait
 from prefect.states import Failed
 from prefect.task_runners import ThreadPoolTaskRunner
-from pydantic import Field, WithJsonSchema
+from pydantic import Field
 
 from flows import approval_form, artifacts, notify
 from flows.hiding import hidden
@@ -26,14 +26,6 @@ from loop.stages import Labelled, Reported, Step
 from loop.values import Candidate
 
 LABEL_THREADS = 8  # pieces in flight; the processes behind the oracle decide how many really run
-
-
-TEXT = {"type": "string"}
-
-
-def shown(type: str, **further: Any) -> WithJsonSchema:
-    """How the form shows what may be left out: one empty input instead of a choice of types with "None" among them."""
-    return WithJsonSchema({"type": type, **further})
 
 
 def run_name() -> str:
@@ -102,13 +94,13 @@ class AsTasks:
 )
 def discovery_loop(
     config: str = "quickstart",
-    results: Annotated[str | None, shown("string")] = None,
-    rounds: Annotated[Annotated[int, Field(ge=1)] | None, shown("integer", minimum=1)] = None,
-    budget: Annotated[Annotated[int, Field(ge=1)] | None, shown("integer", minimum=1)] = None,
-    seed: Annotated[Annotated[int, Field(ge=0)] | None, shown("integer", minimum=0)] = None,
-    elements: Annotated[list[str] | None, shown("array", items=TEXT)] = None,
-    required: Annotated[list[str] | None, shown("array", items=TEXT)] = None,
-    overrides: Annotated[dict[str, Any] | None, shown("object")] = None,
+    results: str | None = None,
+    rounds: Annotated[int, Field(ge=1)] | None = None,
+    budget: Annotated[int, Field(ge=1)] | None = None,
+    seed: Annotated[int, Field(ge=0)] | None = None,
+    elements: list[str] | None = None,
+    required: list[str] | None = None,
+    overrides: dict[str, Any] | None = None,
 ) -> Any:
     """Discover crystals in a closed loop.
 

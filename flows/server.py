@@ -34,10 +34,9 @@ HEARTBEAT = 30  # s, the shortest that Prefect takes
 SILENCE = (
     3 * HEARTBEAT
 )  # s without a heartbeat after which a run has crashed; less marks healthy runs on a busy machine
-START_SECONDS = (
-    300.0  # a first start makes a database; 7 s on an idle machine, over 120 s on one that a dozen jobs share
-)
+START_SECONDS = 300.0  # a first start makes a database; 7 s on an idle machine, over 120 s where a dozen jobs run
 STOP_SECONDS = 15.0
+BUSY_WAITS = (1.0, 2.0, 4.0, 8.0)  # s, while its SQLite database is locked
 
 
 class ServerError(DiscoveryLoopError):
@@ -125,7 +124,7 @@ def up(port: int = PORT, say: Callable[[str], None] = lambda _: None) -> Local:
         wait_for(lambda: healthy(here.api), server, here.home / "server.log", "the Prefect server")
         say("creating the work pool and the deployments ...")
         make_pool(here)
-        prefect(here, "--no-prompt", "deploy", "--all", "--prefect-file", str(definition()))
+        deploy(here)
         settle(here, "CRASHED", "the machine or the worker was gone; a new run of the same results folder continues it")
         watch_heartbeats(here)
         start_reports(here)
@@ -212,20 +211,28 @@ def watch_heartbeats(here: Local) -> None:
         call(here, "automations/", body)
 
 
-def call(here: Local, path: str, body: dict[str, Any]) -> Any:
-    """POST to the API; returns what it answers.
+def call(here: Local, path: str, body: dict[str, Any], *, method: str = "POST") -> Any:
+    """Ask the API; returns what it answers.
 
     Raises:
         ServerError: it refuses, or does not answer.
     """
     request = urllib.request.Request(
-        f"{here.api}/{path}", data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+        f"{here.api}/{path}",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+        method=method,
     )
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
-    except (OSError, ValueError) as error:
-        raise ServerError(f"the Prefect server does not answer at /{path}: {error}") from error
+    for wait in (*BUSY_WAITS, 0.0):
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.loads(answer.read() or "null")
+        except (OSError, ValueError) as error:
+            busy = isinstance(error, urllib.error.HTTPError) and error.code == 503
+            if not wait or not busy:
+                raise ServerError(f"the Prefect server does not answer at /{path}: {error}") from error
+            time.sleep(wait)
+    raise AssertionError  # the last wait is none
 
 
 def start(here: Local, name: str, module: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -360,6 +367,27 @@ def prefect(here: Local, *arguments: str) -> str:
     if done.returncode:
         raise ServerError(f"`prefect {' '.join(arguments)}` failed: {(done.stderr or done.stdout).strip()[-1000:]}")
     return done.stdout
+
+
+def deploy(here: Local) -> None:
+    """Create or renew the deployments, with forms that people can fill in.
+
+    Prefect shows a parameter that may be None as a choice of types; the form then has one empty input for it instead.
+    """
+    prefect(here, "--no-prompt", "deploy", "--all", "--prefect-file", str(definition()))
+    for deployment in call(here, "deployments/filter", {}):
+        schema = deployment["parameter_openapi_schema"]
+        plain = {name: plain_input(shown) for name, shown in schema.get("properties", {}).items()}
+        body = {"parameter_openapi_schema": schema | {"properties": plain}}
+        call(here, f"deployments/{deployment['id']}", body, method="PATCH")
+
+
+def plain_input(shown: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter without None among its types; what is left empty is not sent as None then."""
+    some = [kind for kind in shown.get("anyOf", ()) if kind.get("type") != "null"]
+    if len(some) != 1 or len(some) == len(shown["anyOf"]):
+        return shown
+    return {key: value for key, value in shown.items() if key not in ("anyOf", "default")} | some[0]
 
 
 def make_pool(here: Local) -> None:

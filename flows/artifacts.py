@@ -163,6 +163,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def round_rows(campaign: Campaign) -> list[dict[str, Any]]:
     """What each round did, in a few numbers."""
+    from loop.report.summary import reports_now
+
     return [
         {
             "round": report.round,
@@ -174,7 +176,7 @@ def round_rows(campaign: Campaign) -> list[dict[str, Any]]:
             "KL": report.metrics.get("kl", float("nan")),
             "minutes": sum(report.seconds.values()) / 60,
         }
-        for report in campaign.history.reports()
+        for report in reports_now(campaign.history)
     ]
 
 

@@ -249,7 +249,7 @@ class History:
         )
 
     def reports(self) -> list[RoundReport]:
-        """Reports of the finished rounds."""
+        """Reports of the finished rounds, each as written then; `loop.report.summary.reports_now` judges today."""
         return [reported.report for reported in self.records(Reported).values()]
 
     def learning_rows(self) -> list[dict[str, Any]]:

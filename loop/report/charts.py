@@ -27,7 +27,7 @@ from loop.report.drawing import (
     named,
 )
 from loop.report.gain import compared, value_of
-from loop.report.summary import hits_of
+from loop.report.summary import hits_of, reports_now
 from loop.settings import ARMS, BASELINE, ENGINE, SHADOW
 
 OFFSETS = {ENGINE: -0.16, SHADOW: 0.16, BASELINE: 0.0}
@@ -184,7 +184,7 @@ def hit_rates(history: History) -> dict[str, Any]:
 
 def acceleration(history: History) -> dict[str, Any] | None:
     """Engine's hit rate over that of the shadow arm, labels of all rounds so far, with its interval."""
-    reports = [report for report in history.reports() if np.isfinite(report.metrics["acceleration"])]
+    reports = [report for report in reports_now(history) if np.isfinite(report.metrics["acceleration"])]
     if not reports:
         return None
     rounds = [report.round for report in reports]
@@ -264,7 +264,7 @@ def calibration_curve(history: History) -> dict[str, Any] | None:
 
 def drift(history: History) -> dict[str, Any] | None:
     """Signs of a policy that collapses or copies, by round."""
-    reports = history.reports()
+    reports = reports_now(history)
     colours = (GOOD, COLOURS[ENGINE], VIOLET, "#dc2626", "#ea8a0b", "#6b7280")
     rounds = [report.round for report in reports]
     traces = []

@@ -17,7 +17,7 @@ from loop.properties import heading, spec_of
 from loop.report.columns import unit_of
 from loop.report.crystal_charts import FUNNEL
 from loop.report.drawing import COLOURS, FAINT, GOOD, INK, NAMES
-from loop.report.summary import hits_of
+from loop.report.summary import hits_of, reports_now
 from loop.settings import ARMS, BASELINE, ENGINE, SHADOW
 
 STYLE: Any = {  # matplotlib types the keys as literals
@@ -106,7 +106,7 @@ def hit_rates(history: History) -> Figure:
 def funnel(history: History) -> Figure:
     """Counts of all rounds from samples down to finds, on a logarithmic axis."""
     figure, (axes,) = _axes(HALF)
-    reports = history.reports()
+    reports = reports_now(history)
     counts = [sum(report.funnel[key] for report in reports) for key in FUNNEL]
     shades = mpl.colormaps["Blues"](np.linspace(0.3, 0.85, len(FUNNEL)))
     axes.barh(list(FUNNEL.values()), np.maximum(counts, 0.5), color=shades, height=0.74)

@@ -14,6 +14,7 @@ from loop.properties import spec_of
 from loop.ranking import FAILED, FIND
 from loop.report.columns import counts, in_group
 from loop.report.gain import GoalGain
+from loop.report.summary import reports_now
 from loop.report.tables import MAX_ROWS, number, percent, ratio
 from loop.settings import BASELINE, ENGINE, SHADOW
 from loop.stability import IMPLAUSIBLE
@@ -72,7 +73,7 @@ def signed(value: float) -> str:
 
 def rate_verdicts(history: History) -> list[Verdict]:
     """What the campaign shows of hit rates, said plainly, and what it does not."""
-    reports = history.reports()
+    reports = reports_now(history)
     if not reports or not math.isfinite(reports[-1].metrics["acceleration"]):
         return []
     metrics = reports[-1].metrics
@@ -156,7 +157,7 @@ def _label_items(history: History, rows: Sequence[dict[str, Any]], found: dict[s
 
 def _calibration_items(history: History) -> list[str]:
     """Properties whose predicted intervals held too few or too many labels in the last round that had predictions."""
-    reports = [report for report in history.reports() if any(key.endswith("_coverage90") for key in report.metrics)]
+    reports = [report for report in reports_now(history) if any(key.endswith("_coverage90") for key in report.metrics)]
     if not reports:
         return ["Predictions cannot be judged: no label had one before it was known."]
     metrics, items = reports[-1].metrics, []

@@ -555,6 +555,7 @@ def test_every_count_is_that_of_the_hull_of_today(tmp_path):
     stable = [[x for x in history.labels(report.round) if x.is_stable(history.settings)] for report in now]
     assert [report.funnel["stable"] for report in now] == [len(some) for some in stable]
     assert sum(report.funnel["stable"] for report in then) > sum(len(some) for some in stable)
+    assert [report.metrics["paid_total"] for report in now] == [report.metrics["paid_total"] for report in then]
     untuned = len(stable[0]) / len(history.labels(0))
     assert now[-1].metrics["baseline_hit_rate"] == pytest.approx(untuned)
     assert f"untuned generator: {percent(untuned)}" in page.text

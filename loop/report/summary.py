@@ -49,7 +49,13 @@ def reports_now(history: History) -> list[RoundReport]:
     `History.reports` keeps what each round said when it ended (stop rules read that): a crystal that was stable then
     may lie above the hull that holds all later finds. Pages that show both would count one label in two ways.
     """
-    return [round_report(history, report.round) for report in history.reports()]
+    return [_judged_now(history, report) for report in history.reports()]
+
+
+def _judged_now(history: History, then: RoundReport) -> RoundReport:
+    now = round_report(history, then.round)
+    metrics = now.metrics | {"paid_total": then.metrics["paid_total"]}  # no judgement: what was paid by then
+    return RoundReport(then.round, now.funnel, metrics, then.seconds)
 
 
 def _funnel(history: History, round: int, labels: list[Label]) -> dict[str, int]:

@@ -17,8 +17,8 @@ from uuid import uuid4
 
 from loop.contracts import Oracle
 from loop.errors import ConfigError, StoreError
-from loop.rungs import key_of
 from loop.store import OracleKey, Store
+from loop.tiers import key_of
 from loop.values import Candidate, Evaluation, failed
 
 if TYPE_CHECKING:

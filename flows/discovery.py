@@ -79,7 +79,7 @@ class AsTasks:
         """Pause the flow run with a form."""
         logger = get_run_logger()
         logger.info("%s Answer here, by `discovery-loop approve`, or in %s", question.text, question.path)
-        notify.tell(self._blocks, f"{question.campaign} asks", question.text, logger)
+        notify.send(self._blocks, f"{question.campaign} asks", question.text, logger)
         answer = approval_form.decide(question, logger)
         logger.info("%s decided: %s, %d crystals", answer.by, answer.decision, answer.crystals)
         return answer
@@ -148,5 +148,5 @@ def run_watched(
             watcher.staged(campaign, step)
         summary = outcome.write_results(campaign.history, directory)
         watcher.finished(campaign, summary)
-    notify.tell(config.notify, f"{config.campaign.name} is done", artifacts.told_of(summary), logger)
+    notify.send(config.notify, f"{config.campaign.name} is done", artifacts.told_of(summary), logger)
     return summary

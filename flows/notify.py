@@ -12,7 +12,7 @@ from loop.errors import DiscoveryLoopError
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
-def tell(blocks: Sequence[str], subject: str, text: str, logger: Logger) -> None:
+def send(blocks: Sequence[str], subject: str, text: str, logger: Logger) -> None:
     """Send a message by each block.
 
     Args:
@@ -34,7 +34,7 @@ def of_failure(blocks: Sequence[str], campaign: str, logger: Logger) -> Iterator
     try:
         yield
     except DiscoveryLoopError as error:
-        tell(blocks, f"{campaign} has failed", str(error), logger)
+        send(blocks, f"{campaign} has failed", str(error), logger)
         raise
 
 

@@ -32,7 +32,7 @@ from loop.report.words import goal_verdicts, rate_verdict
 from loop.settings import CampaignSettings
 from loop.store import Store
 from loop.values import Quantity
-from tests.fakes import FakeGenerator, FakeOracle, fake_parts
+from tests.fakes import FakeGenerator, FakeOracle, fake_components
 from tests.readers import READERS, same_crystal
 
 SETTINGS = CampaignSettings(name="<b>reported</b>", rounds=2, pool=30, budget=8, chunk=8, seed=2)
@@ -93,7 +93,7 @@ def listed(history):
 
 def reported(folder, settings=SETTINGS, protocol=(), facts=(), **parts):
     """A campaign that has run, and its page."""
-    made = replace(fake_parts(), **parts)
+    made = replace(fake_components(), **parts)
     with Store(folder / "campaign.db") as store, Campaign(settings, made, store, folder) as campaign:
         campaign.run()
         path = write_report(campaign.history, folder, list(protocol), list(facts))

@@ -9,7 +9,7 @@ from loop.fingerprint import fingerprint
 from loop.hull import Hull, HullEntry
 from loop.known import KnownCrystals
 from loop.novelty import NoveltyIndex
-from loop.reward import Judges, PropertyReward, RewardConfig, Term
+from loop.reward import PropertyReward, RewardConfig, RewardInputs, Term
 from loop.reward_sources import scarcity
 from loop.screening import HullScreen
 from loop.validity import ValidityRules
@@ -49,7 +49,7 @@ class Beliefs:
 
 def judges(energies=None, novelty=None, surrogate=None):
     screen = HullScreen(energies or Energies(), KIND, HULL)
-    return Judges(ValidityRules(max_atoms=16), novelty, screen, surrogate)
+    return RewardInputs(ValidityRules(max_atoms=16), novelty, screen, surrogate)
 
 
 def score(candidates, config=None, **parts):
@@ -178,7 +178,7 @@ def test_one_crystal_that_breaks_the_potential_does_not_take_the_others_along():
 def test_energies_of_another_type_are_refused():
     screen = HullScreen(Energies(), EnergyType("other", "PBE", "none"), HULL)
     with pytest.raises(EnergyTypeError):
-        PropertyReward(RewardConfig(), Judges(ValidityRules(), hull=screen))([rocksalt()])
+        PropertyReward(RewardConfig(), RewardInputs(ValidityRules(), hull=screen))([rocksalt()])
 
 
 def test_what_bites_is_counted_and_all_is_finite_and_bounded():
@@ -223,7 +223,7 @@ def test_scarce_elements_cost():
         (lambda: RewardConfig(terms=()), "at least one term"),
         (lambda: RewardConfig(known_factor=1.5), "known_factor"),
         (lambda: RewardConfig(floor=0.1), "floor < 0"),
-        (lambda: PropertyReward(RewardConfig(), Judges(ValidityRules())), "needs a potential and a hull"),
+        (lambda: PropertyReward(RewardConfig(), RewardInputs(ValidityRules())), "needs a potential and a hull"),
     ],
 )
 def test_nonsense_is_refused(make, message):

@@ -115,7 +115,7 @@ def import_labels(
     from flows.tables.import_labels import import_labels as take
 
     with open_store(campaign) as (store, campaign_name):
-        done = take(store, campaign_name, file, rung=name)
+        done = take(store, campaign_name, file, tier=name)
     if done.taken:
         from loop.report.export import write_ranked
 

@@ -65,10 +65,10 @@ def relax(
             write_output(output, table, frame, structures)
     statuses = screening.statuses_of(frame)
     emit({"rows": len(frame), "statuses": statuses, "potential": str(loaded.energy_type), "output": str(output)}, json)
-    insist(frame)
+    fail_if_none_ok(frame)
 
 
-def insist(frame: pd.DataFrame) -> None:
+def fail_if_none_ok(frame: pd.DataFrame) -> None:
     """Bad rows among good ones are counted; nothing but bad rows is an error."""
     if len(frame) and frame["status"].str.startswith("failed").all():
         reasons = frame["message"].dropna() if "message" in frame else frame["status"]
@@ -78,7 +78,7 @@ def insist(frame: pd.DataFrame) -> None:
 def tell_resumed(journal: Journal, report: Reporter) -> None:
     """Say that an earlier call's results are used."""
     if journal.found:
-        report.say(f"going on: {journal.found} crystals are done already in {journal.path.name}")
+        report.log(f"going on: {journal.found} crystals are done already in {journal.path.name}")
 
 
 hull_app = typer.Typer(invoke_without_command=True, no_args_is_help=True)
@@ -140,7 +140,7 @@ def hull(
     summary |= {"median_e_above_hull": float(values.median()), "below_0.1": int((values <= METASTABLE).sum())}
     summary |= {"suspect": int((values < IMPLAUSIBLE).sum())}  # so far below the hull lies an error, hardly a find
     emit({**summary, "reference": references.checksum[:16], "output": str(output)}, json)
-    insist(frame)
+    fail_if_none_ok(frame)
 
 
 def _table_of_phases(reference: str | None, relaxed: bool) -> References | None:

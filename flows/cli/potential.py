@@ -48,7 +48,7 @@ def install(
 
     with progress() as report:
         wanted = overlay.resolve(name, packages or ())
-        report.say(f"installing {' '.join(wanted.packages)}" if overlay.problem(wanted) else "it is there already")
+        report.log(f"installing {' '.join(wanted.packages)}" if overlay.problem(wanted) else "it is there already")
         folder = overlay.install(wanted)
     use = f"--potential {name}" if name in overlay.KNOWN else f"--potential module:Class --environment {name}"
     emit({"overlay": name, "folder": str(folder), "use": use}, json)

@@ -93,7 +93,7 @@ def _row(rank: int, label: Label, history: History) -> dict[str, Any]:
         "policy": label.candidate.origin.policy,
         "logp_drawn": label.candidate.origin.logp,  # nats, given the conditions of the proposals
     }
-    for name, found in label.rungs.items():  # their properties are among the others, as NAME_band_gap
+    for name, found in label.tiers.items():  # their properties are among the others, as NAME_band_gap
         row |= {f"{name}_status": found.status, f"{name}_seconds": found.cost.seconds, f"{name}_message": found.message}
         row[f"{name}_energy_type"] = str(found.energy_type) if found.energy_type else ""
     others = {name: quantity.value for name, quantity in evaluation.properties.items() if name not in row}

@@ -127,8 +127,8 @@ def _facts(history: History) -> list[tuple[str, str]]:
     types = sorted({str(x.evaluation.energy_type) for x in history.labels() if x.evaluation.energy_type})
     dates = [datetime.fromtimestamp(time, UTC) for time in (history.begun, history.latest) if time]
     days = list(dict.fromkeys(f"{date:%Y-%m-%d %H:%M}" for date in dates))
-    rungs = "".join(f"; then {rung.key.oracle}" for rung in history.rungs.values())
-    facts = [("Goal", goal_text(history)), ("Oracle", f"{history.oracle.oracle}{rungs}")]
+    tiers = "".join(f"; then {tier.key.oracle}" for tier in history.tiers.values())
+    facts = [("Goal", goal_text(history)), ("Oracle", f"{history.oracle.oracle}{tiers}")]
     facts += [("Energies", "; ".join(types))] if types else []
     facts += [("Dates", f"{' to '.join(days)} UTC")] if days else []
     hours = number(history.seconds() / 3600, 2, "h of work")

@@ -109,13 +109,13 @@ def not_shown(history: History, rows: Sequence[dict[str, Any]], gains: Sequence[
     items = [f"No advantage is claimed where it says: {verdict.text}" for verdict in verdicts if not verdict.shown]
     if not verdicts:
         items.append("No gain over chance: labels of the engine and of a random arm, and finds among them, are needed.")
-    if finds and not history.rungs:
+    if finds and not history.tiers:
         items.append(
             f"No find was checked by a dearer method: all {len(finds)} rest on {history.oracle.oracle} alone. A "
             "potential's errors are found where an optimiser looks: check the best by DFT before quoting them."
         )
-    for name, rung in history.rungs.items():
-        asked = sum(label.candidate.id in rung.labels for label in history.labels() if label.is_find(history.settings))
+    for name, tier in history.tiers.items():
+        asked = sum(label.candidate.id in tier.labels for label in history.labels() if label.is_find(history.settings))
         items.append(f"{len(finds) - asked} of {len(finds)} finds were not looked at by {name}.")
     if finds and not any(key.startswith("second_opinion_") for row in rows for key in row):
         items.append("No second opinion of another potential is recorded.")
@@ -180,14 +180,14 @@ def total(found: Iterable[Mapping[str, int]]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in summed.most_common()) or "none"
 
 
-def _rung_text(history: History, name: str) -> str:
+def _tier_text(history: History, name: str) -> str:
     """What a dearer oracle was asked and how much of it came back."""
-    rung = history.rungs[name]
-    evaluations = rung.evaluations.values()
+    tier = history.tiers[name]
+    evaluations = tier.evaluations.values()
     types = sorted({str(evaluation.energy_type) for evaluation in evaluations if evaluation.energy_type})
     usable = sum(evaluation.ok for evaluation in evaluations)
     hours = sum(evaluation.cost.seconds * evaluation.cost.cores for evaluation in evaluations) / 3600
-    text = f"{rung.key.oracle} on the relaxed crystals of the best: {len(rung.labels)} asked, {usable} usable"
+    text = f"{tier.key.oracle} on the relaxed crystals of the best: {len(tier.labels)} asked, {usable} usable"
     return f"{text}, {hours:.2g} core hours; energy type {'; '.join(types) or '–'}; gaps in eV, dielectric constants: 1"
 
 
@@ -205,7 +205,7 @@ def protocol(history: History) -> list[tuple[str, str]]:
             "campaign's newest hull, which holds its own finds; suspect crystals are not counted",
         ),
         ("energy type", "; ".join(types) or "–"),
-        *((f"{name} columns", _rung_text(history, name)) for name in history.rungs),
+        *((f"{name} columns", _tier_text(history, name)) for name in history.tiers),
         (
             "when found",
             f"{settings.stability} (eV/atom) at the time of the label, on the reference phases alone: below 0 it lies "

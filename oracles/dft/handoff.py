@@ -1,6 +1,6 @@
 """The hand-off oracle: writes what people or a queue elsewhere need to measure candidates.
 
-Implements `loop.rungs.HandOff`. Results come back by ``discovery-loop import-labels`` (`flows.tables.import_labels`).
+Implements `loop.tiers.HandOff`. Results come back by ``discovery-loop import-labels`` (`flows.tables.import_labels`).
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from pymatgen.core import Structure
 from loop.errors import ConfigError, PotentialError
 from loop.values import failed
 from oracles.potentials import worker as protocol
-from oracles.potentials.base import About, Potential, SinglePoint
+from oracles.potentials.base import Potential, PotentialInfo, SinglePoint
 from oracles.potentials.overlay import require
 from oracles.symmetry import Group
 
@@ -144,13 +144,13 @@ class RemotePotential(Potential):
         PotentialError: a worker cannot be started, or cannot load the potential.
     """
 
-    def __init__(self, about: About, place: Place) -> None:
+    def __init__(self, about: PotentialInfo, place: Place) -> None:
         try:
             first = Worker(place)  # what it cannot do is said before anything is spent
         except WorkerDiedError as error:
             raise PotentialError(f"The worker of {about.name} ended as it started: {error}") from error
         elements = frozenset(first.about.get("elements", ())) or about.elements
-        super().__init__(About(**{**vars(about), "elements": elements}))
+        super().__init__(PotentialInfo(**{**vars(about), "elements": elements}))
         self.versions: dict[str, str] = first.about.get("versions", {})
         self._place = place
         self._idle: SimpleQueue[Worker | None] = SimpleQueue()  # None: not started, or dead

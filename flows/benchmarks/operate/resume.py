@@ -28,16 +28,16 @@ import psutil
 import sqlalchemy as sa
 
 from flows.benchmarks.harness import write_benchmark
-from flows.benchmarks.operate.world import SleepingOracle, calls, parts
+from flows.benchmarks.operate.world import SleepingOracle, calls, components
 from loop.campaign import Campaign
 from loop.contracts import Oracle
 from loop.database import as_url
 from loop.errors import StoreError
 from loop.history import History
-from loop.rungs import key_of
 from loop.running import InTurn, Runner
 from loop.settings import CampaignSettings
 from loop.store import Store
+from loop.tiers import key_of
 
 SETTINGS = CampaignSettings(name="reference", rounds=2, pool=24, budget=5, chunk=2)
 STAGE_SECONDS, LABEL_SECONDS = 0.2, 0.08
@@ -124,7 +124,7 @@ def live(job: Job) -> None:
     os.setsid()
     try:
         with labelling(job) as oracle, Store(job.url) as store:
-            made = parts(oracle, STAGE_SECONDS)
+            made = components(oracle, STAGE_SECONDS)
             runner = as_tasks() if job.scenario.engine == "prefect" else InTurn()
             with Campaign(job.settings, made, store, job.folder, runner=runner) as campaign:
                 in_flow(campaign.run) if job.scenario.engine == "prefect" else campaign.run()
@@ -210,7 +210,7 @@ def reference(folder: Path) -> tuple[str, float]:
 def warm_up(folder: Path) -> None:
     """Run a campaign here: those that are forked from this process then import nothing, and their stages are short."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = parts(SleepingOracle(folder / "calls", 0.0))
+    made = components(SleepingOracle(folder / "calls", 0.0))
     with Store(folder / "campaign.db") as store, Campaign(SETTINGS, made, store, folder) as campaign:
         campaign.run()
 

@@ -16,14 +16,14 @@ from typing import Any
 from flows import scale
 from flows.benchmarks.harness import write_benchmark
 from flows.benchmarks.operate.resume import as_tasks, in_flow, prefect_server
-from flows.benchmarks.operate.world import SleepingOracle, parts
+from flows.benchmarks.operate.world import SleepingOracle, components
 from flows.dask_oracle import DaskOracle
 from loop.campaign import Campaign
 from loop.contracts import Oracle
-from loop.rungs import key_of
 from loop.running import InTurn
 from loop.settings import CampaignSettings
 from loop.store import Store
+from loop.tiers import key_of
 
 Say = Callable[[str], None]
 
@@ -114,7 +114,7 @@ def campaign(settings: CampaignSettings, folder: Path, oracle: Oracle, *, prefec
 
     with (
         Store(folder / "campaign.db") as store,
-        Campaign(settings, parts(oracle), store, folder, runner=runner) as made,
+        Campaign(settings, components(oracle), store, folder, runner=runner) as made,
     ):
         began = time.monotonic()
         in_flow(drive) if prefect else drive()

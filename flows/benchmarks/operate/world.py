@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from pymatgen.core import Element, Lattice, Structure
 
-from loop.campaign import Parts
+from loop.campaign import Components
 from loop.contracts import Acquisition, Oracle, Progress, Reward, Surrogate
 from loop.novelty import NoveltyIndex
 from loop.values import OK, Candidate, Cost, EnergyType, Evaluation, Origin, Prediction, Quantity
@@ -197,10 +197,10 @@ def everything(structures: Sequence[Structure]) -> list[str | None]:
     return [None] * len(structures)
 
 
-def parts(oracle: Oracle, seconds: float = 0.0) -> Parts:
+def components(oracle: Oracle, seconds: float = 0.0) -> Components:
     """What a campaign of this world consists of; policy and surrogate are objects of their own."""
     nearest: Acquisition = Nearest()
-    return Parts(
+    return Components(
         generator=World(seconds),
         surrogate=World(seconds),
         acquisition=nearest,

@@ -16,7 +16,7 @@ from flows.benchmarks.rl.judge import Samples, Tally, judge, upgraded
 from flows.benchmarks.rl.variants import BASE, BEST_OF_N, REWARD, SUPERVISED, VARIANTS
 from loop.io.crystals import read_crystals, write_crystals
 from loop.io.files import make_folder, write_text
-from loop.reward import Judges, PropertyReward, RewardConfig
+from loop.reward import PropertyReward, RewardConfig, RewardInputs
 from loop.stability import METASTABLE, within
 from loop.validity import ValidityRules
 
@@ -93,7 +93,7 @@ class Laboratory:
         """A reward that counts its finds."""
         builder = self.builder
         rules = validity or builder.config.validity
-        return Tally(PropertyReward(config, Judges(rules, builder.novelty, builder.screen, surrogate)))
+        return Tally(PropertyReward(config, RewardInputs(rules, builder.novelty, builder.screen, surrogate)))
 
     def surrogate(self, seed: int) -> AnyCampaignSurrogate:
         """Of the relaxed distance from the hull, learned once a seed from `labels` relaxed samples of the base."""

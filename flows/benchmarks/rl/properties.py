@@ -25,7 +25,7 @@ from flows.benchmarks.rl.properties_models import (
     EPS,
     GAP,
     NAMES,
-    Judges,
+    IndependentPredictors,
     LearningConfig,
     PropertyBuilder,
     Tables,
@@ -116,7 +116,7 @@ class PropertyLaboratory(Laboratory):
     ) -> Tally:
         """As the variant has it, with other terms."""
         builder = self.builder
-        judges = rewards.Judges(
+        judges = rewards.RewardInputs(
             validity or builder.config.validity, builder.novelty, builder.screen, surrogate or self.tables
         )
         return Tally(PropertyReward(reward_of(config), judges))
@@ -149,14 +149,16 @@ def run(data: Path, output: Path, config: PropertiesConfig, progress: Progress |
         if progress is not None:
             progress("arms", done, len(config.cells), {})
         about[name, seed] = run_arm(lab, name, seed, progress)
-    judges = Judges.train(tables, config.learning, config.judge, output / "work", progress)
+    judges = IndependentPredictors.train(tables, config.learning, config.judge, output / "work", progress)
     arms = {
         name: [_judged(lab, judges, name, seed, progress) for n, seed in about if n == name] for name in config.variants
     }
     return report(output, config, builder, arms, about, held_out | judges.about)
 
 
-def _judged(lab: PropertyLaboratory, judges: Judges, name: str, seed: int, progress: Progress | None) -> pd.DataFrame:
+def _judged(
+    lab: PropertyLaboratory, judges: IndependentPredictors, name: str, seed: int, progress: Progress | None
+) -> pd.DataFrame:
     """Samples of an arm with what each predictor says of those that count."""
     drawn = read_samples(lab.folder, name, seed)
     rows = drawn.rows.copy()

@@ -91,7 +91,7 @@ class Watcher:
             show()
         except Exception as error:
             self._logger.warning(
-                "an artifact could not be shown (%s: %s); the campaign goes on", type(error).__name__, error
+                "an artifact could not be shown (%s: %s); the campaign continues", type(error).__name__, error
             )
 
     def _show_progress(self, name: str, percent: float, text: str) -> None:

@@ -98,7 +98,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set wants key=value such as rounds=5 or oracle.relax.fmax=0.1, got {setting!r}")
+            raise ConfigError(f"--set needs key=value such as rounds=5 or oracle.relax.fmax=0.1, got {setting!r}")
         if key in parsed:
             raise ConfigError(f"--set {key} is given twice: keep one of them")
         try:

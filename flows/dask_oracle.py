@@ -60,7 +60,7 @@ class DaskOracle:
         return self._key.settings
 
     def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        """One evaluation a candidate, in order; nothing is written."""
+        """One evaluation per candidate, in order; nothing is written."""
         return self._gather(candidates, None, lambda _: None)
 
     def record(

@@ -1,7 +1,7 @@
 """The Prefect flow `discovery-loop`: the same campaign as ``discovery-loop run``, watched.
 
 Prefect shows and schedules; the truth is the campaign's own ledger. So nothing is cached or persisted here, and a
-campaign that was cut off goes on by a new run of the same results folder.
+campaign that was cut off resumes with a new run of the same results folder.
 """
 # no `from __future__ import annotations` here: Prefect 3.8 cannot resolve the flow's parameters with it when served
 

@@ -37,7 +37,7 @@ def forecast(config: CampaignConfig) -> dict[str, Any]:
 
 
 def _learning(config: CampaignConfig) -> dict[str, Any]:
-    """Crystals that are rewarded; how many the generator of another package wants is not known beforehand."""
+    """Crystals that are rewarded; how many the generator of another package needs is not known beforehand."""
     finetune, own = config.generator.finetune, config.generator.kind == "crystalformer"
     if not own and GENERATORS.get(config.generator.kind).learns:
         return {}

@@ -25,7 +25,7 @@ def send(blocks: Sequence[str], subject: str, text: str, logger: Logger) -> None
         try:
             _load(name).notify(text, subject=subject)
         except Exception as error:
-            logger.warning("the block %s could not be used (%s); the campaign goes on", name, type(error).__name__)
+            logger.warning("the block %s could not be used (%s); the campaign continues", name, type(error).__name__)
 
 
 @contextmanager

@@ -197,7 +197,7 @@ class _Draw:
 
 
 def _closed_up(going: Tensor) -> Tensor:
-    """Rows that go on, the last ones in the places of those that stopped, so that few of them have to move."""
+    """Rows that continue, the last ones in the places of those that stopped, so that few of them have to move."""
     rows, n = going.nonzero()[:, 0], int(going.sum())
     order = torch.arange(n, device=going.device)
     order[~going[:n]] = rows[rows >= n]

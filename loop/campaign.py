@@ -1,7 +1,7 @@
 """The campaign: fine-tune, propose, select, label, retrain, report, round after round, until the budget ends.
 
 `Campaign` is the one mutable object, and all of its state is a fold over its ledger: a stage runs once, is recorded,
-and is skipped from then on. Kill the process anywhere and make the same campaign again: it goes on where it stopped.
+and is skipped from then on. Kill the process anywhere and make the same campaign again: it resumes where it stopped.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ class RewardConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         if not self.terms:
-            raise ConfigError("a reward wants at least one term.")
+            raise ConfigError("a reward needs at least one term.")
         for name in ("known_factor", "duplicate_factor", "repeat_factor"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")

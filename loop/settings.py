@@ -165,7 +165,7 @@ class CampaignSettings:
             raise ConfigError(f"Settings of a campaign cannot be read: {error}.") from error
 
     def check_resumes(self, earlier: CampaignSettings) -> None:
-        """Refuse to go on under settings that make it another campaign.
+        """Refuse to continue under settings that make it another campaign.
 
         Raises:
             ConfigError: names what differs.

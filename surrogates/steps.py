@@ -119,7 +119,7 @@ def selected_for_tier(
     by_cost: bool = True,
     rows: np.ndarray | None = None,
 ) -> list[int]:
-    """Rows of the k crystals to measure next, best first; each is believed to come out as expected for the next.
+    """Rows of the k crystals to measure next, best first; each is assumed to come out as expected for the next.
 
     Args:
         steps: all crystals; those with a finite `cost` were measured, whatever came out.
@@ -130,17 +130,17 @@ def selected_for_tier(
         by_cost: divide by the expected cost.
         rows: those that may be chosen; None: all that were not measured.
     """
-    wish = bind([objective], [], [prop])
+    goals = bind([objective], [], [prop])
     model = StepModel(steps, groups, prop)
     open_ = np.flatnonzero(np.isnan(steps.cost)) if rows is None else np.asarray(rows)
     expense = np.log(costs(steps)) if by_cost else np.zeros(len(steps.low))
     chosen: list[int] = []
     for turn in range(min(k, len(open_))):
         mean, std = model.predict(steps.high, fit=turn == 0)
-        value, spread = wish.moments(mean[:, None], std[:, None])
+        value, spread = goals.moments(mean[:, None], std[:, None])
         # what was measured counts by how likely it is of use: an unstable record is none to beat
         good = np.isfinite(steps.high) & (steps.useful >= 0.5)
-        reached = wish.values(prop.to_scale(steps.high[good])[:, None])
+        reached = goals.values(prop.to_scale(steps.high[good])[:, None])
         best = float(reached.max()) if good.any() else float((value - spread).min())
         score = log_expected_improvement(value[:, 0], spread[:, 0], best) - expense
         score = score + np.log(np.maximum(steps.useful, NO_USE))

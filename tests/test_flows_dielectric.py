@@ -97,11 +97,11 @@ def test_the_campaigns_surrogate_predicts_everything_and_the_product_from_two_si
     assert isinstance(surrogate, CampaignProductSurrogate)
     surrogate.fit(crystals[:40], found[:40])
     new = crystals[40:]
-    belief = surrogate.predict(new)
-    assert belief.names == tuple(prop.name for prop in WHOLE.properties)
-    for name in belief.names:
+    posterior = surrogate.predict(new)
+    assert posterior.names == tuple(prop.name for prop in WHOLE.properties)
+    for name in posterior.names:
         told = np.array([evaluation.value(name) for evaluation in found[40:]])
-        assert np.abs(belief.column(name)[0] - told).mean() < 0.2 * told.std() + 0.15, name
+        assert np.abs(posterior.column(name)[0] - told).mean() < 0.2 * told.std() + 0.15, name
     joint = surrogate.joint(new)
     assert joint.covariance.shape == (4, len(new), len(new))
     std = np.sqrt(np.diagonal(joint.covariance[-1]))
@@ -111,7 +111,7 @@ def test_the_campaigns_surrogate_predicts_everything_and_the_product_from_two_si
     surrogate.save(tmp_path / "fit")
     again = campaign_surrogate(FeatureExtractor(), WHOLE)
     again.load(tmp_path / "fit")
-    assert again.predict(new).mean == pytest.approx(belief.mean)
+    assert again.predict(new).mean == pytest.approx(posterior.mean)
 
 
 def test_labels_without_dft_teach_stability_alone():

@@ -35,7 +35,7 @@ FORMULAS = {f"{cation}{anion}" for cation in CATIONS for anion in ANIONS}
 
 
 class LoggedOracle(FakeOracle):
-    """Writes a line a label into a file: what was computed, and by whom. Sleeps; a marked crystal kills its worker."""
+    """Writes a line per label into a file: what was computed, by whom. Sleeps; a marked crystal kills its worker."""
 
     def __init__(self, log: Path, seconds: float = 0.0, kill: str = "", deaths: int = 1) -> None:
         super().__init__()

@@ -94,9 +94,9 @@ def test_the_baseline_round_is_untuned_and_random(whole):
 
 def test_the_engine_picks_what_the_surrogate_prefers(whole):
     _, history, _ = whole
-    beliefs = history.record(2, Selected).pool_mean["e_above_hull"]
+    predictions = history.record(2, Selected).pool_mean["e_above_hull"]
     picked = sorted(pick.mean["e_above_hull"] for pick in history.picks(2) if pick.arm == "engine")
-    assert max(picked) <= sorted(beliefs)[len(picked) + 1]  # up to the two that the shadow arm may have taken
+    assert max(picked) <= sorted(predictions)[len(picked) + 1]  # up to the two that the shadow arm may have taken
 
 
 @pytest.mark.parametrize("label", [0, 7, 17])

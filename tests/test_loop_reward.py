@@ -39,7 +39,7 @@ class Energies:
         return np.array([self.base + (structure.lattice.a - 5.64) ** 2 for structure in structures])
 
 
-class Beliefs:
+class Predictions:
     """Bulk modulus: mean 10 per A of the lattice parameter, and a standard deviation of 5 GPa."""
 
     def predict(self, candidates):
@@ -125,12 +125,12 @@ def test_known_crystals_and_copies_pay_less():
     assert [row["guard_known"] for row in rows] == [1.0, 1.0]
 
 
-def test_an_uncertain_belief_is_discounted():
+def test_an_uncertain_posterior_is_discounted():
     term = Term("bulk_modulus", "maximise", low=0.0, high=100.0)
     candidates = [rocksalt()]
     for kappa, expected, flagged in ((0.0, 0.564, 0.0), (1.0, 0.514, 0.0), (3.0, 0.414, 1.0)):
         config = RewardConfig(terms=(term,), kappa=kappa)
-        rewards, rows = score(candidates, config, surrogate=Beliefs())
+        rewards, rows = score(candidates, config, surrogate=Predictions())
         assert rewards[0] == pytest.approx(expected)
         assert rows[0]["guard_uncertain"] == flagged
 
@@ -139,7 +139,7 @@ def test_objectives_multiply_and_weigh():
     stability = Term("e_above_hull", "minimise", low=0.0, high=1.0, source="hull", weight=3.0)
     modulus = Term("bulk_modulus", "maximise", low=0.0, high=100.0)
     candidate = rocksalt(a=6.14)  # 0.25 eV/atom above the hull
-    rewards, _ = score([candidate], RewardConfig(terms=(stability, modulus), kappa=0), surrogate=Beliefs())
+    rewards, _ = score([candidate], RewardConfig(terms=(stability, modulus), kappa=0), surrogate=Predictions())
     assert rewards[0] == pytest.approx((0.75**3 * 0.614) ** 0.25)
     alone, _ = score([candidate], RewardConfig(terms=(stability, modulus), kappa=0))  # no surrogate yet
     assert alone[0] == pytest.approx(0.75)
@@ -253,7 +253,7 @@ def test_a_failure_costs_what_its_config_says_and_is_counted_by_kind():
 
 def test_a_negative_kappa_is_a_bonus():
     term = Term("bulk_modulus", "maximise", low=0.0, high=100.0)
-    rewards, _ = score([rocksalt()], RewardConfig(terms=(term,), kappa=-1.0), surrogate=Beliefs())
+    rewards, _ = score([rocksalt()], RewardConfig(terms=(term,), kappa=-1.0), surrogate=Predictions())
     assert rewards[0] == pytest.approx(0.614)
 
 

@@ -1,4 +1,4 @@
-"""Steps between fidelities: the belief learns where the cheaper oracle errs, and what climbs is worth its price."""
+"""Steps between fidelities: the posterior learns where the cheaper oracle errs, and what climbs is worth its price."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def measured(steps, truth, rows, cost=1.0):
     return replace(steps, high=high, cost=spent)
 
 
-def test_the_belief_learns_where_the_cheaper_oracle_errs():
+def test_the_posterior_learns_where_the_cheaper_oracle_errs():
     steps, truth = pool()
     rows = np.arange(16)
     mean, std = StepModel(steps, GROUPS, GAP).predict(measured(steps, truth, rows).high, fit=True)
@@ -72,7 +72,7 @@ def test_failures_cost_and_teach_nothing():
     assert 3 not in selected_for_tier(seen, GROUPS, GAP, LARGEST, 60)
 
 
-def test_targets_are_met_by_what_is_believed():
+def test_targets_are_met_by_what_is_expected():
     steps, truth = pool()
     seen = measured(steps, truth, np.arange(16))
     chosen = selected_for_tier(seen, GROUPS, GAP, Objective("dft_band_gap", "target", 1.34), 3)

@@ -30,7 +30,7 @@ class GuardedGroup(TyperGroup):
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt:
-            print_error("interrupted. Nothing recorded is lost; to go on: discovery-loop resume RESULTS_FOLDER")
+            print_error("interrupted. Nothing recorded is lost; to continue: discovery-loop resume RESULTS_FOLDER")
             raise typer.Exit(130) from None
         except DiscoveryLoopError as error:
             print_error(str(error))

@@ -147,11 +147,11 @@ def dielectric_dft(
     output: Output,
     data: Table,
     python: Annotated[str | None, typer.Option(help="Interpreter that has GPAW. Default: this one.")] = None,
-    cores: Annotated[int, typer.Option(min=0, help="MPI processes of a calculation; 0: one a core.")] = 0,
+    cores: Annotated[int, typer.Option(min=0, help="MPI processes of a calculation; 0: one per core.")] = 0,
     settings: Settings = None,
     json: Json = False,
 ) -> None:
-    """The same with DFT as judge of crystals that nobody has computed: tune, propose, relax, compute. Goes on."""
+    """The same with DFT as judge of crystals that nobody has computed: tune, propose, relax, compute. Resumes."""
     from flows import configfile
     from flows.benchmarks.dielectric.real import RealConfig, run
     from flows.config import forbid_extra
@@ -212,7 +212,7 @@ def dft(
     ] = None,
     crystal: Annotated[list[str] | None, typer.Option(help="Formula, as Si. Repeatable. Default: all eight.")] = None,
     lattice: Annotated[bool, typer.Option("--lattice", help="Relax cells too: lattice parameters.")] = False,
-    cores: Annotated[int, typer.Option(min=0, help="MPI processes; 0: one a core.")] = 0,
+    cores: Annotated[int, typer.Option(min=0, help="MPI processes; 0: one per core.")] = 0,
     time_limit: Annotated[float, typer.Option(help="Seconds for one crystal.")] = 3600.0,
     json: Json = False,
 ) -> None:

@@ -53,7 +53,7 @@ def learning(
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as seconds=60.")] = None,
     json: Json = False,
 ) -> None:
-    """Fifteen minutes of training at the small size, against the original; goes on where it was cut off."""
+    """Fifteen minutes of training at the small size, against the original; resumes where it was cut off."""
     from flows import configfile
     from flows.benchmarks.generator.learning import LearningConfig, run
     from flows.config import forbid_extra

@@ -11,7 +11,7 @@ from flows.cli.options import Potential, Trust
 from flows.cli.records import Json, Output, Seed, print_record
 from flows.console import progress
 
-Minutes = Annotated[float, typer.Option(help="Begin nothing after this time; repeat the command, and it goes on.")]
+Minutes = Annotated[float, typer.Option(help="Begin nothing after this time; repeat the command, and it resumes.")]
 FOREVER = float("inf")
 
 

@@ -46,7 +46,7 @@ def relax(
 ) -> None:
     """Relax crystals with a potential: status, energy (eV/atom), steps, forces, stress, seconds for each.
 
-    Finished crystals are kept beside the output (OUTPUT.partial.jsonl): repeat the command, and a killed one goes on.
+    Finished crystals are kept beside the output (OUTPUT.partial.jsonl): repeat the command, and a killed one resumes.
     """
     from flows.journal import Journal
     from flows.tables import screening
@@ -78,7 +78,7 @@ def fail_if_none_ok(frame: pd.DataFrame) -> None:
 def tell_resumed(journal: Journal, report: Reporter) -> None:
     """Say that an earlier call's results are used."""
     if journal.found:
-        report.log(f"going on: {journal.found} crystals are done already in {journal.path.name}")
+        report.log(f"resuming: {journal.found} crystals are done already in {journal.path.name}")
 
 
 hull_app = typer.Typer(invoke_without_command=True, no_args_is_help=True)
@@ -111,7 +111,7 @@ def hull(
 ) -> None:
     """Energies above the hull (eV/atom) with their decomposition. `hull build` makes a table of reference phases.
 
-    Finished crystals are kept beside the output (OUTPUT.partial.jsonl): repeat the command, and a killed one goes on.
+    Finished crystals are kept beside the output (OUTPUT.partial.jsonl): repeat the command, and a killed one resumes.
     """
     if context.invoked_subcommand is not None:
         return
@@ -186,11 +186,11 @@ def predict(
     input: Input,
     output: Output,
     campaign: Annotated[
-        Path | None, typer.Option(help="Results folder whose surrogates to use. Default: prior beliefs, no labels.")
+        Path | None, typer.Option(help="Results folder whose surrogates to use. Default: the prior, no labels.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """What a campaign's surrogates believe of crystals: mean and standard deviation of each property."""
+    """What a campaign's surrogates predict for crystals: mean and standard deviation of each property."""
     from flows.tables.columns import read_input, write_output
     from flows.tables.outputs import check_crystals
     from flows.tables.prediction import predict_table
@@ -201,7 +201,7 @@ def predict(
         frame, labels = predict_table(table, campaign, report)
     write_output(output, table, frame)
     if campaign is None:
-        note("no --campaign was given: these are prior beliefs, before any label")
+        note("no --campaign was given: these are predictions of the prior, before any label")
     statuses = dict(frame["status"].value_counts())
     emit({"rows": len(frame), "statuses": {k: int(v) for k, v in statuses.items()}, "labels": labels}, json)
 

@@ -35,7 +35,7 @@ def elastic(
 
     A crystal whose tensor is not positive definite is `unstable` and has no moduli.
 
-    Crystals are relaxed first. Finished ones are kept beside the output: repeat the command, and a killed one goes on.
+    Crystals are relaxed first. Finished ones are kept beside the output: repeat the command, and a killed one resumes.
     """
     from oracles.properties.elastic import ElasticConfig
 
@@ -61,7 +61,7 @@ def phonons(
 ) -> None:
     """Dynamic stability: lowest phonon frequency (THz, imaginary as negative) at the supercell's wave vectors.
 
-    Crystals are relaxed first. Finished ones are kept beside the output: repeat the command, and a killed one goes on.
+    Crystals are relaxed first. Finished ones are kept beside the output: repeat the command, and a killed one resumes.
     """
     from oracles.properties.phonons import PhononConfig
 

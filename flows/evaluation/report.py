@@ -298,7 +298,7 @@ def _energy_distances(
 
 
 def _likelihood(checkpoint: Checkpoint, held_out: CrystalTable, tell: Progress) -> dict[str, Any]:
-    """Mean negative log-likelihood of held-out crystals by term, nats a crystal."""
+    """Mean negative log-likelihood of held-out crystals by term, nats per crystal."""
     from flows.tables.generation import likelihoods
 
     frame = likelihoods(checkpoint, held_out, False, tell)

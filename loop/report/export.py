@@ -112,7 +112,7 @@ def write_ranked(history: History, directory: Path) -> None:
 
 
 def write_cifs(history: History, directory: Path) -> None:
-    """Write the folder ``cifs``, to which the report links: some 10 ms a crystal. What else is in it stays."""
+    """Write the folder ``cifs``, to which the report links: some 10 ms per crystal. What else is in it stays."""
     folder = directory / "cifs"
     others = [path for path in folder.iterdir() if not _OWN_CIF.fullmatch(path.name)] if folder.is_dir() else []
 

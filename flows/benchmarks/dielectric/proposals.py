@@ -1,6 +1,6 @@
 """Candidates for DFT: drawn by a policy tuned for gap and constant, relaxed, near the hull, and no known crystal.
 
-Every stage leaves a file: a killed run goes on where it was.
+Every stage leaves a file: a killed run resumes.
 """
 
 from __future__ import annotations

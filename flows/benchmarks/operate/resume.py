@@ -42,7 +42,7 @@ from loop.tiers import key_of
 SETTINGS = CampaignSettings(name="reference", rounds=2, pool=24, budget=5, chunk=2)
 STAGE_SECONDS, LABEL_SECONDS = 0.2, 0.08
 MOST_KILLS = 8  # of one campaign
-MOST_LIVES = 60  # of one campaign: more would mean that it does not go on
+MOST_LIVES = 60  # of one campaign: more would mean that it does not resume
 WORKERS = 2
 DEADLINE = 300.0  # s, for one life on a busy machine
 
@@ -244,7 +244,7 @@ def one_life(job: Job, process: BaseProcess, outcome: Outcome, span: float, rng:
         wait_for_work(job, process)
         after = float(rng.exponential(LABEL_SECONDS if most == 1 else span / MOST_KILLS))  # no moment is likelier
         process.join(after)
-        ends = job.scenario.victim == "engine"  # else it goes on, and the ledger has to be read before
+        ends = job.scenario.victim == "engine"  # else it continues, and the ledger has to be read before
         held = set[str]() if ends else finished_labels(job)
         if process.is_alive() and kill(job, process, rng):
             if ends:

@@ -66,7 +66,7 @@ class SleepingOracle:
     settings_hash: str = "0" * 8
 
     def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        """One evaluation a candidate, in order."""
+        """One evaluation per candidate, in order."""
         return [self._evaluate(candidate) for candidate in candidates]
 
     def _evaluate(self, candidate: Candidate) -> Evaluation:

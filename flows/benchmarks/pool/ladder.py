@@ -199,8 +199,8 @@ def simulate(
     config: LadderConfig,
 ) -> dict[str, float]:
     """One campaign: ``area`` and ``found`` (shares of the best), ``measured`` and ``best`` (dear value)."""
-    wish = bind([task.objective], [], [task.prop])
-    cheap, dear = (wish.values(task.prop.to_scale(values)[:, None])[:, 0] for values in (world.low, world.high))
+    goals = bind([task.objective], [], [task.prop])
+    cheap, dear = (goals.values(task.prop.to_scale(values)[:, None])[:, 0] for values in (world.low, world.high))
     ranking = np.argsort(-cheap, kind="stable")
     if strategy == RANDOM:
         ranking = np.random.default_rng(seed).permutation(len(ranking))

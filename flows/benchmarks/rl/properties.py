@@ -3,7 +3,7 @@
 A wide gap and a high dielectric constant exclude each other, roughly by Moss' rule. The reward is the product of both
 desirabilities, by surrogates less their uncertainty, and of that of the energy above the hull. Arms learn with and
 without reward for novelty; fresh samples are judged by the surrogates and by predictors that the reward does not know.
-Every arm and seed is a file: a killed benchmark goes on where it was.
+Every arm and seed is a file: a killed benchmark resumes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ TERMS = (
     Term(GAP.name, "maximise", low=0.0, high=6.0),
     Term(EPS.name, "maximise", low=0.0, high=float(np.log(10.0))),
 )
-KAPPA = 1.0  # standard deviations that a surrogate's belief is discounted by
+KAPPA = 1.0  # standard deviations that a surrogate's prediction is discounted by
 
 
 @dataclass(frozen=True)
@@ -166,9 +166,9 @@ def _judged(
     crystals = [s for row in wanted if (s := drawn.structures[row]) is not None]
     told = judges(crystals, progress)
     if crystals and lab.tables is not None:
-        beliefs = lab.tables.predict([Candidate(structure) for structure in crystals])
-        told |= {name: beliefs.column(name)[0] for name in NAMES}
-        told |= {f"{name}_std": beliefs.column(name)[1] for name in NAMES}
+        predictions = lab.tables.predict([Candidate(structure) for structure in crystals])
+        told |= {name: predictions.column(name)[0] for name in NAMES}
+        told |= {f"{name}_std": predictions.column(name)[1] for name in NAMES}
     for column in (*{c for columns in SEEN_BY.values() for c in columns}, *(f"{name}_std" for name in NAMES)):
         if column in told or not column.startswith("megnet") or judges.megnet is not None:
             rows[column] = np.nan

@@ -165,7 +165,7 @@ def test_campaigns_that_share_a_ledger_share_labels(tmp_path):
         first.run()
     with open_campaign(tmp_path / "two", replace(SETTINGS, name="two"), store=store) as second:
         second.run()
-        assert second.parts.oracle.evaluated == []
+        assert second.components.oracle.evaluated == []
         assert (first.history.paid, second.history.paid) == (TOTAL, 0)
     lists = [(tmp_path / name / "ranked.csv").read_text() for name in ("one", "two")]
     assert lists[0] == lists[1]

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hin
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from flows import configfile
-from flows.blocks import BudgetBlock, GoalBlock, SpaceBlock, expanded, give_way
+from flows.blocks import BudgetBlock, GoalBlock, SpaceBlock, expanded, give_way, origins
 from flows.goals import check_agrees, check_measured, one_goal
 from flows.registry import GENERATORS, ORACLES
 from flows.scale import Scale
@@ -272,7 +272,7 @@ def read_config(source: str | Path, overrides: Mapping[str, Any] | None = None) 
     Raises:
         ConfigError: with every problem on a line of its own.
     """
-    return configfile.load(CampaignConfig, source, overrides, upgraded, give_way)
+    return configfile.load(CampaignConfig, source, overrides, upgraded, give_way, origins)
 
 
 def stored_config(directory: Path, overrides: Mapping[str, Any] | None = None) -> CampaignConfig:

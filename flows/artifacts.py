@@ -55,7 +55,7 @@ class Watcher:
         if stage in STAGES:
             percent = 100.0 * min(1.0, (self._done + (share if total > 1 else 0.0)) / self._all)
             self._try(lambda: self._show_progress("progress", percent, text))
-        else:  # a rung, within the stage of labels
+        else:  # a tier, within the stage of labels
             self._try(lambda: self._show_progress(f"progress-{slug(stage)}", 100.0 * share, text))
 
     def begins(self, campaign: Campaign) -> None:
@@ -67,9 +67,9 @@ class Watcher:
         self._logger.info("round %d/%d %s: %s", step.round, campaign.settings.rounds, step.stage, told(step.record))
         self._done = len(campaign.history.done)
         if step.stage == Labelled.stage:
-            for rung in campaign.parts.rungs:
+            for tier in campaign.components.tiers:
                 self._try(
-                    partial(self._show_progress, f"progress-{slug(rung.name)}", 100.0, f"round {step.round} done")
+                    partial(self._show_progress, f"progress-{slug(tier.name)}", 100.0, f"round {step.round} done")
                 )
         if step.stage == Reported.stage:
             rows = ranked_rows(campaign)
@@ -91,7 +91,7 @@ class Watcher:
             show()
         except Exception as error:
             self._logger.warning(
-                "an artifact could not be shown (%s: %s); the campaign goes on", type(error).__name__, error
+                "an artifact could not be shown (%s: %s); the campaign continues", type(error).__name__, error
             )
 
     def _show_progress(self, name: str, percent: float, text: str) -> None:
@@ -163,6 +163,8 @@ def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def round_rows(campaign: Campaign) -> list[dict[str, Any]]:
     """What each round did, in a few numbers."""
+    from loop.report.summary import reports_now
+
     return [
         {
             "round": report.round,
@@ -174,7 +176,7 @@ def round_rows(campaign: Campaign) -> list[dict[str, Any]]:
             "KL": report.metrics.get("kl", float("nan")),
             "minutes": sum(report.seconds.values()) / 60,
         }
-        for report in campaign.history.reports()
+        for report in reports_now(campaign.history)
     ]
 
 
@@ -235,7 +237,7 @@ def cost_rows(campaign: Campaign) -> list[dict[str, Any]]:
     history, settings = campaign.history, campaign.settings
     left = settings.rounds + 1 - len(history.reports())
     ahead = {history.oracle.oracle: left * settings.budget}
-    ahead |= {rung.oracle.name: left * rung.best for rung in campaign.parts.rungs}
+    ahead |= {tier.oracle.name: left * tier.best for tier in campaign.components.tiers}
     rows: list[dict[str, Any]] = []
     for cost in campaign.store.costs(history.name):
         most = ahead.get(cost.oracle, 0)

@@ -147,6 +147,27 @@ def expanded(data: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: a section contradicts a block; names both places, a line each.
     """
+    writer = _written(data)
+    if writer.contradictions:
+        raise ConfigError("; ".join(writer.contradictions))
+    return writer.data
+
+
+def origins(data: Mapping[str, Any]) -> dict[str, str]:
+    """Where the keys that blocks wrote were said, as ``{"campaign.rounds": "budget.rounds"}``.
+
+    A section that is of the blocks' making alone is there too, with all that was said of it.
+    """
+    written, given = _written(data).said, _Writer(dict(data))
+    found = dict(written)
+    for section in {key.rpartition(".")[0] for key in written}:
+        if given.there(section) is None:
+            homes = sorted({home for key, home in written.items() if key.startswith(f"{section}.")})
+            found[section] = " and ".join(homes)
+    return found
+
+
+def _written(data: Mapping[str, Any]) -> _Writer:
     writer = _Writer(dict(data))
     _write_oracle(writer)
     for name, (kind, write) in BLOCKS.items():
@@ -156,16 +177,14 @@ def expanded(data: Mapping[str, Any]) -> dict[str, Any]:
                 write(writer, block)
             except ValidationError:
                 continue
-    if writer.contradictions:
-        raise ConfigError("; ".join(writer.contradictions))
-    return writer.data
+    return writer
 
 
 class _Writer:
     """Puts values under dotted keys where nothing is said, and notes where something else is."""
 
     def __init__(self, data: dict[str, Any]) -> None:
-        self.data, self.contradictions = data, list[str]()
+        self.data, self.contradictions, self.said = data, list[str](), dict[str, str]()
 
     def there(self, key: str) -> Any:
         """What is said under a dotted key; None where nothing is."""
@@ -190,6 +209,7 @@ class _Writer:
             section[part] = dict(inner or {})
             section = section[part]
         section[last] = value
+        self.said[key] = said
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 from flows import configfile, scale
 from flows.checks import problems, refuse
-from flows.config import CONFIG_FILE, MLIP, CampaignConfig, DftRung, HandoffRung, check_same
+from flows.config import CONFIG_FILE, MLIP, CampaignConfig, DftTier, HandoffTier, check_same
 from flows.known_labels import read_known_labels
 from flows.ledger import open_ledger
 from flows.parallel import ParallelOracle
@@ -21,7 +21,7 @@ from flows.rehull import Rehuller
 from flows.surrogate import AnyCampaignSurrogate, campaign_surrogate
 from generator.constraints.conditions import Sampling, names, symbols
 from generator.policy import CrystalFormerGenerator
-from loop.campaign import Campaign, Parts
+from loop.campaign import Campaign, Components
 from loop.contracts import Choosy, Generator, HullOracle, Oracle, Progress, Reward
 from loop.database import as_url
 from loop.errors import ConfigError
@@ -29,10 +29,10 @@ from loop.io.files import make_folder
 from loop.known import KnownCrystals
 from loop.novelty import NoveltyIndex
 from loop.registry import GeneratorRequest
-from loop.reward import Judges, PropertyReward
-from loop.rungs import HandOff, Rung, key_of
+from loop.reward import PropertyReward, RewardInputs
 from loop.running import Runner
 from loop.screening import HullScreen
+from loop.tiers import HandOff, Tier, key_of
 from loop.values import PRODUCT
 from oracles.cheap import CheapPotential, ScreenConfig
 from oracles.mlip import PotentialOracle, potential_of, references_of
@@ -79,7 +79,7 @@ def open_campaign(
         configfile.dump(config, path)  # before anything slow: a run that is killed at once can be resumed
         try:
             with (
-                parts(config, directory) as made,
+                components(config, directory) as made,
                 Campaign(
                     config.campaign, made, store, directory, progress=progress, runner=runner, about=about
                 ) as campaign,
@@ -93,11 +93,11 @@ def open_campaign(
 
 
 @contextmanager
-def parts(config: CampaignConfig, directory: Path) -> Iterator[Parts]:
+def components(config: CampaignConfig, directory: Path) -> Iterator[Components]:
     """What a campaign is put together from; leaving ends the oracle's processes."""
     builder = Builder(config, directory)
     try:
-        yield builder.parts()
+        yield builder.components()
     finally:
         builder.close()
 
@@ -170,31 +170,31 @@ class Builder:
         return DaskOracle(build, key_of(oracle), self.client, where if server or asked.here else None)
 
     @cached_property
-    def rungs(self) -> tuple[Rung, ...]:
+    def tiers(self) -> tuple[Tier, ...]:
         """Dearer oracles for the best of each round. The DFT engine is looked for here, before anything is spent."""
         found = []
-        for name, rung in (("dft", self.config.oracle.dft), ("handoff", self.config.oracle.handoff)):
-            if rung is not None:
-                found.append(self._rung(name, rung, self._made(name, rung.oracle_config())))
+        for name, tier in (("dft", self.config.oracle.dft), ("handoff", self.config.oracle.handoff)):
+            if tier is not None:
+                found.append(self._tier(name, tier, self._made(name, tier.oracle_config())))
         return tuple(found)
 
-    def _rung(self, name: str, section: DftRung | HandoffRung, made: Any) -> Rung:
-        """A rung; what chooses for it looks at the features that the campaign keeps anyway."""
+    def _tier(self, name: str, section: DftTier | HandoffTier, made: Any) -> Tier:
+        """A tier; what chooses for it looks at the features that the campaign keeps anyway."""
         accepts = made.accepts if isinstance(made, Choosy) else None
         chosen = section.choose == "acquisition"
         properties = self.config.surrogate.gp.properties
-        climbers = StepAcquisition(self.surrogate.extractor, properties) if chosen else None
+        selection = StepAcquisition(self.surrogate.extractor, properties) if chosen else None
         oracle = self._scaled(name, made)
         share, rule = section.shadow_share, section.approval
-        return Rung(name, oracle, section.best, section.only_stable, accepts, climbers, share, rule)
+        return Tier(name, oracle, section.best, section.only_stable, accepts, selection, share, rule)
 
     def _scaled(self, name: str, oracle: Oracle | HandOff) -> Oracle | HandOff:
         """DFT on the cluster, where there is one: each calculation on the cores of its worker."""
-        asked, rung = self.config.scale, self.config.oracle.dft
-        if asked is None or name != "dft" or rung is None or isinstance(oracle, HandOff):
+        asked, tier = self.config.scale, self.config.oracle.dft
+        if asked is None or name != "dft" or tier is None or isinstance(oracle, HandOff):
             return oracle
-        resources = replace(rung.resources, cores=rung.resources.cores or asked.cores)
-        here = replace(rung.oracle_config(), resources=resources)
+        resources = replace(tier.resources, cores=tier.resources.cores or asked.cores)
+        here = replace(tier.oracle_config(), resources=resources)
         return self._on_cluster(partial(ORACLES.get(name).build, here), oracle)
 
     @staticmethod
@@ -251,10 +251,10 @@ class Builder:
         known = read_known_labels(section.known, plain) if section.known else None
         return campaign_surrogate(FeatureExtractor(blocks, cache), section.gp).teach(self._typical, known)
 
-    def parts(self) -> Parts:
+    def components(self) -> Components:
         """Everything."""
         rehuller = Rehuller(self.labelling.hull) if isinstance(self.labelling, HullOracle) else None
-        return Parts(
+        return Components(
             generator=self.proposer,
             surrogate=self.surrogate,
             acquisition=PoolAcquisition(self.config.selection),
@@ -265,13 +265,15 @@ class Builder:
             screen=self.screen,
             rehull=rehuller,
             phases=None if rehuller is None else rehuller.phases,
-            rungs=self.rungs,
+            tiers=self.tiers,
         )
 
     def reward_for(self, round: int) -> Reward:
         """The reward of a round; the surrogate has something to say from round 1 on."""
         surrogate = self.surrogate if round > 0 else None
-        return PropertyReward(self.config.reward, Judges(self.config.validity, self.novelty, self.screen, surrogate))
+        return PropertyReward(
+            self.config.reward, RewardInputs(self.config.validity, self.novelty, self.screen, surrogate)
+        )
 
     def _check_elements(self, name: str, asked_for: Sampling) -> None:
         """Elements that a user named; those that the generator draws by itself fail one by one, and are counted."""

@@ -54,7 +54,7 @@ def told(key: str, part: Callable[[], object]) -> list[str]:
 
 
 def _budgets(config: CampaignConfig) -> Iterator[str]:
-    """More labels a round than crystals are proposed in it cannot be spent."""
+    """More labels per round than crystals are proposed in it cannot be spent."""
     settings = config.campaign
     for name in ("budget", "baseline_budget"):
         value = getattr(settings, name)

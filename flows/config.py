@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hin
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from flows import configfile
-from flows.blocks import BudgetBlock, GoalBlock, SpaceBlock, expanded, give_way
+from flows.blocks import BudgetBlock, GoalBlock, SpaceBlock, expanded, give_way, origins
 from flows.goals import check_agrees, check_measured, one_goal
 from flows.registry import GENERATORS, ORACLES
 from flows.scale import Scale
@@ -59,7 +59,7 @@ def forbid_extra(kind: type[Settings]) -> type[Settings]:
 
 
 @dataclass(frozen=True)
-class DftRung(DftConfig):
+class DftTier(DftConfig):
     """DFT for some of each round."""
 
     best: int = 2
@@ -67,7 +67,7 @@ class DftRung(DftConfig):
     only_stable: bool = False
     """Only candidates that are stable by the labelling oracle."""
     choose: Choice = "acquisition"
-    """By what the rung found so far and what it costs (acquisition), or the best by rank alone."""
+    """By what the tier found so far and what it costs (acquisition), or the best by rank alone."""
     shadow_share: float = 0.25
     """Of all that go up: picked by chance, to compare with."""
     approval: ApprovalRule | None = None
@@ -79,7 +79,7 @@ class DftRung(DftConfig):
 
 
 @dataclass(frozen=True)
-class HandoffRung(HandoffConfig):
+class HandoffTier(HandoffConfig):
     """Inputs for people for the best of each round."""
 
     best: int = 5
@@ -100,7 +100,7 @@ class HandoffRung(HandoffConfig):
 
 ROOMS: tuple[type[Any], ...]
 ROOMS = (CampaignSettings, FinetuneConfig, PolicyConfig, ValidityRules, Tolerances, RewardConfig, MlipConfig, GPConfig)
-ROOMS += (AcquisitionConfig, ScreenConfig, DftRung, HandoffRung, SubstitutionConfig)
+ROOMS += (AcquisitionConfig, ScreenConfig, DftTier, HandoffTier, SubstitutionConfig)
 for room_settings in ROOMS:
     forbid_extra(room_settings)
 
@@ -186,8 +186,8 @@ class OracleSection(Chosen):
     )
     label: str | None = Field(None, exclude=True, description="potential that labels: short for mlip.potential")
     mlip: MlipConfig = Field(default_factory=lambda: MlipConfig(), description="potential, relaxation, bulk modulus")
-    dft: DftRung | None = Field(None, description="DFT for candidates of each round; none: no DFT")
-    handoff: HandoffRung | None = Field(None, description="inputs for people for the best of each round")
+    dft: DftTier | None = Field(None, description="DFT for candidates of each round; none: no DFT")
+    handoff: HandoffTier | None = Field(None, description="inputs for people for the best of each round")
     workers: int = Field(0, ge=0, description="processes side by side; 0: one per core")
 
     @field_validator("kind", mode="after")
@@ -272,7 +272,7 @@ def read_config(source: str | Path, overrides: Mapping[str, Any] | None = None) 
     Raises:
         ConfigError: with every problem on a line of its own.
     """
-    return configfile.load(CampaignConfig, source, overrides, upgraded, give_way)
+    return configfile.load(CampaignConfig, source, overrides, upgraded, give_way, origins)
 
 
 def stored_config(directory: Path, overrides: Mapping[str, Any] | None = None) -> CampaignConfig:

@@ -21,7 +21,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from flows import yaml_core
 from flows.console import note
 from flows.hiding import hidden
-from loop.errors import ConfigError
+from loop.errors import ConfigError, InputError
+from loop.io import opening
 from loop.io.files import write_text
 
 Model = TypeVar("Model")  # a pydantic model, or a dataclass prepared by `flows.config.forbid_extra`
@@ -45,8 +46,8 @@ def read_text(source: str | Path) -> str:
     path = Path(source)
     if path.is_file():
         try:
-            return path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            return opening.read_text(path)
+        except (OSError, InputError) as error:
             raise ConfigError(f"{path} cannot be read as text: {error}") from error
     if str(source) in presets():
         return (files("flows") / "presets" / f"{source}.yaml").read_text(encoding="utf-8")
@@ -98,7 +99,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
-            raise ConfigError(f"--set wants key=value such as rounds=5 or oracle.relax.fmax=0.1, got {setting!r}")
+            raise ConfigError(f"--set needs key=value such as rounds=5 or oracle.relax.fmax=0.1, got {setting!r}")
         if key in parsed:
             raise ConfigError(f"--set {key} is given twice: keep one of them")
         try:
@@ -118,10 +119,12 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     upgrade: Upgrade | None = None,
     give_way: Callable[[Mapping[str, Any], Sequence[str]], dict[str, Any]] | None = None,
+    origins: Callable[[Mapping[str, Any]], dict[str, str]] | None = None,
 ) -> Model:
     """Read a YAML file or preset (None: the defaults) into a model; `overrides` maps dotted keys to values.
 
     `give_way` takes out of the file what would contradict the overrides: those who override know what they want.
+    `origins` tells under which key the file says what stands under another: problems are reported there.
 
     Raises:
         ConfigError: with every problem on a line of its own.
@@ -138,7 +141,7 @@ def load(
         data, advice = upgrade(data)
         for line in advice:
             note(f"{source or 'settings'}: {line}")
-    return validate(model, data, str(source or "settings"))
+    return validate(model, data, str(source or "settings"), origins)
 
 
 def spelled(data: Any, key: str = "") -> Any:
@@ -157,7 +160,12 @@ def spelled(data: Any, key: str = "") -> Any:
     return SPELLINGS.get(data, data) if key == "goal" and isinstance(data, str) else data
 
 
-def validate(model: type[Model], data: Mapping[str, Any], source: str) -> Model:
+def validate(
+    model: type[Model],
+    data: Mapping[str, Any],
+    source: str,
+    origins: Callable[[Mapping[str, Any]], dict[str, str]] | None = None,
+) -> Model:
     """A mapping as a model.
 
     Raises:
@@ -169,7 +177,7 @@ def validate(model: type[Model], data: Mapping[str, Any], source: str) -> Model:
             raise ConfigError(listed(wrong, source))
         return made
     except ValidationError as error:
-        raise ConfigError(explain(model, error, source)) from None
+        raise ConfigError(explain(model, error, source, origins(data) if origins else {})) from None
 
 
 def truths(data: Any, made: Any, key: str = "") -> list[str]:
@@ -191,15 +199,31 @@ def dump(config: BaseModel, path: Path) -> None:
     write_text(path, yaml_core.write(config.model_dump(mode="json")))
 
 
-def explain(model: type[Any], error: ValidationError, source: str) -> str:
-    """All problems of a configuration: the key, what was expected, what came, what it may have meant."""
+def explain(model: type[Any], error: ValidationError, source: str, said: Mapping[str, str] | None = None) -> str:
+    """All problems of a configuration: the key, what was expected, what came, what it may have meant.
+
+    Args:
+        model: that the settings do not fit.
+        error: how.
+        source: of the settings.
+        said: the key under which the source says what stands under another.
+    """
     found: dict[str, str] = {}
     for problem in error.errors():
         key, line = ".".join(key_of(problem)), problem_line(model, problem)
         if key in found:  # a value that may be one of several things, and is none of them
             line = f"{found[key].rsplit(', got ', 1)[0]}, or {line.removeprefix(f'{key}: ')}"
         found[key] = line
-    return listed(list(found.values()), source)
+    lines = [_where_said(key, line, said or {}) for key, line in found.items()]
+    return listed(list(dict.fromkeys(lines)), source)  # what was said once is one problem, wherever it is used
+
+
+def _where_said(key: str, line: str, said: Mapping[str, str]) -> str:
+    """The line under the key that the user wrote, where what the problem is about was said there."""
+    inside = {home for used, home in said.items() if used.startswith(f"{key}.") and used.split(".")[-1] in line.split()}
+    around = {home for used, home in said.items() if f"{key}.".startswith(f"{used}.")}
+    homes = inside or around
+    return " and ".join(sorted(homes)) + line.removeprefix(key) if homes else line
 
 
 def listed(lines: Sequence[str], source: str) -> str:

@@ -31,7 +31,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False, soft_wrap=True)
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """Print an error to stderr."""
     err.print("discovery-loop: error:", style="bold red", end=" ")
     err.print(hidden(message), markup=False)
@@ -99,7 +99,7 @@ class PlainProgress:
         left = f", {elapsed / done * (total - done):.0f} s to go" if 0 < done < total else ""
         note(f"  {stage} {done}/{total} ({elapsed:.0f} s{left})  {described(metrics)}".rstrip())
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Print a line that stays."""
         note(line)
 
@@ -118,7 +118,7 @@ class RichProgress:
             self.tasks[stage] = self.bars.add_task(stage, total=total, metrics="")
         self.bars.update(self.tasks[stage], completed=done, total=total, metrics=described(metrics))
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Print a line that stays."""
         self._clear()
         self.bars.console.print(line, markup=False)
@@ -135,7 +135,7 @@ class NoProgress:
     def __call__(self, *_: Any) -> None:
         """`loop.contracts.Progress`."""
 
-    def say(self, line: str) -> None:
+    def log(self, line: str) -> None:
         """Nothing."""
 
 

@@ -17,8 +17,8 @@ from uuid import uuid4
 
 from loop.contracts import Oracle
 from loop.errors import ConfigError, StoreError
-from loop.rungs import key_of
 from loop.store import OracleKey, Store
+from loop.tiers import key_of
 from loop.values import Candidate, Evaluation, failed
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class DaskOracle:
         return self._key.settings
 
     def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        """One evaluation a candidate, in order; nothing is written."""
+        """One evaluation per candidate, in order; nothing is written."""
         return self._gather(candidates, None, lambda _: None)
 
     def record(

@@ -1,7 +1,7 @@
 """The Prefect flow `discovery-loop`: the same campaign as ``discovery-loop run``, watched.
 
 Prefect shows and schedules; the truth is the campaign's own ledger. So nothing is cached or persisted here, and a
-campaign that was cut off goes on by a new run of the same results folder.
+campaign that was cut off resumes with a new run of the same results folder.
 """
 # no `from __future__ import annotations` here: Prefect 3.8 cannot resolve the flow's parameters with it when served
 
@@ -79,7 +79,7 @@ class AsTasks:
         """Pause the flow run with a form."""
         logger = get_run_logger()
         logger.info("%s Answer here, by `discovery-loop approve`, or in %s", question.text, question.path)
-        notify.tell(self._blocks, f"{question.campaign} asks", question.text, logger)
+        notify.send(self._blocks, f"{question.campaign} asks", question.text, logger)
         answer = approval_form.decide(question, logger)
         logger.info("%s decided: %s, %d crystals", answer.by, answer.decision, answer.crystals)
         return answer
@@ -149,5 +149,5 @@ def run_watched(
             watcher.staged(campaign, step)
         summary = outcome.write_results(campaign.history, directory)
         watcher.finished(campaign, summary)
-    notify.tell(config.notify, f"{config.campaign.name} is done", artifacts.told_of(summary), logger)
+    notify.send(config.notify, f"{config.campaign.name} is done", artifacts.told_of(summary), logger)
     return summary

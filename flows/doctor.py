@@ -193,8 +193,8 @@ def dft() -> Check:
     try:
         engine = find_engine(sys.executable)
     except EngineError:
-        return Check("dft engine", "absent", f"the potential is the highest rung here; to have DFT: {INSTALL}")
-    parallel = "with MPI" if engine.mpi and shutil.which("mpiexec") else "one process a crystal, for want of MPI"
+        return Check("dft engine", "absent", f"the potential is the highest tier here; to have DFT: {INSTALL}")
+    parallel = "with MPI" if engine.mpi and shutil.which("mpiexec") else "one process per crystal (no MPI)"
     return Check("dft engine", "ok", f"GPAW {engine.version}, {len(engine.elements)} elements, {parallel}")
 
 

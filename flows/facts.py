@@ -80,8 +80,8 @@ def _potentials(config: Mapping[str, Any]) -> str:
     oracle = _mapping(config.get("oracle"))
     label = _mapping(oracle.get("mlip")).get("potential") if _by_potential(oracle) else oracle["kind"]
     screen = _mapping(oracle.get("screen")).get("potential") or (label if _by_potential(oracle) else "chgnet")
-    rungs = [f"{name} for the best {_mapping(oracle[name]).get('best')} of a round" for name in _rungs(oracle)]
-    return "; ".join([f"{screen} rewards and screens", f"{label} labels", *rungs])
+    tiers = [f"{name} for the best {_mapping(oracle[name]).get('best')} of a round" for name in _tiers(oracle)]
+    return "; ".join([f"{screen} rewards and screens", f"{label} labels", *tiers])
 
 
 def _by_potential(oracle: Mapping[str, Any]) -> bool:
@@ -89,7 +89,7 @@ def _by_potential(oracle: Mapping[str, Any]) -> bool:
     return oracle.get("kind", "mlip") == "mlip"
 
 
-def _rungs(oracle: Mapping[str, Any]) -> list[str]:
+def _tiers(oracle: Mapping[str, Any]) -> list[str]:
     return [name for name, section in oracle.items() if name not in ("mlip", "screen") and "best" in _mapping(section)]
 
 

@@ -31,13 +31,13 @@ def forecast(config: CampaignConfig) -> dict[str, Any]:
         "crystals_proposed": (settings.rounds + 1) * settings.pool,
         "oracle_calls": calls if settings.max_calls is None else min(calls, settings.max_calls),
         "oracle": config.oracle.mlip.potential if config.oracle.kind == MLIP else config.oracle.kind,
-        **_rungs(config),
+        **_tiers(config),
         **_known(config),
     }
 
 
 def _learning(config: CampaignConfig) -> dict[str, Any]:
-    """Crystals that are rewarded; how many the generator of another package wants is not known beforehand."""
+    """Crystals that are rewarded; how many the generator of another package needs is not known beforehand."""
     finetune, own = config.generator.finetune, config.generator.kind == "crystalformer"
     if not own and GENERATORS.get(config.generator.kind).learns:
         return {}
@@ -56,7 +56,7 @@ def _known(config: CampaignConfig) -> dict[str, Any]:
     return {"known_labels": f"{len(known.candidates)} crystals ({told})"}
 
 
-def _rungs(config: CampaignConfig) -> dict[str, Any]:
+def _tiers(config: CampaignConfig) -> dict[str, Any]:
     """Calls of dearer oracles, at most."""
     rounds, oracle = config.campaign.rounds + 1, config.oracle
     found: dict[str, Any] = {}

@@ -63,9 +63,9 @@ def measured_properties(config: CampaignConfig) -> set[str]:
     oracle = config.oracle
     with ORACLES.blaming(oracle.kind):
         found = set(ORACLES.get(oracle.kind).measures(oracle.chosen_options))
-    for name, rung in (("dft", oracle.dft), ("handoff", oracle.handoff)):
-        if rung is not None:
-            found |= {f"{name}_{item}" for item in ORACLES.get(name).measures(rung)}
+    for name, tier in (("dft", oracle.dft), ("handoff", oracle.handoff)):
+        if tier is not None:
+            found |= {f"{name}_{item}" for item in ORACLES.get(name).measures(tier)}
     if config.surrogate.known is not None:  # their values come by import-labels under the same name
         found |= {item.name for item in config.surrogate.gp.properties}
     return found

@@ -1,4 +1,4 @@
-"""What a long command has finished, beside its output, so that a killed one goes on instead of starting anew.
+"""What a long command has finished, beside its output, so that a killed one resumes instead of starting over.
 
 Each finished crystal is a line of ``<output>.partial.jsonl``, on disk before the next one is begun. The first line says
 with what settings. Once the output is complete the file is deleted.
@@ -71,7 +71,7 @@ class Journal:
             if number == 0 and entry != head:
                 raise InputError(
                     f"{self.path} holds unfinished results with other settings (or of another potential): repeat that "
-                    "command to go on with them, delete the file, or choose another output."
+                    "command to continue with them, delete the file, or choose another output."
                 )
             if number > 0:
                 self.done[entry["key"]] = entry["result"]

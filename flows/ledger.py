@@ -22,7 +22,7 @@ def results_in(directory: Path) -> list[str]:
 
 
 def open_ledger(config: CampaignConfig, directory: Path, *, resume: bool = False) -> Store:
-    """The ledger that a campaign of a folder goes on in; it is made only where nothing was begun.
+    """The ledger that a campaign of a folder continues in; it is made only where nothing was begun.
 
     Args:
         config: of the campaign.
@@ -59,7 +59,7 @@ def _would_be_replaced(directory: Path, kept: list[str]) -> str:
 def worked_on(directory: Path, finished: bool) -> str:
     """Who works on the campaign of a folder, and since when; or that nobody does, and what to do."""
     found = holder(directory)
-    go_on = "" if finished else f"; to go on: discovery-loop resume {directory}"
+    go_on = "" if finished else f"; to continue: discovery-loop resume {directory}"
     if found is None:
         return f"nobody{go_on}"
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(found.since))

@@ -41,8 +41,8 @@ def _(record: Selected) -> str:
 @told.register
 def _(record: Labelled) -> str:
     statuses = ", ".join(f"{count} {status}" for status, count in record.statuses.items())
-    rungs = "".join(f"; {count} to {name}" for name, count in record.rungs.items())
-    return f"{statuses or 'nothing'}; {record.paid} oracle calls paid{rungs}"
+    tiers = "".join(f"; {count} to {name}" for name, count in record.tiers.items())
+    return f"{statuses or 'nothing'}; {record.paid} oracle calls paid{tiers}"
 
 
 @told.register

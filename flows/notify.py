@@ -12,7 +12,7 @@ from loop.errors import DiscoveryLoopError
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 
-def tell(blocks: Sequence[str], subject: str, text: str, logger: Logger) -> None:
+def send(blocks: Sequence[str], subject: str, text: str, logger: Logger) -> None:
     """Send a message by each block.
 
     Args:
@@ -25,7 +25,7 @@ def tell(blocks: Sequence[str], subject: str, text: str, logger: Logger) -> None
         try:
             _load(name).notify(text, subject=subject)
         except Exception as error:
-            logger.warning("the block %s could not be used (%s); the campaign goes on", name, type(error).__name__)
+            logger.warning("the block %s could not be used (%s); the campaign continues", name, type(error).__name__)
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def of_failure(blocks: Sequence[str], campaign: str, logger: Logger) -> Iterator
     try:
         yield
     except DiscoveryLoopError as error:
-        tell(blocks, f"{campaign} has failed", str(error), logger)
+        send(blocks, f"{campaign} has failed", str(error), logger)
         raise
 
 

@@ -12,13 +12,14 @@ from loop.io.files import sha256
 from loop.ranking import FIND, KNOWN_STABLE
 from loop.report import columns
 from loop.report.export import ranked_rows
+from loop.report.summary import reports_now
 
 TOP = 5  # candidates in the summary
 
 
 def summarise(history: History) -> dict[str, Any]:
     """Goal, counts of all rounds, hit rates, and the best finds; what is known already stands apart, as `known`."""
-    reports = history.reports()
+    reports = reports_now(history)
     rows = ranked_rows(history)
     finds = columns.in_group(rows, FIND)
     last = reports[-1].metrics if reports else {}
@@ -99,7 +100,7 @@ def write_record(history: History, directory: Path, summary: dict[str, Any]) -> 
         "summary": summary,
         "units": summary["units"],
         "columns": columns.columns(history),
-        "rounds": [report.to_dict() for report in history.reports()],
+        "rounds": [report.to_dict() for report in reports_now(history)],
         "files": files,
     }
     records.write_record(directory, record)

@@ -51,7 +51,7 @@ class ParallelOracle:
         return self._settings
 
     def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        """One evaluation a candidate, in order. May be called from several threads."""
+        """One evaluation per candidate, in order. May be called from several threads."""
         done = self._attempt(list(candidates))
         return [evaluation or self._alone(candidate) for evaluation, candidate in zip(done, candidates, strict=True)]
 

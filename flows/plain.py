@@ -34,7 +34,7 @@ def run_campaign(
     with build.open_campaign(config, directory, reporter, resume=resume) as campaign:
         for step in campaign.steps():
             where = f"round {step.round}/{campaign.settings.rounds} {step.stage:<8}"
-            reporter.say(f"{where} {told(step.record)} ({step.seconds:.0f} s)")
+            reporter.log(f"{where} {told(step.record)} ({step.seconds:.0f} s)")
             if step.stage == Reported.stage and not campaign.finished:
                 write_report(campaign.history, directory)  # people look while it runs
         return write_results(campaign.history, directory)

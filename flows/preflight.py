@@ -31,7 +31,7 @@ def missing_parts(config: CampaignConfig) -> list[str]:
     parts: dict[str, Callable[[], object]] = {where: lambda: builder.labelling}
     parts |= {"generator": lambda: builder.proposer, "generator.proposals": lambda: _draws(builder, config)}
     parts |= {"reward.terms": lambda: builder.reward_for(0)}
-    parts |= {"novelty.reference": lambda: builder.novelty, "oracle": lambda: builder.rungs}
+    parts |= {"novelty.reference": lambda: builder.novelty, "oracle": lambda: builder.tiers}
     found: list[str] = []
     for key, part in parts.items():
         if not (found and key.startswith("generator")):  # which asks the potential, and would tell the same again

@@ -98,8 +98,8 @@ RANGES: dict[str, dict[str, Range]] = {
     "GPConfig": dict.fromkeys(("max_fit", "max_labels", "inducing", "maxiter"), COUNT) | {"seed": Range(0, 2**31)},
     "Property": {"prior_std": POSITIVE},
     "AcquisitionConfig": {"beta": NUMBER, "feasible": SHARE} | dict.fromkeys(("incumbent", "screen", "samples"), COUNT),
-    "DftRung": {"best": COUNT, "min_gap": NUMBER, "symprec": Range(0, 1, above=True)},
-    "HandoffRung": {"best": COUNT},
+    "DftTier": {"best": COUNT, "min_gap": NUMBER, "symprec": Range(0, 1, above=True)},
+    "HandoffTier": {"best": COUNT},
 }
 
 

@@ -16,7 +16,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
 
     NaN and infinity become null, numbers of numpy plain numbers, paths and dates text.
     """
-    from loop.io.files import write_text  # brings the ledger: too slow for whoever wants `finite` only
+    from loop.io.files import write_text  # brings the ledger: too slow for those who need `finite` only
 
     whole = {**record} if "made_with" in record else {**record, "made_with": provenance()}
     text = json.dumps(finite(whole), indent=1, default=_plain, allow_nan=False) + "\n"

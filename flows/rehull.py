@@ -1,4 +1,4 @@
-"""Earlier finds judged anew on the hull that holds all of them."""
+"""Earlier finds placed again on the hull that holds all of them."""
 
 from __future__ import annotations
 

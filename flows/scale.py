@@ -163,12 +163,12 @@ def keep_complete(cluster: Any, workers: int, ended: Event) -> None:
 
 
 def environment(scale: Scale, number: int) -> dict[str, str]:
-    """Of a local worker: its threads, and its own GPUs where it wants some."""
+    """Of a local worker: its threads, and its own GPUs where it needs some."""
     found = dict.fromkeys(THREADS, str(scale.cores))
     if scale.gpus:
         devices = visible_gpus()
         if len(devices) < scale.gpus:
-            raise ConfigError(f"scale.gpus: a worker wants {scale.gpus}, this machine shows {len(devices)}")
+            raise ConfigError(f"scale.gpus: a worker needs {scale.gpus}, this machine shows {len(devices)}")
         first = number * scale.gpus
         found["CUDA_VISIBLE_DEVICES"] = ",".join(devices[(first + i) % len(devices)] for i in range(scale.gpus))
     return found

@@ -1,4 +1,4 @@
-"""The surrogates as a campaign wants them: inputs scaled by typical crystals, and taught what is known already."""
+"""The surrogates as a campaign needs them: inputs scaled by typical crystals, and trained on what is known already."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Taught:
 
 
 class CampaignSurrogate(Taught, GPSurrogate):
-    """Implements `loop.contracts.Surrogate`: one process a property."""
+    """Implements `loop.contracts.Surrogate`: one process per property."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class CampaignSurrogate(Taught, GPSurrogate):
 
 
 class CampaignProductSurrogate(Taught, ProductSurrogate):
-    """Implements `loop.contracts.Surrogate`: one process a property, and a product that is predicted from two sides."""
+    """Implements `loop.contracts.Surrogate`: one process per property, and a product predicted by two models."""
 
 
 AnyCampaignSurrogate = CampaignSurrogate | CampaignProductSurrogate

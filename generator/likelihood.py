@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generator.constraints.budgets import FULL
+from generator.constraints.budgets import INFEASIBLE
 from generator.constraints.conditions import Sampling, numbers
-from generator.constraints.feasibility import Prefixes, Reach, reach
+from generator.constraints.feasibility import Feasibility, FeasibleCompletions, feasibility
 from generator.distributions import Categorical, LatticeMixture, VonMisesMixture
 from generator.model import CrystalFormer
 from generator.prompt import Told, of_conditions
@@ -106,13 +106,13 @@ def _elements(allowed: frozenset[int], size: int, device: torch.device) -> Tenso
 
 
 def _conditioned(raw: Tensor, further: Tensor, sampling: Sampling) -> Categorical:
-    """Choices from logits (m, k) where each needs `further` (m, k) sites to fulfil the conditions (FULL: forbidden).
+    """Choices from logits (m, k) where each needs `further` (m, k) sites to fulfil them (INFEASIBLE: forbidden).
 
     The network knows nothing of the conditions. It would end a crystal where it cannot end yet, and, forbidden to, add
     site after site until the slots run out. Urgency stands for what it does not know: the probability exp(-urgency),
     for each site that is still needed, that it would come by itself.
     """
-    return Categorical.of(raw - sampling.urgency * further, further < FULL, sampling)
+    return Categorical.of(raw - sampling.urgency * further, further < INFEASIBLE, sampling)
 
 
 def letter_distribution(
@@ -181,7 +181,7 @@ def space_group_logp(model: CrystalFormer, sampling: Sampling, told: Told | None
     logits, general = model.space_group_logits.to(model.real), told or model.told_by(sampling)
     if general is not None:
         logits = logits + (general.groups if told is not None else general.groups[0]).to(model.real)
-    conditions = reach(sampling, model.config.slots)
+    conditions = feasibility(sampling, model.config.slots)
     if conditions is None and not sampling.space_groups:
         return torch.log_softmax(logits, -1)
     groups = np.arange(1, logits.shape[-1] + 1)
@@ -196,11 +196,11 @@ def prompted(model: CrystalFormer, crystals: Crystals, sampling: Sampling) -> Cr
     return crystals if prompt is None else replace(crystals, prompt=prompt.to(model.device).expand(len(crystals), -1))
 
 
-def teacher_forced(conditions: Reach, crystals: Crystals) -> tuple[Tensor, Tensor]:
+def teacher_forced(conditions: Feasibility, crystals: Crystals) -> tuple[Tensor, Tensor]:
     """Further sites at each site of given crystals: by letter (n, S, 28) and by element (n, S, 119), uint8."""
     G, W, A = (t.cpu().numpy() for t in (crystals.G, crystals.W, crystals.A))
     letters, elements = np.zeros((*W.shape, 28), np.uint8), np.zeros((*W.shape, 119), np.uint8)
-    prefixes, rows = Prefixes(conditions, G), np.arange(len(G))
+    prefixes, rows = FeasibleCompletions(conditions, G), np.arange(len(G))
     for site in range(W.shape[1]):
         letters[rows, site] = prefixes.letters()
         going = np.flatnonzero(W[rows, site])
@@ -231,7 +231,7 @@ def log_prob(
     hidden = model(sequence)
     before = torch.cat([torch.zeros_like(hidden[:, :1]), hidden[:, :-1]], 1)  # state that predicts each token
     mask = masks(model.device, model.real)
-    conditions = reach(sampling, config.slots)
+    conditions = feasibility(sampling, config.slots)
     forced = None if conditions is None else teacher_forced(conditions, crystals)
 
     further = None if forced is None else forced[0]

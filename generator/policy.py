@@ -44,7 +44,7 @@ class PolicyConfig:
 
 
 class CrystalFormerGenerator:
-    """Implements `loop.contracts.Generator`. The base stays frozen as anchor of the KL term."""
+    """Implements `loop.contracts.Generator`. The base stays frozen as the reference policy of the KL term."""
 
     def __init__(
         self,
@@ -80,9 +80,9 @@ class CrystalFormerGenerator:
         progress: Progress | None = None,
         checkpoint: Path | None = None,
     ) -> list[dict[str, Any]]:
-        """Fine-tune the policy; with a checkpoint folder, a cut-off call goes on to the same end."""
+        """Fine-tune the policy; with a checkpoint folder, an interrupted call resumes to the same end."""
         name = f"{self.base.checksum[:8]}+r{round}"
-        tuner = Finetuner(self.policy, self.base.model, self.finetune, seed=seed, anchor=self.base.checksum)
+        tuner = Finetuner(self.policy, self.base.model, self.finetune, seed=seed, reference_checksum=self.base.checksum)
         rows = tuner.run(reward, name=name, round=round, progress=progress, folder=checkpoint)
         self.version = name
         return rows

@@ -85,7 +85,7 @@ def space_group_logits(batch: CrystalBatch, smoothing: float = 0.1) -> Tensor:
 
 @torch.no_grad()
 def mean_nll(model: CrystalFormer, crystals: Crystals, **options: Any) -> dict[str, float]:
-    """Mean negative log-likelihood in nats a crystal, by term; `options` go to `log_prob`."""
+    """Mean negative log-likelihood in nats per crystal, by term; `options` go to `log_prob`."""
     was_training = model.training
     model.eval()
     order = torch.argsort((crystals.W > 0).sum(1), stable=True)
@@ -175,7 +175,7 @@ class Trainer:
         return learning_rate(config, self.step, config.epochs * self.steps_per_epoch, share)
 
     def update(self, rows: np.ndarray) -> float:
-        """One gradient step; returns the loss in nats a crystal."""
+        """One gradient step; returns the loss in nats per crystal."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
         world, rank = self.fabric.world_size, self.fabric.global_rank
@@ -316,7 +316,7 @@ def make_fabric(config: PretrainConfig) -> Fabric:
     Under torchrun or Slurm their processes are taken, else processes are spawned.
 
     Raises:
-        CheckpointError: the accelerator or the precision is not to be had.
+        CheckpointError: the accelerator or the precision is not available.
     """
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from generator.constraints.conditions import Sampling
-from generator.constraints.feasibility import Prefixes, reach
+from generator.constraints.feasibility import FeasibleCompletions, feasibility
 from generator.distributions import Categorical, LatticeMixture, VonMisesMixture
 from generator.likelihood import (
     LogProb,
@@ -65,12 +65,12 @@ class _Draw:
     def __init__(self, model: CrystalFormer, g: Tensor, rng: np.random.Generator, sampling: Sampling) -> None:
         self.model, self.rng, self.sampling, self.config = model, rng, sampling, model.config
         self.mask = masks(model.device, model.real)
-        conditions = reach(sampling, model.config.slots)
-        self.prefixes: Prefixes | None = None
+        conditions = feasibility(sampling, model.config.slots)
+        self.prefixes: FeasibleCompletions | None = None
         if conditions is not None:
             groups = g.cpu().numpy()
             conditions.demand(np.unique(groups).tolist())
-            self.prefixes = Prefixes(conditions, groups)
+            self.prefixes = FeasibleCompletions(conditions, groups)
         n, slots = len(g), model.config.slots
         zeros = torch.zeros(n, slots, dtype=torch.long, device=model.device)
         xyz = torch.zeros(n, slots, 3, dtype=model.real, device=model.device)
@@ -197,7 +197,7 @@ class _Draw:
 
 
 def _closed_up(going: Tensor) -> Tensor:
-    """Rows that go on, the last ones in the places of those that stopped, so that few of them have to move."""
+    """Rows that continue, the last ones in the places of those that stopped, so that few of them have to move."""
     rows, n = going.nonzero()[:, 0], int(going.sum())
     order = torch.arange(n, device=going.device)
     order[~going[:n]] = rows[rows >= n]

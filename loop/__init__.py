@@ -5,7 +5,7 @@ from loop.lazy import attach
 __getattr__, __dir__, __all__ = attach(
     "loop",
     {
-        "campaign": ["Campaign", "Parts"],
+        "campaign": ["Campaign", "Components"],
         "contracts": ["Acquisition", "Generator", "Oracle", "Reward", "Surrogate"],
         "io.crystals": ["CrystalTable", "read_crystals", "write_crystals"],
         "errors": ["CheckpointError", "ConfigError", "DiscoveryLoopError", "InputError", "StoreError"],

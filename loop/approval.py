@@ -51,7 +51,7 @@ class Question:
     path: Path
     campaign: str
     round: int
-    rung: str
+    tier: str
     budget: int
     deadline: datetime
     otherwise: str
@@ -61,7 +61,7 @@ class Question:
     def text(self) -> str:
         """In one sentence."""
         return (
-            f"Round {self.round} of campaign {self.campaign} would send {self.budget} crystals to {self.rung}. Without "
+            f"Round {self.round} of campaign {self.campaign} would send {self.budget} crystals to {self.tier}. Without "
             f"an answer until {self.deadline:%Y-%m-%d %H:%M} UTC: {self.otherwise}."
         )
 
@@ -80,7 +80,7 @@ class Answer:
         return self.budget if self.decision == APPROVE else 0
 
 
-def ask(path: Path, campaign: str, round: int, rung: str, rule: ApprovalRule, rows: list[dict[str, Any]]) -> Question:
+def ask(path: Path, campaign: str, round: int, tier: str, rule: ApprovalRule, rows: list[dict[str, Any]]) -> Question:
     """Write a question down, or find it as it was asked before the campaign was cut off."""
     if not path.exists():
         deadline = datetime.now(UTC) + timedelta(hours=rule.hours)
@@ -89,7 +89,7 @@ def ask(path: Path, campaign: str, round: int, rung: str, rule: ApprovalRule, ro
             "budget": len(rows),
             "campaign": campaign,
             "round": round,
-            "rung": rung,
+            "tier": tier,
         }
         said |= {"deadline": deadline.isoformat(timespec="seconds"), "otherwise": rule.otherwise, "candidates": rows}
         _write(path, said)
@@ -105,7 +105,7 @@ def read_question(path: Path) -> Question:
     said = _read(path)
     try:
         return Question(
-            path, str(said["campaign"]), int(said["round"]), str(said["rung"]), int(said["budget"]),
+            path, str(said["campaign"]), int(said["round"]), str(said["tier"]), int(said["budget"]),
             datetime.fromisoformat(str(said["deadline"])), str(said["otherwise"]), tuple(said["candidates"] or ()),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
@@ -138,7 +138,7 @@ def answer(question: Question, decision: str, budget: int | None = None, by: str
     number = question.budget if budget is None else budget
     if decision not in (APPROVE, REJECT) or number < 0:
         raise InputError(f"expected approve or reject and a budget of 0 or more, got {decision!r} and {number}.")
-    said = {"campaign": question.campaign, "round": question.round, "rung": question.rung}
+    said = {"campaign": question.campaign, "round": question.round, "tier": question.tier}
     said |= {"deadline": question.deadline.isoformat(timespec="seconds"), "otherwise": question.otherwise}
     said |= {"candidates": [dict(row) for row in question.candidates]}
     _write(question.path, {"decision": decision, "budget": number, "by": by, **said})

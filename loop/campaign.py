@@ -1,7 +1,7 @@
 """The campaign: fine-tune, propose, select, label, retrain, report, round after round, until the budget ends.
 
 `Campaign` is the one mutable object, and all of its state is a fold over its ledger: a stage runs once, is recorded,
-and is skipped from then on. Kill the process anywhere and make the same campaign again: it goes on where it stopped.
+and is skipped from then on. Kill the process anywhere and make the same campaign again: it resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from loop.report import export
 from loop.report.columns import unit_of
 from loop.report.phases import systems_of
 from loop.report.summary import round_report
-from loop.rungs import Rung, climb, key_of
 from loop.running import InTurn, Runner
 from loop.selection import choose, columns_of, row_of
 from loop.settings import ENGINE, STAGES, CampaignSettings
@@ -60,11 +59,12 @@ from loop.stages import (
 )
 from loop.stopping import stop_reason
 from loop.store import Store
+from loop.tiers import Tier, key_of, run_tier
 from loop.values import Candidate, Evaluation, RoundReport
 
 
 @dataclass(frozen=True)
-class Parts:
+class Components:
     """What a campaign is put together from; `flows.build` chooses the concrete classes."""
 
     generator: Generator
@@ -77,7 +77,7 @@ class Parts:
     screen: Screen | None = None
     rehull: Rehull | None = None
     phases: Callable[[str], list[HullEntry]] | None = None  # known phases of a chemical system such as Li-O, for people
-    rungs: tuple[Rung, ...] = ()  # dearer oracles for the best of each round
+    tiers: tuple[Tier, ...] = ()  # dearer oracles for the best of each round
 
 
 class Campaign:
@@ -85,7 +85,7 @@ class Campaign:
 
     ::
 
-        with Campaign(settings, parts, store, directory) as campaign:
+        with Campaign(settings, components, store, directory) as campaign:
             for step in campaign.steps():
                 print(step.round, step.stage, step.record)
 
@@ -93,7 +93,7 @@ class Campaign:
 
     Args:
         settings: of the loop; on resume they must agree with the recorded ones, but for when to stop.
-        parts: generator, surrogate, acquisition, oracle and what judges candidates before labels.
+        components: generator, surrogate, acquisition, oracle and what judges candidates before labels.
         store: the ledger; may be shared with other campaigns.
         directory: policies, surrogates, pools and results; one campaign per folder.
         progress: called often with (stage, done, total, metrics).
@@ -108,7 +108,7 @@ class Campaign:
     def __init__(
         self,
         settings: CampaignSettings,
-        parts: Parts,
+        components: Components,
         store: Store,
         directory: Path,
         *,
@@ -116,7 +116,7 @@ class Campaign:
         runner: Runner | None = None,
         about: dict[str, Any] | None = None,
     ) -> None:
-        self.parts = parts
+        self.components = components
         self.store = store
         self.directory = Path(directory)
         self.progress: Progress = progress or (lambda *_: None)
@@ -137,7 +137,7 @@ class Campaign:
             raise
         self._policy: int | None = None  # round whose policy the generator holds
         self._fit: int | None = None  # round whose fit the surrogate holds
-        archive.fill(parts.novelty, self.history)
+        archive.fill(components.novelty, self.history)
 
     @property
     def settings(self) -> CampaignSettings:
@@ -220,7 +220,7 @@ class Campaign:
     def label(self, candidates: Sequence[Candidate], oracle: Oracle | None = None) -> list[Evaluation]:
         """Label candidates through the ledger, in order. May be called from several threads with different batches."""
         labelling = Labelling(self.store, self.history.name, self.settings.chunk, self.progress)
-        return labelling.label(candidates, oracle or self.parts.oracle)
+        return labelling.label(candidates, oracle or self.components.oracle)
 
     def _finetune(self, round: int) -> Finetuned:
         """Round 0 keeps the untuned generator: its labels are the baseline that reinforcement has to beat."""
@@ -231,8 +231,8 @@ class Campaign:
             self._hold_fit(round - 1)
             checkpoint = self.directory / "generator" / f"finetune_{round:03d}"
             self._policy = None  # neither the old nor the new one, should this be interrupted
-            reward = self.parts.reward_for(round)
-            rows = self.parts.generator.learn(
+            reward = self.components.reward_for(round)
+            rows = self.components.generator.learn(
                 reward,
                 seed=self.settings.seed_for(round, "finetune"),
                 round=round,
@@ -240,7 +240,7 @@ class Campaign:
                 checkpoint=checkpoint,
             )
             guards = dict(reward.counts)  # in this process: a resumed fine-tuning counts what it saw itself
-        write_folder(self._policy_path(round), self.parts.generator.save)
+        write_folder(self._policy_path(round), self.components.generator.save)
         self._policy = round
         shutil.rmtree(self.directory / "generator" / f"finetune_{round:03d}", ignore_errors=True)
         return Finetuned(tuple(rows), guards)
@@ -249,10 +249,10 @@ class Campaign:
         """Sample a pool; drop invalid, duplicate and known crystals, and count them."""
         self._hold_policy(round)
         seed = self.settings.seed_for(round, "propose")
-        sampled = self.parts.generator.propose(self.settings.pool, seed=seed, round=round)
-        reasons = self.parts.validity([candidate.structure for candidate in sampled])
+        sampled = self.components.generator.propose(self.settings.pool, seed=seed, round=round)
+        reasons = self.components.validity([candidate.structure for candidate in sampled])
         valid = [candidate for candidate, reason in zip(sampled, reasons, strict=True) if reason is None]
-        verdicts = self.parts.novelty.judge([candidate.structure for candidate in valid], [c.id for c in valid])
+        verdicts = self.components.novelty.judge([candidate.structure for candidate in valid], [c.id for c in valid])
         kinds = Counter(verdict.kind for verdict in verdicts)
         wanted = {"new", "known"} if self.settings.allow_known else {"new"}
         pool = [candidate for candidate, verdict in zip(valid, verdicts, strict=True) if verdict.kind in wanted]
@@ -279,12 +279,12 @@ class Campaign:
 
     def _select(self, round: int) -> Selected:
         """Spend the round's budget on a pool, and keep what was predicted for it: the labels judge that."""
-        pool, surrogate = read_candidates(self._pool_path(round)), self.parts.surrogate
+        pool, surrogate = read_candidates(self._pool_path(round)), self.components.surrogate
         trained = round > 0 and bool(pool) and self._hold_fit(round - 1)
-        judges = (self.parts.acquisition, surrogate) if trained else None
+        judges = (self.components.acquisition, surrogate) if trained else None
         arms = choose(pool, self.settings, round, self.settings.budget_of(round, self.history.paid), judges)
         posteriors = surrogate.predict(pool) if trained else None
-        screen = self.parts.screen(pool).tolist() if self.parts.screen and pool else [None] * len(pool)
+        screen = self.components.screen(pool).tolist() if self.components.screen and pool else [None] * len(pool)
         proposed = self.history.record(round, Proposed)
         kinds, matches = proposed.verdicts, proposed.matches or ("",) * len(pool)  # no matches in earlier ledgers
         picks = tuple(
@@ -299,18 +299,18 @@ class Campaign:
     def _label(self, round: int) -> Labelled:
         """Label what is selected and not labelled, then judge the relaxed crystals' novelty."""
         pending = self.pending(round)
-        chunk = max(1, len(pending)) if isinstance(self.parts.oracle, Recorder) else self.settings.chunk
+        chunk = max(1, len(pending)) if isinstance(self.components.oracle, Recorder) else self.settings.chunk
         paid_before = sum(labelled.paid for labelled in self.history.records(Labelled).values())
         self.runner.label(self, round, [pending[at : at + chunk] for at in range(0, len(pending), chunk)])
         self.history.refresh(self.store)
-        rungs = {rung.name: climb(self, round, rung) for rung in self.parts.rungs}
+        tiers = {tier.name: run_tier(self, round, tier) for tier in self.components.tiers}
         evaluations = [self.history.evaluations[pick.candidate_id] for pick in self.history.picks(round)]
         return Labelled(
             statuses=dict(Counter(evaluation.status for evaluation in evaluations)),
             paid=self.history.paid - paid_before,
-            novelty=archive.remember(self.parts.novelty, self.history, round),
+            novelty=archive.remember(self.components.novelty, self.history, round),
             prototypes=archive.prototypes(self.history, round),
-            rungs=rungs,
+            tiers=tiers,
         )
 
     def _retrain(self, round: int) -> Retrained:
@@ -319,12 +319,12 @@ class Campaign:
         self._fit = None
         if not labels:
             return Retrained({}, 0)
-        metrics = self.parts.surrogate.fit(
+        metrics = self.components.surrogate.fit(
             [label.candidate for label in labels],
             [label.first for label in labels],
             picked_at_random=frozenset(label.candidate.id for label in labels if label.pick.arm != ENGINE),
         )
-        write_folder(self._fit_path(round), self.parts.surrogate.save)
+        write_folder(self._fit_path(round), self.components.surrogate.save)
         self._fit = round
         return Retrained({name: float(value) for name, value in metrics.items()}, len(labels))
 
@@ -335,26 +335,26 @@ class Campaign:
         """
         hull: dict[str, HullPoint] = {}
         labels = [label for label in self.history.labels() if label.first.ok and not label.suspect(self.settings)]
-        if self.parts.rehull and labels:
-            judged = self.parts.rehull([label.candidate for label in labels], [label.first for label in labels])
+        if self.components.rehull and labels:
+            judged = self.components.rehull([label.candidate for label in labels], [label.first for label in labels])
             hull = {e.candidate_id: HullPoint(e.value(self.settings.stability), e.decomposition) for e in judged}
         objective = heading(self.settings.objective, unit_of(self.history, self.settings.objective))
         return Reported(round_report(self.history, round, hull), hull, objective, self._known_phases(hull))
 
     def _known_phases(self, hull: dict[str, HullPoint]) -> dict[str, tuple[KnownPhase, ...]]:
         """Reference phases of the chemical systems whose phase diagrams a report draws."""
-        if self.parts.phases is None:
+        if self.components.phases is None:
             return {}
         systems = systems_of(self.history.labels(hull=hull), self.settings)
         return {
-            system: tuple(KnownPhase(entry.formula, entry.energy, entry.id) for entry in self.parts.phases(system))
+            system: tuple(KnownPhase(entry.formula, entry.energy, entry.id) for entry in self.components.phases(system))
             for system in systems
         }
 
     # internals --------------------------------------------------------------------------------------------------------
 
     def _open(self, settings: CampaignSettings, about: dict[str, Any]) -> History:
-        key = key_of(self.parts.oracle)
+        key = key_of(self.components.oracle)
         if settings.name not in self.store.campaigns():
             created = {"settings": settings.to_dict(), "oracle": key.oracle, "oracle_settings": key.settings}
             self.store.append(settings.name, 0, CAMPAIGN, CREATED, {**created, "about": about})
@@ -388,12 +388,12 @@ class Campaign:
 
     def _hold_policy(self, round: int) -> None:
         if self._policy != round:
-            self.parts.generator.load(self._policy_path(round))
+            self.components.generator.load(self._policy_path(round))
             self._policy = round
 
     def _hold_fit(self, round: int) -> bool:
         """Have the surrogate hold the fit of a round; False where no label was usable and so none exists."""
         if self._fit != round and self.history.record(round, Retrained).labels:
-            self.parts.surrogate.load(self._fit_path(round))
+            self.components.surrogate.load(self._fit_path(round))
             self._fit = round
         return self._fit == round

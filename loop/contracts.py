@@ -23,7 +23,7 @@ Screen = Callable[[Sequence[Candidate]], np.ndarray]
 """Cheap energies above the hull of *unrelaxed* candidates: eV/atom, shape (n,), NaN where there is none."""
 
 Rehull = Callable[[Sequence[Candidate], Sequence[Evaluation]], list[Evaluation]]
-"""Judges finished evaluations anew on the hull that holds all of them: same length and order, no oracle call."""
+"""Recomputes energies above the hull that holds all finished evaluations: same length and order, no oracle call."""
 
 
 class CrystalLibrary(Protocol):
@@ -83,7 +83,7 @@ class Generator(Protocol):
 
         A row holds at least ``iteration``, ``reward`` (mean of the batch) and ``kl`` (to the frozen base, nats).
         Where a checkpoint folder is given, the state of the fine-tuning is kept in it as it goes, and a second call
-        with the same arguments on a fresh object goes on from there, to the same end as if it had not been cut off.
+        with the same arguments on a fresh object continues from there, to the same end as if it had not been cut off.
         """
         ...
 
@@ -177,7 +177,7 @@ class Oracle(Protocol):
         ...
 
     def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        """One evaluation a candidate, in order. A failure is an element, never an exception."""
+        """One evaluation per candidate, in order. A failure is an element, never an exception."""
         ...
 
 
@@ -186,5 +186,5 @@ class Recorder(Oracle, Protocol):
     """An oracle that writes each label into the ledger the moment it is computed, wherever that is."""
 
     def record(self, candidates: Sequence[Candidate], store: Store, done: Callable[[int], None]) -> list[Evaluation]:
-        """One evaluation a candidate, in order, each written under the claim of `store`; `done` counts them."""
+        """One evaluation per candidate, in order, each written under the claim of `store`; `done` counts them."""
         ...

@@ -21,16 +21,17 @@ from loop.stages import (
     Prototype,
     Reported,
     Selected,
-    SentUp,
     StageRecord,
     Step,
+    Submitted,
 )
 from loop.store import OracleKey, Store
 from loop.values import NEW, Candidate, Evaluation, Quantity, RoundReport
 
 CAMPAIGN = "campaign"  # stage of the events that belong to no stage
-RANK = "rank"  # who chose for a rung, where no acquisition did; else engine or shadow
-CREATED, SETTINGS, DONE, STOPPED, RUNG = "created", "settings", "done", "stopped", "rung"  # kinds of events
+RANK = "rank"  # who chose for a tier, where no acquisition did; else engine or shadow
+CREATED, SETTINGS, DONE, STOPPED = "created", "settings", "done", "stopped"  # kinds of events
+TIER = "rung"  # and that of what goes up to a tier: the former name, so that all ledgers read alike
 NOT_JUDGED = "not judged"  # labelled in a round whose label stage is not done
 
 
@@ -47,7 +48,7 @@ class Label:
     first: Evaluation  # as the oracle gave it
     novelty_relaxed: str = ""  # verdict on the relaxed crystal
     match_relaxed: str = ""  # what that is a copy of, where it is one
-    rungs: dict[str, Evaluation] = field(default_factory=dict)  # of dearer oracles, by name of the rung
+    tiers: dict[str, Evaluation] = field(default_factory=dict)  # of dearer oracles, by name of the tier
     prototype: str = ""  # of the relaxed crystal, see `loop.prototypes`; empty in ledgers that do not say it
     parent: str = ""  # fcc, bcc or hcp where the crystal is an ordering of that lattice
 
@@ -96,8 +97,8 @@ class Label:
 
 
 @dataclass
-class RungHistory:
-    """What a campaign sent up to one rung, and what came back."""
+class TierHistory:
+    """What a campaign sent up to one tier, and what came back."""
 
     key: OracleKey
     labels: dict[str, str] = field(default_factory=dict)  # candidate id -> id of the crystal that was measured
@@ -105,7 +106,7 @@ class RungHistory:
     rounds: dict[int, list[str]] = field(default_factory=dict)  # candidate ids that were chosen in a round
     arms: dict[str, str] = field(default_factory=dict)  # candidate id -> who chose it: engine, rank or shadow
 
-    def apply(self, round: int, event: SentUp) -> None:
+    def apply(self, round: int, event: Submitted) -> None:
         """Take in one event.
 
         Raises:
@@ -114,7 +115,7 @@ class RungHistory:
         key = OracleKey(event.oracle, event.settings)
         if key != self.key:
             raise StoreError(
-                f"Rung {event.rung!r} of this campaign holds labels of {self.key}, now {key}: labels of two "
+                f"Tier {event.tier!r} of this campaign holds labels of {self.key}, now {key}: labels of two "
                 "oracles do not mix. Give the new ones another name, or start a new campaign."
             )
         self.labels |= event.labels
@@ -136,7 +137,7 @@ class History:
     candidates: dict[str, Candidate]
     evaluations: dict[str, Evaluation]
     paid: int
-    rungs: dict[str, RungHistory] = field(default_factory=dict)  # dearer oracles, by name
+    tiers: dict[str, TierHistory] = field(default_factory=dict)  # dearer oracles, by name
     begun: float = 0.0  # time of the first event, seconds since the epoch
     latest: float = 0.0  # and of the last one when this history was read
     core_hours: float = 0.0  # that the oracles cost; read only where a stop rule asks for it
@@ -172,10 +173,10 @@ class History:
             self.stopped = ""
         elif kind == STOPPED:
             self.stopped = str(payload["reason"])
-        elif kind == RUNG:
-            event = SentUp(**payload)
+        elif kind == TIER:
+            event = Submitted.from_dict(payload)
             key = OracleKey(event.oracle, event.settings)
-            self.rungs.setdefault(event.rung, RungHistory(key)).apply(round, event)
+            self.tiers.setdefault(event.tier, TierHistory(key)).apply(round, event)
 
     def refresh(self, store: Store) -> None:
         """Read the labels of all picks from the ledger."""
@@ -184,10 +185,10 @@ class History:
         self.paid = store.paid(self.name, self.oracle)
         if self.settings.max_core_hours is not None:
             self.core_hours = sum(cost.core_hours for cost in store.costs(self.name))
-        for rung in self.rungs.values():
-            open_ids = {key: value for key, value in rung.labels.items() if key not in rung.evaluations}
-            found = store.evaluations(list(open_ids.values()), rung.key)
-            rung.evaluations |= {key: found[value] for key, value in open_ids.items() if value in found}
+        for tier in self.tiers.values():
+            open_ids = {key: value for key, value in tier.labels.items() if key not in tier.evaluations}
+            found = store.evaluations(list(open_ids.values()), tier.key)
+            tier.evaluations |= {key: found[value] for key, value in open_ids.items() if value in found}
 
     # what happened ----------------------------------------------------------------------------------------------------
 
@@ -240,16 +241,16 @@ class History:
         stage = self.records(Labelled).get(pick.round)
         relaxed = stage.novelty.get(key, Novelty()) if stage else Novelty()
         kind = stage.prototypes.get(key, Prototype()) if stage else Prototype()
-        rungs = {name: rung.evaluations[key] for name, rung in self.rungs.items() if key in rung.evaluations}
-        for name, higher in rungs.items():
-            first = with_rung(first, name, higher)
+        tiers = {name: tier.evaluations[key] for name, tier in self.tiers.items() if key in tier.evaluations}
+        for name, higher in tiers.items():
+            first = with_tier(first, name, higher)
         evaluation = _on_newest_hull(first, judged, self.settings.stability)
         return Label(
-            self.candidates[key], pick, evaluation, first, relaxed.kind, relaxed.match, rungs, kind.name, kind.parent
+            self.candidates[key], pick, evaluation, first, relaxed.kind, relaxed.match, tiers, kind.name, kind.parent
         )
 
     def reports(self) -> list[RoundReport]:
-        """Reports of the finished rounds."""
+        """Reports of the finished rounds, each as written then; `loop.report.summary.reports_now` judges today."""
         return [reported.report for reported in self.records(Reported).values()]
 
     def learning_rows(self) -> list[dict[str, Any]]:
@@ -275,8 +276,8 @@ class History:
         return found[max(found)] if found else None
 
 
-def with_rung(evaluation: Evaluation, name: str, found: Evaluation) -> Evaluation:
-    """An evaluation with the properties that a rung found, under the rung's name."""
+def with_tier(evaluation: Evaluation, name: str, found: Evaluation) -> Evaluation:
+    """An evaluation with the properties that a tier found, under the tier's name."""
     if not found.ok:
         return evaluation
     properties = {f"{name}_{key}": quantity for key, quantity in found.properties.items()}

@@ -1,6 +1,6 @@
 """The known crystals: a table of fingerprints that the project computed, never the crystals themselves.
 
-Made anew by ``python -m loop.known --output FOLDER CSV...`` from CSVs with the columns `material_id`, `cif` and, where
+Made again by ``python -m loop.known --output FOLDER CSV...`` from CSVs with the columns `material_id`, `cif` and, where
 there, `split` and `e_above_hull`.
 """
 
@@ -53,7 +53,7 @@ class KnownCrystals:
 
     @classmethod
     def shipped(cls) -> Self:
-        """The table in the package: Materials Project crystals of at most 52 atoms a cell (CC BY 4.0)."""
+        """The table in the package: Materials Project crystals of at most 52 atoms per cell (CC BY 4.0)."""
         with resources.as_file(resources.files("loop") / "data" / "known_crystals.npz") as path:
             return cls.load(path)
 
@@ -72,7 +72,7 @@ class KnownCrystals:
         if arrays["geometry"].shape != (len(arrays["formula"]), N_GEOMETRY):
             raise InputError(
                 f"The table {path} holds geometries of shape {arrays['geometry'].shape}, expected (n, {N_GEOMETRY}): "
-                "make it anew with `python -m loop.known`."
+                "make it again with `python -m loop.known`."
             )
         return cls(arrays)
 
@@ -172,7 +172,7 @@ def build(paths: list[Path]) -> tuple[KnownCrystals, dict[str, Any]]:
         "train_split_stable": int(sum(flag == TRAIN | STABLE for flag in flags)),
         "symprec_angstrom": list(SYMPRECS),
         "content": "hashes of formula and symmetry, scale-free neighbour counts, volume per atom, id, split flag",
-        "source": "Materials Project (https://materialsproject.org), crystals of at most 52 atoms a cell",
+        "source": "Materials Project (https://materialsproject.org), crystals of at most 52 atoms per cell",
         "licence": "CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/); fingerprints computed by this project",
         "citation": "A. Jain et al., APL Materials 1, 011002 (2013), doi:10.1063/1.4812323",
         "made_by": "python -m loop.known",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from loop.contracts import Oracle, Progress, Recorder
 from loop.errors import StoreError
-from loop.rungs import key_of
 from loop.store import OracleKey, Store
+from loop.tiers import key_of
 from loop.values import Candidate, Evaluation
 
 WAIT_SECONDS = 2.0  # between looks at labels that another process is computing

@@ -64,6 +64,49 @@ def rate_ratio(
     return Interval((a / n) / (b / m) if b else float(middle), float(low), float(high))
 
 
+Strata = Sequence[tuple[tuple[int, int], tuple[int, int]]]
+"""One pair of (hits, labels) per repetition: of ours, and of what it is compared with."""
+
+
+def pooled_ratio(strata: Strata, confidence: float = CONFIDENCE) -> Interval:
+    """Ratio of two hit rates over several campaigns, compared within each (Mantel and Haenszel).
+
+    The interval is Greenland's and Robins' (Biometrics 41, 55 (1985)): of labels drawn independently within campaigns,
+    which says nothing of how campaigns differ. NaN without labels in both arms of some campaign, or without a hit.
+    """
+    counts = np.array([(a, n, b, m) for (a, n), (b, m) in strata if n and m], dtype=float).reshape(-1, 4)
+    a, n, b, m = counts.T
+    ours, theirs = float(np.sum(a * m / (n + m))), float(np.sum(b * n / (n + m)))
+    if ours == 0 or theirs == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    variance = float(np.sum(n * m * (a + b) / (n + m) ** 2 - a * b / (n + m))) / (ours * theirs)
+    return _exponential(math.log(ours / theirs), stats.norm.ppf(0.5 + confidence / 2) * math.sqrt(variance))
+
+
+def paired_ratio(strata: Strata, confidence: float = CONFIDENCE) -> Interval:
+    """Geometric mean over campaigns of the ratio of two hit rates, with Student's interval: campaigns are the sample.
+
+    Half a hit is added to each arm and half a label besides, as an arm of few labels may have no hit (Walter,
+    Biometrika 62, 371 (1975)). NaN for no campaign with labels in both arms, no interval for one.
+    """
+    ratios = [math.log((a + 0.5) / (n + 0.5)) - math.log((b + 0.5) / (m + 0.5)) for (a, n), (b, m) in strata if n and m]
+    found = student_mean(ratios, confidence)
+    return Interval(*(math.exp(value) for value in (found.value, found.low, found.high)))
+
+
+def student_mean(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+    """Mean with Student's interval; NaN for no values, no interval for one."""
+    data = np.asarray(values, dtype=float)
+    if len(data) < 2 or np.ptp(data) == 0:
+        return Interval(float(data.mean()) if len(data) else math.nan, math.nan, math.nan)
+    low, high = stats.ttest_1samp(data, 0.0).confidence_interval(confidence)
+    return Interval(float(data.mean()), float(low), float(high))
+
+
+def _exponential(logarithm: float, half: float) -> Interval:
+    return Interval(math.exp(logarithm), math.exp(logarithm - half), math.exp(logarithm + half))
+
+
 def bootstrap_mean(values: Sequence[float], *, seed: int = 0, confidence: float = CONFIDENCE) -> Interval:
     """Mean with its percentile bootstrap interval; NaN for no values, a point for one."""
     data = np.asarray(values, dtype=float)

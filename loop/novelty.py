@@ -107,7 +107,7 @@ class NoveltyIndex:
         Args:
             structures: ordered crystals.
             ids: of the crystals, named in verdicts on later ones.
-            quick: by fingerprint alone, some 2 ms each, as a reward wants it.
+            quick: by fingerprint alone, some 2 ms each, as a reward needs it.
         """
         batch: dict[int, list[_Seen]] = defaultdict(list)
         verdicts = []

@@ -39,7 +39,7 @@ class OracleKind:
         measures: names of the properties that labels hold under given options; see `loop.properties` for units.
         options: frozen dataclass of its settings, which a user gives as ``oracle.options``.
         parallel: `build` can be pickled, and evaluations may be spread over processes that each build the oracle.
-        labels: False for what only hands crystals to people (`loop.rungs.HandOff`).
+        labels: False for what only hands crystals to people (`loop.tiers.HandOff`).
     """
 
     build: Callable[[Any], Any]

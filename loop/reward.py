@@ -140,7 +140,7 @@ class RewardConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         if not self.terms:
-            raise ConfigError("a reward wants at least one term.")
+            raise ConfigError("a reward needs at least one term.")
         for name in ("known_factor", "duplicate_factor", "repeat_factor"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
@@ -153,7 +153,7 @@ class RewardConfig:
 
 
 @dataclass(frozen=True)
-class Judges:
+class RewardInputs:
     """What a reward asks."""
 
     validity: Validity
@@ -169,12 +169,12 @@ class PropertyReward:
         ConfigError: a term asks for a judge that is not there.
     """
 
-    def __init__(self, config: RewardConfig, judges: Judges) -> None:
+    def __init__(self, config: RewardConfig, inputs: RewardInputs) -> None:
         self.config = config
-        self.judges = judges
+        self.inputs = inputs
         self.counts: Counter[str] = Counter()  # how often each guard bit, over the life of this object
         self.failures: Counter[str] = Counter()  # crystals refused as invalid, by the rule that they broke
-        sources = [(term, _source(term, config, judges)) for term in config.terms]
+        sources = [(term, _source(term, config, inputs)) for term in config.terms]
         self._active = [(term, source) for term, source in sources if source is not None]
 
     def __call__(self, candidates: Sequence[Candidate | None]) -> tuple[np.ndarray, list[dict[str, float]]]:
@@ -196,7 +196,7 @@ class PropertyReward:
 
     def _drop_invalid(self, batch: _Batch) -> None:
         here = batch.alive()
-        reasons = self.judges.validity(batch.structures(here))
+        reasons = self.inputs.validity(batch.structures(here))
         self.failures.update(reason for reason in reasons if reason is not None)
         self.failures["no-crystal"] += len(batch.candidates) - len(here)
         batch.refuse("invalid", here[np.array([reason is not None for reason in reasons], dtype=bool)])
@@ -237,10 +237,10 @@ class PropertyReward:
                 batch.scale("repeated", index, self.config.repeat_factor)
 
     def _favour_new(self, batch: _Batch) -> None:
-        if self.judges.novelty is None:
+        if self.inputs.novelty is None:
             return
         here = batch.alive()
-        verdicts = self.judges.novelty.judge(batch.structures(here), [str(index) for index in here], quick=True)
+        verdicts = self.inputs.novelty.judge(batch.structures(here), [str(index) for index in here], quick=True)
         factors = {KNOWN: self.config.known_factor, DUPLICATE: self.config.duplicate_factor}
         for index, verdict in zip(here, verdicts, strict=True):
             batch.components[index] |= {"known": float(verdict.kind == KNOWN), "replay": float(verdict.in_training)}
@@ -311,8 +311,8 @@ class _Batch:
         return [row | flag for row, flag in zip(self.components, flags, strict=True)]
 
 
-def _source(term: Term, config: RewardConfig, judges: Judges) -> RewardSource | None:
+def _source(term: Term, config: RewardConfig, inputs: RewardInputs) -> RewardSource | None:
     """Who says the value of a term; None while it has nothing to say."""
     kind = REWARDS.get(term.source)
     with REWARDS.blaming(term.source):
-        return kind.build(RewardRequest(term, REWARDS.options(term.source, term.options), config, judges))
+        return kind.build(RewardRequest(term, REWARDS.options(term.source, term.options), config, inputs))

@@ -1,4 +1,4 @@
-"""Who says the value that a reward term judges: the potential's hull, the surrogate, the elements, or a package's own.
+"""Who says the value that a reward term inputs: the potential's hull, the surrogate, the elements, or a package's own.
 
 An entry point of ``discovery_loop.rewards`` leads to a `RewardKind`, or to its `build` alone.
 """
@@ -19,7 +19,7 @@ from loop.values import Candidate, Prediction
 
 if TYPE_CHECKING:
     from loop.contracts import Surrogate
-    from loop.reward import Judges, RewardConfig, Term
+    from loop.reward import RewardConfig, RewardInputs, Term
     from loop.screening import HullScreen
 
 E_ABOVE_HULL, SCARCITY = "e_above_hull", "scarcity"
@@ -64,13 +64,13 @@ class RewardRequest:
         term: that it serves.
         options: instance of the kind's options.
         config: of the whole reward.
-        judges: potential with its hull, surrogate, novelty and validity of the campaign.
+        inputs: potential with its hull, surrogate, novelty and validity of the campaign.
     """
 
     term: Term
     options: Any
     config: RewardConfig
-    judges: Judges
+    inputs: RewardInputs
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,9 @@ class HullSource:
 
 def hull_source(request: RewardRequest) -> RewardSource:
     """Raises ConfigError where there is no potential with a hull."""
-    if request.judges.hull is None:
+    if request.inputs.hull is None:
         raise ConfigError("a reward term of source 'hull' needs a potential and a hull.")
-    return HullSource(request.judges.hull, request.config)
+    return HullSource(request.inputs.hull, request.config)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,7 @@ class SurrogateSource:
 
 def surrogate_source(request: RewardRequest) -> RewardSource | None:
     """None while there are no labels to predict from."""
-    surrogate = request.judges.surrogate
+    surrogate = request.inputs.surrogate
     return None if surrogate is None else SurrogateSource(surrogate, request.term.factors)
 
 

@@ -61,7 +61,7 @@ def _diverse(
 ) -> list[int]:
     """What the acquisition wants, but of no prototype more than a share; where nothing else is left, more of it.
 
-    A prototype that has its share gives its places to what the acquisition wants next.
+    A prototype that has its share gives its places to what the acquisition ranks next.
     """
     acquisition, surrogate = judges
     most, counts = max(1, math.floor(share * n)), Counter[str]()

@@ -86,7 +86,7 @@ class CampaignSettings:
     max_hours: float | None = None
     """Stop before the round that would begin after this many hours of work."""
     max_core_hours: float | None = None
-    """Stop before the round that would begin after the oracles of all rungs have cost this many core-hours."""
+    """Stop before the round that would begin after the oracles of all tiers have cost this many core-hours."""
     patience: int | None = None
     """Stop after this many rounds without a new stable crystal or a better objective."""
     stop_below: dict[str, float] = field(default_factory=lambda: {"validity": 0.05, "uniqueness": 0.05})
@@ -165,7 +165,7 @@ class CampaignSettings:
             raise ConfigError(f"Settings of a campaign cannot be read: {error}.") from error
 
     def check_resumes(self, earlier: CampaignSettings) -> None:
-        """Refuse to go on under settings that make it another campaign.
+        """Refuse to continue under settings that make it another campaign.
 
         Raises:
             ConfigError: names what differs.

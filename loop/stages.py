@@ -6,6 +6,7 @@ added later have a default, so that ledgers of earlier versions open.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any, ClassVar, NamedTuple, Self
@@ -113,7 +114,7 @@ class Labelled:
     paid: int  # oracle calls of this campaign; labels of another one that shares the ledger are free
     novelty: dict[str, Novelty] = field(default_factory=dict)  # by candidate id
     prototypes: dict[str, Prototype] = field(default_factory=dict)  # by candidate id
-    rungs: dict[str, int] = field(default_factory=dict)  # how many went on to each dearer oracle
+    tiers: dict[str, int] = field(default_factory=dict)  # how many went on to each dearer oracle
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class Step:
         payload = {**asdict(self.record), "seconds": self.seconds}
         for pick in payload.get("picks", ()):
             del pick["round"]
-        return payload
+        return payload | ({"rungs": payload.pop("tiers")} if "tiers" in payload else {})
 
     @classmethod
     def from_dict(cls, round: int, stage: str, payload: dict[str, Any]) -> Self:
@@ -168,6 +169,7 @@ class Step:
         from pydantic import ValidationError
 
         payload = _with_accepted(payload)
+        payload = payload | ({"tiers": payload["rungs"]} if "rungs" in payload else {})
         if "picks" in payload:
             payload = payload | {"picks": [{**pick, "round": round} for pick in payload["picks"]]}
         try:
@@ -181,10 +183,10 @@ class Step:
 
 
 @dataclass(frozen=True)
-class SentUp:
+class Submitted:
     """Who was sent to a dearer oracle, or came back from people: an event of its own, before the label stage ends."""
 
-    rung: str
+    tier: str
     oracle: str  # name@version
     settings: str  # hash of everything that changes the result
     labels: dict[str, str]  # candidate id -> id of the crystal that is measured
@@ -192,8 +194,14 @@ class SentUp:
     arms: dict[str, str] = field(default_factory=dict)  # candidate id -> who picked it; none in earlier ledgers
 
     def to_dict(self) -> dict[str, Any]:
-        """Payload of the ledger's event."""
-        return asdict(self)
+        """Payload of the ledger's event, whose keys are those of the first version: a tier was called a rung."""
+        payload = asdict(self)
+        return {"rung": payload.pop("tier"), **payload}
+
+    @classmethod
+    def from_dict(cls, payload: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`."""
+        return cls(**{"tier" if key == "rung" else key: value for key, value in payload.items()})
 
 
 def timed(record: StageRecord, seconds: float) -> StageRecord:

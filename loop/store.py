@@ -54,7 +54,7 @@ class OracleKey:
 
 
 @dataclass(frozen=True)
-class RungCost:
+class OracleCost:
     """What a campaign paid to one oracle."""
 
     oracle: str
@@ -257,24 +257,24 @@ class Store:
         with self._read() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def costs(self, campaign: str) -> list[RungCost]:
+    def costs(self, campaign: str) -> list[OracleCost]:
         """What a campaign paid, oracle by oracle; an evaluation's seconds count on each of its cores."""
         table = db.EVALUATIONS.c
         query = sa.select(table.value).where(table.campaign == campaign, table.value.is_not(None))
         with self._read() as connection:
             paid = [Evaluation.from_dict(self._json(value)) for value in connection.execute(query).scalars()]
-        rungs: dict[str, list[Evaluation]] = {}
+        tiers: dict[str, list[Evaluation]] = {}
         for evaluation in paid:
-            rungs.setdefault(evaluation.oracle, []).append(evaluation)
+            tiers.setdefault(evaluation.oracle, []).append(evaluation)
         return [
-            RungCost(
+            OracleCost(
                 oracle=oracle,
                 labels=len(labels),
                 usable=sum(label.ok for label in labels),
                 seconds=sum(label.cost.seconds for label in labels),
                 core_hours=sum(label.cost.seconds * label.cost.cores for label in labels) / 3600,
             )
-            for oracle, labels in sorted(rungs.items())
+            for oracle, labels in sorted(tiers.items())
         ]
 
     # internals --------------------------------------------------------------------------------------------------------

@@ -205,7 +205,7 @@ class Prediction:
         shape = (len(self.mean), len(self.names))
         if self.mean.shape != shape or self.std.shape != shape or len(self.units) != len(self.names):
             raise ValueError(
-                f"Prediction wants mean and std of shape (n, {len(self.names)}) for {self.names=} and as many units, "
+                f"Prediction needs mean and std of shape (n, {len(self.names)}) for {self.names=} and as many units, "
                 f"got {self.mean.shape=}, {self.std.shape=}, {self.units=}"
             )
 

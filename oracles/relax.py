@@ -223,7 +223,7 @@ class _Run:
             self._end(kind, f"after {self.steps} steps {point.status}: {point.message}")
 
     def _end(self, kind: str, message: str) -> None:
-        """End as no crystal, or begin anew with the other optimiser: steps and seconds go on counting."""
+        """End as no crystal, or start over with the other optimiser: steps and seconds are counted on."""
         if self.config.retry in (None, self._kind) or self.seconds > self.config.time_limit:
             text = "; ".join(filter(None, (self._first_try, message)))
             self.result = Relaxed(failed(kind), steps=self.steps, seconds=self.seconds, message=text)

@@ -146,7 +146,7 @@ class PoolPosterior:
     """What a strategy sees of a pool: the posterior of each candidate, and what the labels reached."""
 
     surrogate: JointSurrogate
-    wish: BoundObjectives
+    goals: BoundObjectives
     mean: np.ndarray  # (n, m), model scale
     std: np.ndarray  # (n, m)
     labels: np.ndarray  # (n labels with every property measured, m), model scale
@@ -157,25 +157,25 @@ class PoolPosterior:
         """Predict the pool."""
         joint = surrogate if isinstance(surrogate, JointSurrogate) else IndependentSurrogate(surrogate)
         mean, std = joint.marginal(candidates)
-        wish = bind(config.objectives, config.constraints, joint.properties)
+        goals = bind(config.objectives, config.constraints, joint.properties)
         labels = [prop.to_scale(joint.labels[:, j]) for j, prop in enumerate(joint.properties)]
         table = np.column_stack(labels)
-        needed = sorted({item[0] for item in (*wish.objectives, *wish.constraints)})
+        needed = sorted({item[0] for item in (*goals.objectives, *goals.constraints)})
         table = table[np.isfinite(table[:, needed]).all(axis=1)]
-        return cls(joint, wish, mean, std, table, config.incumbent)
+        return cls(joint, goals, mean, std, table, config.incumbent)
 
     def log_feasible(self) -> np.ndarray:
         """Log-probability (n,) of keeping the constraints."""
-        return self.wish.log_feasible(self.mean, self.std)
+        return self.goals.log_feasible(self.mean, self.std)
 
     def reached(self) -> np.ndarray:
         """Labels (n, m) that keep the constraints."""
-        result: np.ndarray = self.labels[self.wish.kept(self.labels)]
+        result: np.ndarray = self.labels[self.goals.kept(self.labels)]
         return result
 
     def scalar(self, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation (n,) of the weighted sum of standardised utilities."""
-        mean, std = self.wish.moments(self.mean, self.std)
+        mean, std = self.goals.moments(self.mean, self.std)
         factor = self._factor(weights)
         return mean @ factor, np.sqrt(std**2 @ factor**2)
 
@@ -188,14 +188,14 @@ class PoolPosterior:
         """Scalar utility of the incumbent among labels that keep the constraints; below the pool if there is none."""
         reached = self.reached()
         if len(reached):
-            utilities = np.sort(self.wish.values(reached) @ self._factor(weights))
+            utilities = np.sort(self.goals.values(reached) @ self._factor(weights))
             return float(utilities[-min(self.incumbent, len(utilities))])
         mean, std = self.scalar(weights)
         return float((mean - 3 * std).min())
 
     def _factor(self, weights: np.ndarray | None) -> np.ndarray:
         labelled = len(self.labels) > 1
-        utilities = self.wish.values(self.labels) if labelled else self.wish.moments(self.mean, self.std)[0]
+        utilities = self.goals.values(self.labels) if labelled else self.goals.moments(self.mean, self.std)[0]
         spread = utilities.std(axis=0)
         return (np.ones(len(spread)) if weights is None else weights) / np.where(spread > 0, spread, 1.0)
 
@@ -207,7 +207,7 @@ class PoolPosterior:
 
     def screened(self, n: int) -> np.ndarray:
         """Indices of about n promising candidates: the best by `log_improvement` over a fan of weights, in turn."""
-        count = len(self.wish.objectives)
+        count = len(self.goals.objectives)
         fan = np.vstack([np.ones(count), np.eye(count)]) if count > 1 else np.ones((1, 1))
         orders = np.stack([np.argsort(-self.log_improvement(weights), kind="stable") for weights in fan], axis=1)
         _, first = np.unique(orders.ravel(), return_index=True)
@@ -246,7 +246,7 @@ def _probability(view: PoolPosterior, _: Sequence[Candidate], k: int, __: Acquis
 
 
 def _ucb(view: PoolPosterior, candidates: Sequence[Candidate], k: int, config: AcquisitionConfig, _: int) -> list[int]:
-    """GP-BUCB (Desautels et al., JMLR 15, 4053 (2014)): choose one, shrink the variances as if it were labelled, go on.
+    """GP-BUCB (Desautels et al., JMLR 15, 4053 (2014)): choose one, shrink variances as if it were labelled, repeat.
 
     The covariance after a label does not depend on its value, so what is shrunk is exact.
     """
@@ -281,8 +281,8 @@ def _thompson(
     for _ in range(min(k, len(rows))):
         noise = rng.standard_normal(joint.mean.shape)
         values = joint.mean + np.column_stack([factor @ z for factor, z in zip(factors, noise.T, strict=True)])
-        score = view.weigh(view.wish.values(values))
-        score = np.where(view.wish.kept(values), score, score.min() - 1.0)
+        score = view.weigh(view.goals.values(values))
+        score = np.where(view.goals.kept(values), score, score.min() - 1.0)
         score[chosen] = -np.inf
         chosen.append(int(np.argmax(score)))
     return [int(rows[i]) for i in chosen]
@@ -296,7 +296,7 @@ def _batch(name: str) -> Strategy:
 
         rows = view.screened(max(config.screen, k))
         joint = view.surrogate.joint([candidates[i] for i in rows])
-        request = batch.Request(joint, view.wish, view.reached(), view.incumbent, k, samples=config.samples, seed=seed)
+        request = batch.Request(joint, view.goals, view.reached(), view.incumbent, k, samples=config.samples, seed=seed)
         chosen = getattr(batch, name)(request)
         return [int(rows[i]) for i in chosen]
 

@@ -84,7 +84,7 @@ class Request:
 
     Attributes:
         joint: posterior of the candidates.
-        wish: objectives (standardised; summed by `qlogei`) and constraints.
+        goals: objectives (standardised; summed by `qlogei`) and constraints.
         reached: labels (n, m) on the model scale that keep the constraints.
         incumbent: rank of the label that counts as reached, for `qlogei`.
         k: how many to choose.
@@ -93,7 +93,7 @@ class Request:
     """
 
     joint: JointPrediction
-    wish: BoundObjectives
+    goals: BoundObjectives
     reached: np.ndarray
     incumbent: int
     k: int
@@ -103,15 +103,15 @@ class Request:
 
 def qlogei(request: Request) -> list[int]:
     """Batch log expected improvement with constraints (Ament et al., arXiv 2310.20708), greedily one by one."""
-    joint, wish, reached = request.joint, request.wish, request.reached
-    utilities = _utilities(wish)
-    centre, spread = _standardisation(joint, wish)
+    joint, goals, reached = request.joint, request.goals, request.reached
+    utilities = _utilities(goals)
+    centre, spread = _standardisation(joint, goals)
 
     def objective(Y: Tensor, X: Tensor | None = None) -> Tensor:  # noqa: ARG001
         return ((utilities(Y) - centre) / spread).sum(-1)
 
     # Without a feasible label any feasible crystal is an improvement: three deviations below the pool's mean.
-    best = -3.0 * len(wish.objectives)
+    best = -3.0 * len(goals.objectives)
     if len(reached):
         best = objective(torch.as_tensor(reached)).topk(min(request.incumbent, len(reached))).values[-1].item()
     acquisition = qLogExpectedImprovement(
@@ -119,7 +119,7 @@ def qlogei(request: Request) -> list[int]:
         best_f=best,
         sampler=SobolQMCNormalSampler(torch.Size([request.samples]), seed=request.seed),
         objective=GenericMCObjective(objective),
-        constraints=_constraints(wish, joint),
+        constraints=_constraints(goals, joint),
     )
     return _optimise(acquisition, len(joint.mean), request.k)
 
@@ -130,11 +130,11 @@ def qlognehvi(request: Request) -> list[int]:
     Daulton et al., arXiv 2105.08195, in the logarithmic form of Ament et al. The reference point is BoTorch's: a tenth
     of the front's range below its worst values. One objective alone is `qlogei`'s.
     """
-    joint, wish, reached = request.joint, request.wish, request.reached
-    if len(wish.objectives) == 1:
+    joint, goals, reached = request.joint, request.goals, request.reached
+    if len(goals.objectives) == 1:
         return qlogei(request)
-    utilities = _utilities(wish)
-    centre, spread = _standardisation(joint, wish)
+    utilities = _utilities(goals)
+    centre, spread = _standardisation(joint, goals)
 
     def objective(Y: Tensor, X: Tensor | None = None) -> Tensor:  # noqa: ARG001
         return (utilities(Y) - centre) / spread
@@ -144,7 +144,7 @@ def qlognehvi(request: Request) -> list[int]:
         values = objective(torch.as_tensor(front))
         reference = infer_reference_point(values)
     else:  # nothing to improve on yet: everything better than poor counts
-        front, reference = joint.mean[:0], torch.full((len(wish.objectives),), -3.0, dtype=torch.float64)
+        front, reference = joint.mean[:0], torch.full((len(goals.objectives),), -3.0, dtype=torch.float64)
     model, baseline = _with_labels(joint, front)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of jitter on the rows of known labels
@@ -154,7 +154,7 @@ def qlognehvi(request: Request) -> list[int]:
             X_baseline=baseline,
             sampler=SobolQMCNormalSampler(torch.Size([request.samples]), seed=request.seed),
             objective=GenericMCMultiOutputObjective(objective),
-            constraints=_constraints(wish, joint),
+            constraints=_constraints(goals, joint),
             prune_baseline=False,
             cache_root=False,
         )
@@ -167,12 +167,12 @@ def _optimise(acquisition: Any, n: int, k: int) -> list[int]:
     return [int(i) for i in chosen.squeeze(-1).tolist()]
 
 
-def _utilities(wish: BoundObjectives) -> Callable[[Tensor], Tensor]:
+def _utilities(goals: BoundObjectives) -> Callable[[Tensor], Tensor]:
     """`BoundObjectives.values` in torch: `... x m` to `... x objectives`."""
 
     def utilities(Y: Tensor) -> Tensor:
         columns = []
-        for column, objective, target in wish.objectives:
+        for column, objective, target in goals.objectives:
             value = Y[..., column]
             columns.append({"maximise": value, "minimise": -value, "target": -(value - target).abs()}[objective.goal])
         return torch.stack(columns, dim=-1)
@@ -180,19 +180,19 @@ def _utilities(wish: BoundObjectives) -> Callable[[Tensor], Tensor]:
     return utilities
 
 
-def _standardisation(joint: JointPrediction, wish: BoundObjectives) -> tuple[Tensor, Tensor]:
+def _standardisation(joint: JointPrediction, goals: BoundObjectives) -> tuple[Tensor, Tensor]:
     """Centre and spread of each utility over the candidates, their uncertainty included."""
     std = np.sqrt(np.diagonal(joint.covariance, axis1=1, axis2=2).T)
-    mean, std = wish.moments(joint.mean, std)
+    mean, std = goals.moments(joint.mean, std)
     spread = np.sqrt(mean.var(axis=0) + (std**2).mean(axis=0))
     return torch.as_tensor(mean.mean(axis=0)), torch.as_tensor(np.where(spread > 0, spread, 1.0))
 
 
-def _constraints(wish: BoundObjectives, joint: JointPrediction) -> list[Callable[[Tensor], Tensor]] | None:
+def _constraints(goals: BoundObjectives, joint: JointPrediction) -> list[Callable[[Tensor], Tensor]] | None:
     """Feasible where negative; in units of the mean standard deviation, so that BoTorch's smoothing is a small one."""
     std = np.sqrt(np.diagonal(joint.covariance, axis1=1, axis2=2).mean(axis=1))
     made: list[Callable[[Tensor], Tensor]] = [
-        partial(_excess, column=c, scale=sign / float(std[c]), bound=bound) for c, sign, bound in wish.constraints
+        partial(_excess, column=c, scale=sign / float(std[c]), bound=bound) for c, sign, bound in goals.constraints
     ]
     return made or None
 

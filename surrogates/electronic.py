@@ -105,7 +105,7 @@ def _mean_over(values: np.ndarray, weights: np.ndarray, chosen: np.ndarray) -> f
 
 
 def oxidation_states(amounts: Mapping[int, float]) -> np.ndarray:
-    """Oxidation states, one an element, nearest to neutrality; anions are the more electronegative.
+    """Oxidation states, one per element, nearest to neutrality; anions are the more electronegative.
 
     Args:
         amounts: atoms by atomic number.

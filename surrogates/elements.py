@@ -1,7 +1,7 @@
 """Table of elemental properties and its statistics over compositions, after Magpie.
 
 Data: pymatgen's periodic table. The choice of properties and statistics follows Ward et al., npj Comput. Mater. 2,
-16028 (2016), doi 10.1038/npjcompumats.2016.28 (its reference implementation, matminer, wants an older pandas).
+16028 (2016), doi 10.1038/npjcompumats.2016.28 (its reference implementation, matminer, needs an older pandas).
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ class Forest:
         self._forest.fit(_single(Z), t)
         mean, variance = self._unseen(Z, t, blocks)
         self._noise = max(float(((t - mean) ** 2 - variance).mean()), (FLOOR * scale) ** 2)
-        self.left_out: Posterior = mean, np.sqrt(variance + self._noise)
+        self.held_out: Posterior = mean, np.sqrt(variance + self._noise)
 
     def predict(self, Z: np.ndarray) -> Posterior:
         """Mean and standard deviation of new labels (noise included), shape (n,) each."""
@@ -72,7 +72,7 @@ class Forest:
 class StackedModel:
     """A Gaussian process and a random forest, stacked; used like `surrogates.exact.ExactGP`.
 
-    Each posterior counts by its precision, and the forest's as much as labels left out want it to (stacking: Yao et
+    Each posterior counts by its precision, and the forest's as much as labels left out favour (stacking: Yao et
     al., Bayesian Anal. 13, 917 (2018)).
 
     Args:
@@ -81,12 +81,12 @@ class StackedModel:
         t: the labels, shape (n,).
         offset: known part of each, shape (n,).
         blocks: a key for each label, shape (n,); equal keys are left out together.
-        left_out: what the process predicts for each label without those of its block.
+        held_out: what the process predicts for each label without those of its block.
         seed: of the forest.
 
     Attributes:
         weight: of the forest, 0 to 1.
-        left_out: what both predict for each label without those of its block, shape (n,) each.
+        held_out: what both predict for each label without those of its block, shape (n,) each.
     """
 
     def __init__(
@@ -97,17 +97,17 @@ class StackedModel:
         offset: np.ndarray,
         *,
         blocks: np.ndarray,
-        left_out: Posterior,
+        held_out: Posterior,
         seed: int,
     ) -> None:
         self._gp = gp
         self._forest = Forest(Z, t - offset, blocks, gp.scale, seed)
         posteriors = {
-            weight: log_opinion_pool(left_out, _above(self._forest.left_out, offset), weight) for weight in WEIGHTS
+            weight: log_opinion_pool(held_out, _above(self._forest.held_out, offset), weight) for weight in WEIGHTS
         }
         scores = {w: log_score(t, posterior) + PRIOR * np.log(w * (1 - w)) for w, posterior in posteriors.items()}
         self.weight = max(WEIGHTS, key=scores.__getitem__)
-        self.left_out = posteriors[self.weight]
+        self.held_out = posteriors[self.weight]
 
     def predict(self, Z: np.ndarray, offset: np.ndarray) -> Posterior:
         """Mean and standard deviation of new labels (noise included), shape (n,) each."""

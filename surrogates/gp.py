@@ -76,8 +76,8 @@ class GPSurrogate:
         mean, std = np.full((2, *table.Y.shape), np.nan)
         for j, prop in enumerate(self.properties):
             rows, model = np.flatnonzero(np.isfinite(prop.to_scale(table.Y[:, j]))), self._models[prop.name]
-            if model.left_out is not None:
-                mean[rows, j], std[rows, j] = model.left_out
+            if model.held_out is not None:
+                mean[rows, j], std[rows, j] = model.held_out
                 std[rows, j] *= model.calibrator.widths(self._offset(prop, table.X[rows]))
         return mean, std
 

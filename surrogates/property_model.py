@@ -55,7 +55,7 @@ class PropertyModel:
         process: the Gaussian process, or the process and a forest stacked.
         hyperparameters: of the process.
         calibrator: factors on standard deviations.
-        left_out: prediction of each label without those of its block, not calibrated; None below three labels.
+        held_out: prediction of each label without those of its block, not calibrated; None below three labels.
         metrics: of the fit: ``fit_failed``, ``forest``, ``factor`` and, left out by block, ``cv_<metric>``.
     """
 
@@ -63,7 +63,7 @@ class PropertyModel:
     process: ExactGP | StackedModel
     hyperparameters: Hyperparameters
     calibrator: Calibrator
-    left_out: Posterior | None = None
+    held_out: Posterior | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -97,22 +97,22 @@ class PropertyModel:
             fitted = gp.fit(np.sort(subset), config.maxiter)
         process: ExactGP | StackedModel = gp
         metrics = {"fit_failed": float(not fitted)}
-        left_out = gp.leave_one_block_out(labels.blocks) if len(labels) >= 3 else None
-        if left_out is not None and config.forest and len(labels) >= MIN_FIT:
+        held_out = gp.leave_one_block_out(labels.blocks) if len(labels) >= 3 else None
+        if held_out is not None and config.forest and len(labels) >= MIN_FIT:
             process = StackedModel(
-                gp, labels.Z, labels.t, labels.offset, blocks=labels.blocks, left_out=left_out, seed=config.seed
+                gp, labels.Z, labels.t, labels.offset, blocks=labels.blocks, held_out=held_out, seed=config.seed
             )
-            left_out = process.left_out
+            held_out = process.held_out
             metrics["forest"] = process.weight
         calibrator = Calibrator.none()
-        if left_out is not None:
-            mean, std = left_out
+        if held_out is not None:
+            mean, std = held_out
             if config.calibrate:
                 calibrator = Calibrator.fit(labels.offset, labels.t, mean, std, weights(gp))
             cross = metrics_of(prop, labels.y, mean, std * calibrator.widths(labels.offset))
             metrics |= {f"cv_{name}": value for name, value in cross.items()}
         metrics["factor"] = calibrator.factor
-        return cls(prop, process, gp.hyperparameters(), calibrator, left_out, metrics)
+        return cls(prop, process, gp.hyperparameters(), calibrator, held_out, metrics)
 
     def predict(self, Z: np.ndarray, offset: np.ndarray) -> Posterior:
         """Mean and calibrated standard deviation, shape (n,) each."""

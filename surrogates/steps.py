@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MIN_FIT = 8  # measured steps from which hyperparameters are fitted; below they stay at their priors' centres
 MIN_SEEN = 4  # measured steps of a campaign; before, rank decides
-STABILITY_ERROR = 0.03  # eV/atom: of a distance from the hull by a potential, against the dearer rung's
+STABILITY_ERROR = 0.03  # eV/atom: of a distance from the hull by a potential, against the dearer tier's
 MAXITER = 50  # L-BFGS steps of that fit
 STEP = 0.5  # prior standard deviation of a step, over that of the property itself
 COST_SLOPE = 2.0  # prior exponent of a cost in the size of a crystal: between a potential's and that of DFT
@@ -109,7 +109,7 @@ class StepModel:
         return mean, std * self._factor
 
 
-def climbers(
+def selected_for_tier(
     steps: Steps,
     groups: dict[str, np.ndarray],
     prop: Property,
@@ -119,7 +119,7 @@ def climbers(
     by_cost: bool = True,
     rows: np.ndarray | None = None,
 ) -> list[int]:
-    """Rows of the k crystals to measure next, best first; each is believed to come out as expected for the next.
+    """Rows of the k crystals to measure next, best first; each is assumed to come out as expected for the next.
 
     Args:
         steps: all crystals; those with a finite `cost` were measured, whatever came out.
@@ -130,17 +130,17 @@ def climbers(
         by_cost: divide by the expected cost.
         rows: those that may be chosen; None: all that were not measured.
     """
-    wish = bind([objective], [], [prop])
+    goals = bind([objective], [], [prop])
     model = StepModel(steps, groups, prop)
     open_ = np.flatnonzero(np.isnan(steps.cost)) if rows is None else np.asarray(rows)
     expense = np.log(costs(steps)) if by_cost else np.zeros(len(steps.low))
     chosen: list[int] = []
     for turn in range(min(k, len(open_))):
         mean, std = model.predict(steps.high, fit=turn == 0)
-        value, spread = wish.moments(mean[:, None], std[:, None])
+        value, spread = goals.moments(mean[:, None], std[:, None])
         # what was measured counts by how likely it is of use: an unstable record is none to beat
         good = np.isfinite(steps.high) & (steps.useful >= 0.5)
-        reached = wish.values(prop.to_scale(steps.high[good])[:, None])
+        reached = goals.values(prop.to_scale(steps.high[good])[:, None])
         best = float(reached.max()) if good.any() else float((value - spread).min())
         score = log_expected_improvement(value[:, 0], spread[:, 0], best) - expense
         score = score + np.log(np.maximum(steps.useful, NO_USE))
@@ -175,7 +175,7 @@ def probability_at_most(values: np.ndarray, bound: float, error: float | np.ndar
 
 
 class StepAcquisition:
-    """Implements `loop.rungs.Climbers`: which labelled crystals of a campaign go to a rung.
+    """Implements `loop.tiers.TierSelection`: which labelled crystals of a campaign go to a tier.
 
     Args:
         extractor: features of candidates.
@@ -190,49 +190,49 @@ class StepAcquisition:
         self._properties = {prop.name: prop for prop in properties}
 
     def __call__(
-        self, seen: Sequence[Label], open: Sequence[Label], settings: CampaignSettings, rung: str, k: int
+        self, seen: Sequence[Label], open: Sequence[Label], settings: CampaignSettings, tier: str, k: int
     ) -> list[int] | None:
         """Indices into `open`, best first; None where there is too little to go by, and rank has to decide.
 
         Args:
-            seen: crystals that the rung was asked about.
+            seen: crystals that the tier was asked about.
             open: crystals that it may be asked about.
             settings: of the campaign.
-            rung: its name.
+            tier: its name.
             k: how many.
         """
-        goal = next((goal for goal in settings.goals if goal.name.startswith(f"{rung}_")), None)
+        goal = next((goal for goal in settings.goals if goal.name.startswith(f"{tier}_")), None)
         prop = None if goal is None else self._properties.get(goal.name) or default_property(goal.name)
-        if goal is None or prop is None or sum(self._is_known(label, rung, goal.name) for label in seen) < MIN_SEEN:
+        if goal is None or prop is None or sum(self._is_known(label, tier, goal.name) for label in seen) < MIN_SEEN:
             return None
         both = [*seen, *open]
-        steps = self._steps(both, replace(prop, offset=None), settings, rung)
+        steps = self._steps(both, replace(prop, offset=None), settings, tier)
         wanted = Objective(goal.name, goal.kind, goal.centre if goal.kind == "target" else None)
         rows = np.arange(len(seen), len(both))
-        chosen = climbers(steps, self._extractor.groups, prop, wanted, k, by_cost=self._by_cost, rows=rows)
+        chosen = selected_for_tier(steps, self._extractor.groups, prop, wanted, k, by_cost=self._by_cost, rows=rows)
         return [row - len(seen) for row in chosen]
 
     @staticmethod
-    def _is_known(label: Label, rung: str, name: str) -> bool:
-        return rung in label.rungs and bool(np.isfinite(label.first.value(name)))
+    def _is_known(label: Label, tier: str, name: str) -> bool:
+        return tier in label.tiers and bool(np.isfinite(label.first.value(name)))
 
-    def _steps(self, labels: Sequence[Label], prop: Property, settings: CampaignSettings, rung: str) -> Steps:
+    def _steps(self, labels: Sequence[Label], prop: Property, settings: CampaignSettings, tier: str) -> Steps:
         crystals = [label.first.structure or label.candidate.structure for label in labels]
-        spent = [label.rungs[rung].cost if rung in label.rungs else None for label in labels]
+        spent = [label.tiers[tier].cost if tier in label.tiers else None for label in labels]
         steps = Steps(
             features=self._extractor([label.candidate for label in labels]),
-            low=np.array([_cheaper(label, prop.name, rung) for label in labels]),
+            low=np.array([_cheaper(label, prop.name, tier) for label in labels]),
             high=np.array([label.first.value(prop.name) for label in labels]),
             cost=np.array([np.nan if cost is None else max(cost.seconds * cost.cores, 1e-9) for cost in spent]),
             size=np.array([float(sum(crystal.atomic_numbers)) for crystal in crystals]),
             useful=np.ones(len(labels)),
         )
-        return replace(steps, useful=self._useful(labels, steps, settings, rung))
+        return replace(steps, useful=self._useful(labels, steps, settings, tier))
 
-    def _useful(self, labels: Sequence[Label], steps: Steps, settings: CampaignSettings, rung: str) -> np.ndarray:
-        """Probability (n,) that a crystal is new and stable, by the rung itself where that judges stability."""
+    def _useful(self, labels: Sequence[Label], steps: Steps, settings: CampaignSettings, tier: str) -> np.ndarray:
+        """Probability (n,) that a crystal is new and stable, by the tier itself where that judges stability."""
         low = np.array([label.evaluation.value(settings.stability) for label in labels])
-        high = np.array([label.first.value(f"{rung}_{settings.stability}") for label in labels])
+        high = np.array([label.first.value(f"{tier}_{settings.stability}") for label in labels])
         stable = probability_at_most(low, settings.threshold, STABILITY_ERROR)
         if np.isfinite(high).sum() >= MIN_SEEN:
             prop = Property(settings.stability, "eV/atom", prior_std=STABILITY_ERROR / STEP)
@@ -244,7 +244,7 @@ class StepAcquisition:
         return find
 
 
-def _cheaper(label: Label, name: str, rung: str) -> float:
+def _cheaper(label: Label, name: str, tier: str) -> float:
     """The same property one fidelity below: as the label's oracle measured it, else as it was predicted."""
-    measured = label.first.value(name.removeprefix(f"{rung}_"))
+    measured = label.first.value(name.removeprefix(f"{tier}_"))
     return measured if np.isfinite(measured) else label.pick.mean.get(name, float("nan"))

@@ -150,7 +150,7 @@ def upper_confidence_bound(mean: np.ndarray, std: np.ndarray, beta: float) -> np
 def log_expected_improvement(mean: np.ndarray, std: np.ndarray, best: float) -> np.ndarray:
     """Log of EI(u) = E[max(u - best, 0)] for normal u: log(phi(z) + z Phi(z)) + log(std), z = (mean - best) / std.
 
-    In the form of Ament et al. (arXiv 2310.20708, eq. 9), which goes on ranking candidates many deviations below
+    In the form of Ament et al. (arXiv 2310.20708, eq. 9), which still ranks candidates many deviations below
     `best`, where the plain formula is 0.
     """
     z = np.asarray((mean - best) / std, dtype=float)

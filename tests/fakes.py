@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from pymatgen.core import Element, Lattice, Structure
 
-from loop.campaign import Parts
+from loop.campaign import Components
 from loop.contracts import Progress, Reward
 from loop.errors import CheckpointError
 from loop.novelty import NoveltyIndex
@@ -212,9 +212,9 @@ class FakeReward:
         return rewards, [{"stability": float(value)} for value in rewards]
 
 
-def fake_parts(generator: FakeGenerator | None = None, oracle: FakeOracle | None = None) -> Parts:
+def fake_components(generator: FakeGenerator | None = None, oracle: FakeOracle | None = None) -> Components:
     """Everything a campaign needs; runs in milliseconds."""
-    return Parts(
+    return Components(
         generator=generator or FakeGenerator(),
         surrogate=FakeSurrogate(),
         acquisition=FakeAcquisition(),

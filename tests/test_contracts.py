@@ -21,7 +21,7 @@ from generator.rl.config import FinetuneConfig
 from loop.errors import CheckpointError
 from loop.findings import failures
 from loop.novelty import NoveltyIndex
-from loop.reward import STABILITY, Judges, PropertyReward, RewardConfig, Term
+from loop.reward import STABILITY, PropertyReward, RewardConfig, RewardInputs, Term
 from loop.reward_sources import ELEMENTS, HULL, SURROGATE, Judged, RewardRequest
 from loop.testing import (
     check_acquisition,
@@ -368,7 +368,7 @@ class World:
 
 
 def request(term):
-    judges = Judges(lambda s: [None] * len(s), NoveltyIndex(), World(), fitted())
+    judges = RewardInputs(lambda s: [None] * len(s), NoveltyIndex(), World(), fitted())
     return RewardRequest(term, None, RewardConfig(terms=(term,)), judges)
 
 

@@ -62,7 +62,7 @@ def pool_of(n):
 def arm_of(name, gaps, logs, threshold=17.5, n=None):
     n = n or len(gaps)
     arm = Arm(name, pool_of(len(STRETCHES) * n)[:: len(STRETCHES)], threshold, Costs(1.0, 3.0), 0)
-    arm.beliefs = Factors(np.column_stack([gaps, logs]), np.tile([0.5, 0.2], (n, 1)))
+    arm.posterior = Factors(np.column_stack([gaps, logs]), np.tile([0.5, 0.2], (n, 1)))
     arm.merit = np.column_stack([np.array(gaps) * np.exp(logs), np.ones(n)])
     arm.plan()
     return arm
@@ -71,7 +71,7 @@ def arm_of(name, gaps, logs, threshold=17.5, n=None):
 def test_the_closed_loop_begins_where_gain_per_cost_is_highest_and_leaves_what_a_gap_has_refuted():
     arm = arm_of(CLOSED, [4.0, 6.0, 5.0], [1.2, 1.2, 1.2])
     assert arm.next_step() == (1, "gap")
-    arm.take(1, "gap", 1.0, None)  # far below what was believed: no constant
+    arm.take(1, "gap", 1.0, None)  # far below what was predicted: no constant
     assert arm.next_step() == (2, "gap")
     arm.take(2, "gap", 6.5, None)  # above: worth more than the crystal that is left
     assert arm.next_step() == (2, "dielectric")
@@ -100,7 +100,7 @@ def test_other_arms_measure_both_and_chance_does_not_look():
 
 def test_a_formula_is_begun_once_until_the_arm_has_learned():
     arm = Arm(GREEDY, pool_of(10), 17.5, Costs(), 0)
-    arm.beliefs = Factors(np.zeros((10, 2)), np.ones((10, 2)))
+    arm.posterior = Factors(np.zeros((10, 2)), np.ones((10, 2)))
     arm.merit = np.column_stack([np.arange(10, 0, -1), np.ones(10)])
     arm.plan()
     asked = []
@@ -206,13 +206,13 @@ def test_arms_share_what_was_paid_for_and_a_killed_run_goes_on(monkeypatch, tmp_
         return real.Lab(config, pool, tmp_path / "calls.jsonl")
 
     first = lab()
-    beliefs = real.spend(first, FeatureExtractor(), lesson, 12.0)
+    predictions = real.spend(first, FeatureExtractor(), lesson, 12.0)
     calls = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
     spent = {name: sum(cost_of(c["step"], config.costs) for c in calls if c["arm"] == name) for name in config.share}
     assert spent[PAPER] == spent[RANDOM] == 8.0
     assert 16.0 <= spent[CLOSED] <= 19.0
     assert len(asked_of) == sum("paid_by" not in call for call in calls)
-    assert beliefs["turn"].unique().tolist() == [0, 1]
+    assert predictions["turn"].unique().tolist() == [0, 1]
     # killed in the middle: the same calls come again
     lines = (tmp_path / "calls.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "calls.jsonl").write_text("".join(lines[: len(lines) // 2]))
@@ -250,9 +250,9 @@ def test_the_table_of_verified_crystals_and_the_summary():
         {"arm": PAPER, "turn": 0, "id": "b", "formula": "NaCu", "step": "both", "status": OK, "band_gap": 0.0,
          "message": "the gap is below 0.1 eV", "seconds": 7.0},
     ]  # fmt: skip
-    beliefs = pd.DataFrame({"id": ["a", "b"], "merit": [18.0, 9.0], "std": [2.0, 2.0], "turn": [0, 0]})
+    predictions = pd.DataFrame({"id": ["a", "b"], "merit": [18.0, 9.0], "std": [2.0, 2.0], "turn": [0, 0]})
     table = pd.DataFrame({"id": ["a", "b"], "e_above_hull": [0.0, 0.05]})
-    found = verified(calls, table, beliefs)
+    found = verified(calls, table, predictions)
     assert found["merit"].iloc[0] == 20.0
     assert found["arms"].tolist() == [f"{CLOSED} {PAPER}", PAPER]
     assert np.isnan(found["merit"].iloc[1])

@@ -8,7 +8,7 @@ from flows import build
 from flows.config import CONFIG_FILE, CampaignConfig, read_config
 from loop.errors import CheckpointError, ConfigError, EnergyTypeError
 from loop.settings import CampaignSettings
-from tests.fakes import FakeGenerator, FakeOracle, fake_parts
+from tests.fakes import FakeGenerator, FakeOracle, fake_components
 
 AU_CU = (("Cu", 3.6), ("Au", 4.06))
 
@@ -24,7 +24,7 @@ def use(monkeypatch, load):
     def parts(*_):
         yield load()
 
-    monkeypatch.setattr(build, "parts", parts)
+    monkeypatch.setattr(build, "components", parts)
 
 
 def test_settings_are_there_before_anything_slow(tmp_path, monkeypatch):
@@ -38,7 +38,7 @@ def test_settings_are_there_before_anything_slow(tmp_path, monkeypatch):
     use(monkeypatch, load)
     with pytest.raises(Killed), build.open_campaign(config(), tmp_path):
         pass
-    use(monkeypatch, lambda: fake_parts(FakeGenerator(), FakeOracle()))
+    use(monkeypatch, lambda: fake_components(FakeGenerator(), FakeOracle()))
     with build.open_campaign(read_config(tmp_path / CONFIG_FILE), tmp_path) as campaign:
         campaign.run()
     assert campaign.finished
@@ -52,7 +52,7 @@ def test_what_could_not_begin_may_begin_with_other_settings(tmp_path, monkeypatc
     with pytest.raises(CheckpointError), build.open_campaign(config(), tmp_path):
         pass
     assert not (tmp_path / CONFIG_FILE).exists()
-    use(monkeypatch, lambda: fake_parts(FakeGenerator(), FakeOracle()))
+    use(monkeypatch, lambda: fake_components(FakeGenerator(), FakeOracle()))
     with pytest.raises(ValueError, match="later"), build.open_campaign(config(seed=1), tmp_path):
         raise ValueError("later")
     with pytest.raises(ConfigError, match=r"campaign\.seed was 1"), build.open_campaign(config(), tmp_path):

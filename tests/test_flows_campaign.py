@@ -20,7 +20,7 @@ from flows import build, configfile, outcome, plain
 from flows.cli import app
 from flows.config import CampaignConfig
 from loop.settings import CampaignSettings
-from tests.fakes import FakeGenerator, FakeOracle, fake_parts
+from tests.fakes import FakeGenerator, FakeOracle, fake_components
 
 
 def run(*arguments):
@@ -51,9 +51,9 @@ def fakes(monkeypatch):
 
     @contextmanager
     def parts(*_):
-        yield fake_parts(FakeGenerator(), chosen["oracle"])
+        yield fake_components(FakeGenerator(), chosen["oracle"])
 
-    monkeypatch.setattr(build, "parts", parts)
+    monkeypatch.setattr(build, "components", parts)
     return chosen
 
 

@@ -7,6 +7,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from flows import configfile
+from flows.config import read_config
 from loop.errors import ConfigError
 
 
@@ -83,9 +84,37 @@ def test_bad_files(tmp_path, text, message):
 
 
 def test_binary_file(tmp_path):
-    (tmp_path / "c.yaml").write_bytes(b"\xff\xfe\x00\x80")
-    with pytest.raises(ConfigError, match="cannot be read as text"):
+    (tmp_path / "c.yaml").write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR")
+    with pytest.raises(ConfigError, match="is no valid YAML"):
         configfile.load(Config, tmp_path / "c.yaml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "latin-1"])
+def test_text_as_editors_save_it(tmp_path, encoding):
+    (tmp_path / "c.yaml").write_bytes("name: Zürich\n".encode(encoding))
+    assert configfile.read_mapping(tmp_path / "c.yaml") == {"name": "Zürich"}
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("space: {chemical_system: Li-Qq}", ["space.chemical_system: 'Qq' is no element"]),
+        ("space: {max_elements: 0}", ["space.max_elements: max_elements must be at least 1, got 0"]),
+        ("space: {max_elements: 0, max_atoms: 4}", ["space.max_elements: max_elements must be at least 1, got 0"]),
+        ("budget: {rounds: -3}", ["budget.rounds: rounds must be at least 0, got -3"]),
+        (
+            "space: {max_elements: 3}\ngenerator: {proposals: {sampling: {temperature: -1}}}",
+            ["generator.proposals.sampling: temperature must be positive"],  # the user's own section
+        ),
+    ],
+)
+def test_problems_of_a_block_are_told_where_the_user_wrote_it(tmp_path, text, lines):
+    """Blocks are written out into sections that the user never saw; what is said once is one problem."""
+    (tmp_path / "c.yaml").write_text(f"campaign: {{name: a}}\n{text}\n")
+    with pytest.raises(ConfigError) as caught:
+        read_config(tmp_path / "c.yaml")
+    told = str(caught.value).removeprefix(f"{tmp_path / 'c.yaml'}: ").splitlines()
+    assert [line[: len(start)] for line, start in zip(told, lines, strict=True)] == lines
 
 
 def test_absent_file_names_the_presets():

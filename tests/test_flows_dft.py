@@ -101,14 +101,14 @@ def test_a_campaign_without_its_engine_stops_before_it_begins(tmp_path):
     config = read_config("quickstart-dft", {"oracle.dft.resources.python": str(bare)})
     builder = build.Builder(config)
     with pytest.raises(EngineError):
-        _ = builder.rungs
+        _ = builder.tiers
     assert config.oracle.dft.oracle_config().preset == "test"
-    assert build.Builder(read_config("quickstart")).rungs == ()
+    assert build.Builder(read_config("quickstart")).tiers == ()
     with pytest.raises(ConfigError, match="did you mean 'preset'"):
         read_config("quickstart", {"oracle.dft.preste": "fast"})
 
 
-def test_the_preset_is_the_quickstart_with_a_rung():
+def test_the_preset_is_the_quickstart_with_a_tier():
     plain_preset, with_dft = read_config("quickstart").model_dump(), read_config("quickstart-dft").model_dump()
     assert with_dft["oracle"].pop("dft") is not None
     plain_preset["oracle"].pop("dft")
@@ -124,10 +124,10 @@ def test_labels_are_imported_from_the_command_line(tmp_path, monkeypatch):
     from loop.campaign import Campaign
     from loop.settings import CampaignSettings
     from loop.store import Store
-    from tests.fakes import fake_parts
+    from tests.fakes import fake_components
 
     settings = CampaignSettings(name="lab", rounds=0, pool=8, budget=3)
-    with Campaign(settings, replace(fake_parts()), Store(tmp_path / "campaign.db"), tmp_path) as campaign:
+    with Campaign(settings, replace(fake_components()), Store(tmp_path / "campaign.db"), tmp_path) as campaign:
         campaign.run()
     configfile.dump(CampaignConfig(campaign=settings), tmp_path / "config.yaml")
     names = list(pd.read_csv(tmp_path / "ranked.csv")["candidate_id"])

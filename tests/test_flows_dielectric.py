@@ -16,15 +16,15 @@ from flows.surrogate import CampaignProductSurrogate, campaign_surrogate
 from loop.campaign import Campaign
 from loop.errors import ConfigError
 from loop.properties import heading, spec_of
-from loop.rungs import Rung
 from loop.settings import CampaignSettings
 from loop.store import Store
+from loop.tiers import Tier
 from loop.values import OK, Candidate, Cost, Evaluation, Quantity
 from surrogates.acquisition import AcquisitionConfig, PoolAcquisition
 from surrogates.features import FeatureExtractor
 from surrogates.properties import E_ABOVE_HULL, GPConfig, Property, default_property
 from surrogates.utility import Constraint, Objective
-from tests.fakes import fake_parts, rocksalt
+from tests.fakes import fake_components, rocksalt
 
 MERIT = "dft_band_gap*dft_dielectric_electronic"
 ENGINE = {"oracle.dft.resources.python": "python"}
@@ -97,11 +97,11 @@ def test_the_campaigns_surrogate_predicts_everything_and_the_product_from_two_si
     assert isinstance(surrogate, CampaignProductSurrogate)
     surrogate.fit(crystals[:40], found[:40])
     new = crystals[40:]
-    belief = surrogate.predict(new)
-    assert belief.names == tuple(prop.name for prop in WHOLE.properties)
-    for name in belief.names:
+    posterior = surrogate.predict(new)
+    assert posterior.names == tuple(prop.name for prop in WHOLE.properties)
+    for name in posterior.names:
         told = np.array([evaluation.value(name) for evaluation in found[40:]])
-        assert np.abs(belief.column(name)[0] - told).mean() < 0.2 * told.std() + 0.15, name
+        assert np.abs(posterior.column(name)[0] - told).mean() < 0.2 * told.std() + 0.15, name
     joint = surrogate.joint(new)
     assert joint.covariance.shape == (4, len(new), len(new))
     std = np.sqrt(np.diagonal(joint.covariance[-1]))
@@ -111,7 +111,7 @@ def test_the_campaigns_surrogate_predicts_everything_and_the_product_from_two_si
     surrogate.save(tmp_path / "fit")
     again = campaign_surrogate(FeatureExtractor(), WHOLE)
     again.load(tmp_path / "fit")
-    assert again.predict(new).mean == pytest.approx(belief.mean)
+    assert again.predict(new).mean == pytest.approx(posterior.mean)
 
 
 def test_labels_without_dft_teach_stability_alone():
@@ -154,7 +154,7 @@ class Dft:
 
 def test_a_campaign_ranks_by_the_product_that_dft_found(tmp_path):
     settings = CampaignSettings(name="merit", rounds=1, pool=24, budget=6, seed=1, objective=MERIT)
-    parts = replace(fake_parts(), rungs=(Rung("dft", Dft(), best=4),))
+    parts = replace(fake_components(), tiers=(Tier("dft", Dft(), best=4),))
     with Campaign(settings, parts, Store(tmp_path / "campaign.db"), tmp_path) as campaign:
         campaign.run()
     table = pd.read_csv(tmp_path / "ranked.csv")

@@ -18,10 +18,10 @@ from flows import build, outcome
 from flows.config import CampaignConfig
 from loop import approval
 from loop.approval import ApprovalRule
-from loop.rungs import Rung
 from loop.settings import CampaignSettings
 from loop.store import Store
-from tests.fakes import FakeGenerator, FakeOracle, fake_parts
+from loop.tiers import Tier
+from tests.fakes import FakeGenerator, FakeOracle, fake_components
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +44,9 @@ def fakes(monkeypatch):
 
     @contextmanager
     def parts(*_):
-        yield fake_parts(FakeGenerator(), oracle)
+        yield fake_components(FakeGenerator(), oracle)
 
-    monkeypatch.setattr(build, "parts", parts)
+    monkeypatch.setattr(build, "components", parts)
     return oracle
 
 
@@ -126,7 +126,7 @@ def test_a_bad_configuration_fails_the_run_with_its_message(tmp_path):
 
 @pytest.fixture
 def asking(monkeypatch):
-    """Let the flow build a campaign with a rung that asks first; returns that rung's oracle."""
+    """Let the flow build a campaign with a tier that asks first; returns that tier's oracle."""
     dear = FakeOracle()
     dear.name = "dear@1"
     monkeypatch.setattr(outcome, "write_report", lambda _, directory: directory / "report.html")
@@ -134,9 +134,9 @@ def asking(monkeypatch):
 
     @contextmanager
     def parts(*_):
-        yield replace(fake_parts(), rungs=(Rung("dft", dear, 2, approval=ApprovalRule(hours=1)),))
+        yield replace(fake_components(), tiers=(Tier("dft", dear, 2, approval=ApprovalRule(hours=1)),))
 
-    monkeypatch.setattr(build, "parts", parts)
+    monkeypatch.setattr(build, "components", parts)
     return dear
 
 
@@ -182,7 +182,7 @@ def test_a_form_decides(tmp_path, asking):
     assert len(asking.evaluated) == 1
     with Store(tmp_path / "r" / "campaign.db") as store:
         events = [event.payload for event in store.events("form") if event.kind == "approval"]
-    assert events == [{"rung": "dft", "decision": "approve", "budget": 1, "by": "the form"}]
+    assert events == [{"tier": "dft", "decision": "approve", "budget": 1, "by": "the form"}]
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -68,7 +68,7 @@ def test_no_element_ends_the_evaluation(tmp_path):
 def test_energies_say_what_is_stable_and_new(tmp_path):
     from flows.build import Builder
     from flows.config import CampaignConfig
-    from flows.evaluation.report import Judges
+    from flows.evaluation.report import Evaluators
 
     stretched = squeezed(1.5)
     samples = table(tmp_path, [known.nacl(), known.wurtzite(), stretched])
@@ -77,7 +77,7 @@ def test_energies_say_what_is_stable_and_new(tmp_path):
         samples,
         table(tmp_path, [known.rutile()] * 4, "r.csv"),
         tmp_path / "out",
-        Judges(Builder(CampaignConfig())),
+        Evaluators(Builder(CampaignConfig())),
         config,
     )
     rows = pd.read_csv(tmp_path / "out" / "crystals.csv")

@@ -190,7 +190,7 @@ def test_pretrain_from_files(tmp_path):
     assert summary["crystals"] == {"train": 30, "val": 10}
     again = run(*base, *small, "--set", "epochs=4")
     assert again.exit_code == 1
-    assert "go on with --resume" in again.stderr
+    assert "continue with --resume" in again.stderr
     assert run("generate", "--n", 2, "--checkpoint", tmp_path / "m", "--output", tmp_path / "g").exit_code == 0
     bad = run(*base, "--resume", "--set", "epoch=4")
     assert bad.exit_code == 1

@@ -27,7 +27,7 @@ from loop.stages import Reported
 from loop.store import Store
 from loop.validity import ValidityRules
 from loop.values import Quantity
-from tests.fakes import FakeGenerator, FakeOracle, best_length, bulk_modulus, fake_parts
+from tests.fakes import FakeGenerator, FakeOracle, best_length, bulk_modulus, fake_components
 
 SMALL = {"rounds": 2, "pool": 60, "budget": 16, "chunk": 8, "threshold": 0.3, "seed": 3}
 KNOWN, TURNS_KNOWN, ARTEFACT = "NaCl", "KCl", "RbBr"  # known as proposed; only once relaxed; an error of the potential
@@ -78,7 +78,7 @@ CASES = {
 def told(request, tmp_path_factory):
     """A campaign, and what each place says of it."""
     settings, folder = CASES[request.param], tmp_path_factory.mktemp(request.param)
-    parts = replace(fake_parts(FakeGenerator(bias=0.05), GapOracle()), novelty=Library())
+    parts = replace(fake_components(FakeGenerator(bias=0.05), GapOracle()), novelty=Library())
     if request.param == "system":
         rules = ValidityRules(elements=("Na", "K", "Cl", "Br", "O"), radius_fraction=None, volume_per_atom=None)
         parts = replace(parts, validity=rules)
@@ -202,7 +202,7 @@ def test_prototypes_are_counted(told):
 
 def test_looking_at_a_campaign_writes_nothing(tmp_path):
     settings = CampaignSettings(name="looked at", rounds=9, pool=12, budget=4, max_calls=4)
-    with Store(tmp_path / "campaign.db") as store, Campaign(settings, fake_parts(), store, tmp_path) as campaign:
+    with Store(tmp_path / "campaign.db") as store, Campaign(settings, fake_components(), store, tmp_path) as campaign:
         list(islice(campaign.steps(), 6))
         events, done = len(store.events("looked at")), json.dumps(sorted(map(str, campaign.history.done)))
         assert campaign.finished
@@ -273,7 +273,7 @@ def test_documented_goals_are_what_they_say():
 def test_a_ledger_of_an_earlier_version_still_opens(tmp_path):
     """Neither prototypes nor matches as proposed, `maximise` for the goal, `valid` for what the rules accept."""
     settings = CampaignSettings(name="earlier", rounds=0, pool=30, budget=8, chunk=8, threshold=9.0)
-    with Store(tmp_path / "campaign.db") as store, Campaign(settings, fake_parts(), store, tmp_path) as campaign:
+    with Store(tmp_path / "campaign.db") as store, Campaign(settings, fake_components(), store, tmp_path) as campaign:
         campaign.run()
         events = [(e.round, e.stage, e.kind, json.loads(json.dumps(e.payload))) for e in store.events("earlier")]
     with Store(tmp_path / "old.db") as store:

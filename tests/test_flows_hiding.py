@@ -12,7 +12,7 @@ from flows.cli import app
 from flows.config import CampaignConfig
 from flows.hiding import hidden
 from loop.settings import CampaignSettings
-from tests.fakes import fake_parts
+from tests.fakes import fake_components
 
 KEY, PASSWORD = "planted-key-84c1f", "planted-pass-5d20e"
 
@@ -31,21 +31,21 @@ def holding(folder: Path, *secrets: str) -> list[str]:
     return [str(path) for path in files if any(secret.encode() in path.read_bytes() for secret in secrets)]
 
 
-class Parts:
-    """Context manager in place of `build.parts`."""
+class Components:
+    """Context manager in place of `build.components`."""
 
     def __init__(self, *_):
         pass
 
     def __enter__(self):
-        return fake_parts()
+        return fake_components()
 
     def __exit__(self, *_):
         pass
 
 
 def test_a_campaign_writes_no_secret(tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "parts", Parts)
+    monkeypatch.setattr(build, "components", Components)
     # SQLite's URLs take parameters that it ignores: so the whole campaign runs with a password in its ledger's URL
     store = f"sqlite:///{tmp_path}/ledger.db?cached_statements=${{DB_PASSWORD}}"
     monkeypatch.setenv("DB_PASSWORD", "128128128")
@@ -67,7 +67,7 @@ def test_a_campaign_writes_no_secret(tmp_path, monkeypatch):
 
 def test_an_unreachable_database_tells_no_password(tmp_path, monkeypatch):
     pytest.importorskip("psycopg")
-    monkeypatch.setattr(build, "parts", Parts)
+    monkeypatch.setattr(build, "components", Components)
     store = "postgresql+psycopg://me:${DB_PASSWORD}@127.0.0.1:1/x"
     configfile.dump(CampaignConfig(campaign=CampaignSettings(name="c"), store=store), tmp_path / "c.yaml")
     done = CliRunner().invoke(app, ["run", "c.yaml", "--results", "r"])

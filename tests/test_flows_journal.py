@@ -1,4 +1,4 @@
-"""Results as they come: what a kill leaves, and how the next call goes on."""
+"""Results as they come: what a kill leaves, and how the next call continues."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from loop.errors import EnergyTypeError, InputError, StoreError
 from loop.properties import physical
 from loop.store import OracleKey, Store
 from loop.values import Evaluation, Quantity
-from tests.test_loop_rungs import campaign, finished, form, give_back, reload  # noqa: F401
+from tests.test_loop_tiers import campaign, finished, form, give_back, reload  # noqa: F401
 
 CASE = Path(__file__).parent / "cases" / "71_import_labels"
 
@@ -31,7 +31,7 @@ def case(folder, name):
 def take(folder, name):
     (folder / name).write_bytes(case(folder, name).encode("utf-8"))
     with Store(folder / "campaign.db") as store:
-        return import_labels(store, "rungs", folder / name)
+        return import_labels(store, "tiers", folder / name)
 
 
 def test_a_spreadsheet_with_bad_cells(campaign):  # noqa: F811
@@ -41,7 +41,7 @@ def test_a_spreadsheet_with_bad_cells(campaign):  # noqa: F811
     told = "\n".join(done.examples)
     for word in ("'2,5'", "-0.1", "finite", "ffff"):
         assert word in told
-    values = [e.value("band_gap") for e in reload(campaign).rungs["handoff"].evaluations.values()]
+    values = [e.value("band_gap") for e in reload(campaign).tiers["handoff"].evaluations.values()]
     assert sorted(values) == [1.0, 1.5]
 
 
@@ -60,7 +60,7 @@ def test_files_that_are_refused_whole(campaign, name, said, kind):  # noqa: F811
     """Case 71."""
     with pytest.raises(kind, match=said):
         take(campaign, name)
-    assert reload(campaign).rungs["handoff"].evaluations == {}
+    assert reload(campaign).tiers["handoff"].evaluations == {}
 
 
 def test_energies_with_their_type(campaign):  # noqa: F811
@@ -79,7 +79,7 @@ def test_a_property_that_is_measured_later_is_added(campaign):  # noqa: F811
     assert (done.taken, done.extended) == (3, 3)
     assert dict(done.skipped) == {"contradicts its label": 1}
     assert "its status is failed:scf there, ok in the file" in done.examples[0]
-    evaluations = reload(campaign).rungs["handoff"].evaluations
+    evaluations = reload(campaign).tiers["handoff"].evaluations
     assert [evaluations[name].value("band_gap") for name in names[:3]] == [1, 2, 3]
     assert [evaluations[name].value("dielectric_total") for name in names[:3]] == [4, 5, 6]
     assert (give_back(campaign, later).taken, give_back(campaign, first).taken) == (0, 0)
@@ -91,7 +91,7 @@ def test_an_energy_that_comes_later_brings_its_type(campaign):  # noqa: F811
     energy = pd.DataFrame({"candidate_id": [name], "energy (eV/atom)": ["-3"]})
     energy[["method", "functional", "corrections"]] = [["VASP", "PBE", "none"]]
     assert give_back(campaign, energy).extended == 1
-    assert str(reload(campaign).rungs["handoff"].evaluations[name].energy_type) == "VASP/PBE/none"
+    assert str(reload(campaign).tiers["handoff"].evaluations[name].energy_type) == "VASP/PBE/none"
     energy["functional"] = "PBEsol"
     with pytest.raises(EnergyTypeError):
         give_back(campaign, energy)
@@ -104,7 +104,7 @@ def test_a_contradiction_is_named_and_what_is_there_stays(campaign):  # noqa: F8
     done = give_back(campaign, both)
     assert (done.taken, dict(done.skipped)) == (0, {"contradicts its label": 1})
     assert f"row 2: contradicts its label: {name}: band_gap is 1.5 eV there, 1.7 in the file" in done.examples[0]
-    assert reload(campaign).rungs["handoff"].evaluations[name].properties == {"band_gap": Quantity(1.5, "eV")}
+    assert reload(campaign).tiers["handoff"].evaluations[name].properties == {"band_gap": Quantity(1.5, "eV")}
 
 
 def test_rows_of_one_crystal_add_up(campaign):  # noqa: F811
@@ -112,7 +112,7 @@ def test_rows_of_one_crystal_add_up(campaign):  # noqa: F811
     rows = f"candidate_id,band_gap (eV),dielectric_total\n{name},1.5,\n{name},,4\n{name},1.5,4\n"
     done = give_back(campaign, pd.read_csv(io.StringIO(rows), dtype=str, keep_default_na=False))
     assert (done.taken, dict(done.skipped)) == (1, {"repeated": 1})
-    found = reload(campaign).rungs["handoff"].evaluations[name]
+    found = reload(campaign).tiers["handoff"].evaluations[name]
     assert (found.value("band_gap"), found.value("dielectric_total")) == (1.5, 4)
 
 

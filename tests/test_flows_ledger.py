@@ -139,7 +139,7 @@ def test_a_lock_of_another_host_is_not_taken_over(results):
 def test_status_says_who_works_on_a_campaign(tmp_path):
     """Case 65."""
     assert worked_on(tmp_path, finished=True) == "nobody"
-    assert worked_on(tmp_path, finished=False) == f"nobody; to go on: discovery-loop resume {tmp_path}"
+    assert worked_on(tmp_path, finished=False) == f"nobody; to continue: discovery-loop resume {tmp_path}"
     lock = files.FolderLock(tmp_path)
     here = worked_on(tmp_path, finished=False)
     assert here.startswith(f"process {os.getpid()} on {socket.gethostname()}, since {time.strftime('%Y-')}")

@@ -1,4 +1,4 @@
-"""`predict` by itself: beliefs of crystals in a table."""
+"""`predict` by itself: predictions of crystals in a table."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def table(tmp_path) -> CrystalTable:
     return read_crystals(tmp_path / "in.csv")
 
 
-def test_prior_beliefs_have_a_probability_and_no_distance(table):
+def test_predictions_of_the_prior_have_a_probability_and_no_distance(table):
     frame, labels = predict_table(table, None)
     assert labels == 0
     good, bad = frame.iloc[0], frame.iloc[1]

@@ -24,18 +24,18 @@ from flows.dask_oracle import DaskOracle
 from flows.scale import Scale
 from loop.campaign import Campaign
 from loop.errors import ConfigError
-from loop.rungs import key_of
 from loop.settings import CampaignSettings
 from loop.store import Store
+from loop.tiers import key_of
 from loop.values import Candidate, Evaluation
-from tests.fakes import ANIONS, CATIONS, FakeOracle, fake_parts, rocksalt
+from tests.fakes import ANIONS, CATIONS, FakeOracle, fake_components, rocksalt
 
 ROOT = Path(__file__).parents[1]
 FORMULAS = {f"{cation}{anion}" for cation in CATIONS for anion in ANIONS}
 
 
 class LoggedOracle(FakeOracle):
-    """Writes a line a label into a file: what was computed, and by whom. Sleeps; a marked crystal kills its worker."""
+    """Writes a line per label into a file: what was computed, by whom. Sleeps; a marked crystal kills its worker."""
 
     def __init__(self, log: Path, seconds: float = 0.0, kill: str = "", deaths: int = 1) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ def campaign_on(client, folder: Path, build, *, written_by_workers: bool = True,
     with Store(folder / "campaign.db") as store:
         where = str(folder / "campaign.db") if written_by_workers else None
         oracle = build() if client is None else DaskOracle(build, key_of(build()), client, where)
-        with Campaign(chosen, fake_parts(oracle=oracle), store, folder) as campaign:
+        with Campaign(chosen, fake_components(oracle=oracle), store, folder) as campaign:
             campaign.run()
             assert campaign.history.paid == 18
     return folder / "ranked.csv"

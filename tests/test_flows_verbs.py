@@ -58,10 +58,10 @@ def test_evaluate_generator_counts(salts, tmp_path):
     assert "0.5 A" in json.loads((tmp_path / "e" / "record.json").read_text())["protocol"]["structure_valid"]
 
 
-def test_predict_prior_beliefs(salts, tmp_path):
+def test_predict_by_the_prior(salts, tmp_path):
     done = run("predict", "--input", salts, "--output", tmp_path / "p.csv", "--json")
     assert done.exit_code == 0, done.stderr
-    assert "prior beliefs" in done.stderr
+    assert "predictions of the prior" in done.stderr
     assert json.loads(done.stdout)["labels"] == 0
     frame = pd.read_csv(tmp_path / "p.csv").set_index("id")
     assert frame.loc["broken", "status"] == "failed:unreadable"
@@ -78,7 +78,7 @@ def test_finetune_goes_on_where_it_stopped(tmp_path):
     two = [*tiny, "--set", "generator.finetune.iterations=2"]
     refused = run("finetune", "smoke", "--output", tmp_path / "t", *two)
     assert refused.exit_code == 1
-    assert "go on with --resume" in refused.stderr
+    assert "continue with --resume" in refused.stderr
     rest = run("finetune", "smoke", "--output", tmp_path / "t", *two, "--resume")
     assert rest.exit_code == 0, rest.stderr
     assert json.loads(rest.stdout)["reward_first"] == json.loads(one.stdout)["reward_first"]

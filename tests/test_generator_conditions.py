@@ -13,9 +13,9 @@ from pymatgen.core import Composition, Structure
 from pymatgen.optimization.neighbors import find_points_in_spheres
 
 from generator.checkpoint import Checkpoint
-from generator.constraints.budgets import FULL
+from generator.constraints.budgets import INFEASIBLE
 from generator.constraints.conditions import ConditionError, Sampling, numbers
-from generator.constraints.feasibility import Prefixes, Reach, centring, reach
+from generator.constraints.feasibility import Feasibility, FeasibleCompletions, centring, feasibility
 from generator.constraints.guard import Guard
 from generator.draw import draw
 from generator.likelihood import element_distribution, log_prob, space_group_logp
@@ -115,7 +115,7 @@ def sites_of(batch: CrystalBatch, i: int) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_every_sample_fulfils_and_its_likelihood_is_exact(layout, name):
     model, sampling = random_model(layout), CONDITIONS[name]
-    possible = [g for g in GROUPS if (r := reach(sampling, SMALL["slots"])) is None or r.possible(g)]
+    possible = [g for g in GROUPS if (r := feasibility(sampling, SMALL["slots"])) is None or r.possible(g)]
     rng = np.random.default_rng(1)
     groups = draw_space_groups(model, 150, rng, possible, sampling)
     assert len(set(groups)) >= 5  # the condition is tried in many groups
@@ -172,7 +172,7 @@ def test_masks_allow_exactly_what_can_be_completed(g, most, sampling):
     """Against all crystals of the group, enumerated: the masks after every prefix, neither too wide nor too narrow."""
     elements = tuple(sampling.composition or (8, 22, 38))
     sampling = replace(sampling, elements=elements)
-    group = Reach(sampling, most + 1).group(g)
+    group = Feasibility(sampling, most + 1).group(g)
     following: dict[tuple, set] = {}
     for crystal in sequences(g, elements, most):
         if obeys(g, crystal, sampling):
@@ -184,10 +184,10 @@ def test_masks_allow_exactly_what_can_be_completed(g, most, sampling):
         state = group.start
         for letter, element in prefix:
             state = group.place(state, letter, element)
-        letters = set(np.flatnonzero(group.letters(state) < FULL).tolist())
+        letters = set(np.flatnonzero(group.letters(state) < INFEASIBLE).tolist())
         assert letters == {letter for letter, _ in steps}, prefix
         for letter in letters - {0}:
-            assert set(np.flatnonzero(group.elements(state, letter) < FULL).tolist()) == {
+            assert set(np.flatnonzero(group.elements(state, letter) < INFEASIBLE).tolist()) == {
                 element for at, element in steps if at == letter
             }
 
@@ -198,7 +198,7 @@ def test_impossible_groups_are_those_without_a_crystal(g, formula):
     for most, units in itertools.product((1, 3), (1, 2)):
         sampling = Sampling(formula=formula, n_atoms=int(units * sum(formula_of(formula).values())))
         found = any(obeys(g, crystal, sampling) for crystal in sequences(g, (8, 22), most))
-        assert Reach(sampling, most + 1).possible(g) is found
+        assert Feasibility(sampling, most + 1).possible(g) is found
 
 
 @pytest.mark.parametrize(
@@ -270,8 +270,8 @@ def test_urgency_weighs_choices_by_the_sites_they_need():
         sampling = Sampling(elements=("O", "Ti", "Sr", "Li"), require=("O", "Ti"), urgency=urgency)
         drawn = sample(model, g, rng, sampling)
         sites.append(drawn.batch.num_sites.mean())
-        state = reach(sampling, model.config.slots).group(1).start
-        further = torch.as_tensor(reach(sampling, model.config.slots).group(1).elements(state, 1))[None]
+        state = feasibility(sampling, model.config.slots).group(1).start
+        further = torch.as_tensor(feasibility(sampling, model.config.slots).group(1).elements(state, 1))[None]
         raw = torch.zeros(1, 119, dtype=torch.float64)
         logp = element_distribution(raw, sampling, further=further).logp[0]
         assert (logp[8] - logp[3]).item() == pytest.approx(urgency)
@@ -431,13 +431,13 @@ def test_guard_redraws_and_tells_how_often():
 def test_prefixes_do_not_depend_on_their_company():
     """A batch, its rows alone, and a table that was dropped for want of memory give the same masks."""
     sampling = Sampling(formula="SrTiO3", max_atoms=20)
-    conditions = Reach(sampling, 9)
+    conditions = Feasibility(sampling, 9)
     groups = np.array([99, 221, 62])
-    together = Prefixes(conditions, groups).letters()
+    together = FeasibleCompletions(conditions, groups).letters()
     conditions._bytes = 10**12
     conditions.group(2)
     assert set(conditions._groups) == {2}
-    alone = np.concatenate([Prefixes(conditions, groups[i : i + 1]).letters() for i in range(3)])
+    alone = np.concatenate([FeasibleCompletions(conditions, groups[i : i + 1]).letters() for i in range(3)])
     np.testing.assert_array_equal(together, alone)
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: the objective's figures, baselines, learning a toy reward, exact resume, refusal of a wrong anchor."""
+"""Fine-tuning: the objective's figures, baselines, learning a toy reward, exact resume, another reference refused."""
 
 import copy
 from dataclasses import replace
@@ -68,7 +68,7 @@ def base(tmp_path) -> Checkpoint:
 
 
 def tuner_of(base: Checkpoint, config=CONFIG, seed=3) -> Finetuner:
-    return Finetuner(copy.deepcopy(base.model), base.model, config, seed=seed, anchor=base.checksum)
+    return Finetuner(copy.deepcopy(base.model), base.model, config, seed=seed, reference_checksum=base.checksum)
 
 
 def run(tuner: Finetuner, folder=None, reward=light_elements):
@@ -208,8 +208,8 @@ def test_tilt_moves_letters_and_elements_only(base):
     assert not tilt.value.any()
 
 
-def test_anchor_keeps_space_groups_spread(base):
-    """A reward for one of two groups takes p(g) there; the anchor holds it at p_base exp(A / w)."""
+def test_the_kl_term_keeps_space_groups_spread(base):
+    """A reward for one of two groups takes p(g) there; the KL term holds it at p_base exp(A / w)."""
 
     def cubic(candidates):
         return np.array([float(c is not None and c.origin.space_group == 225) for c in candidates]), [{}] * len(
@@ -276,9 +276,9 @@ def test_resumed_equals_uninterrupted(base, tmp_path, changes):
         assert torch.equal(a, b)
 
 
-def test_wrong_anchor_and_settings_are_refused(base, tmp_path):
+def test_wrong_reference_and_settings_are_refused(base, tmp_path):
     run(tuner_of(base, replace(CONFIG, iterations=1)), tmp_path)
-    other = Finetuner(copy.deepcopy(base.model), base.model, CONFIG, seed=3, anchor="0" * 64)
+    other = Finetuner(copy.deepcopy(base.model), base.model, CONFIG, seed=3, reference_checksum="0" * 64)
     with pytest.raises(CheckpointError, match="tuned against the base"):
         run(other, tmp_path)
     with pytest.raises(CheckpointError, match="other settings of algorithm"):

@@ -100,7 +100,7 @@ CONFIG = FinetuneConfig(iterations=6, batch_size=16, minibatch_size=16, epochs=1
 
 
 def tuned(base, config, reward):
-    tuner = Finetuner(copy.deepcopy(base), base, config, seed=1, anchor="a")
+    tuner = Finetuner(copy.deepcopy(base), base, config, seed=1, reference_checksum="a")
     return tuner, tuner.run(reward, name="t", round=1, progress=None, folder=None)
 
 

@@ -1,4 +1,4 @@
-"""Asking a person before an expensive rung: by file, by command, by default."""
+"""Asking a person before an expensive tier: by file, by command, by default."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from loop.approval import ApprovalRule
 from loop.campaign import Campaign
 from loop.errors import ConfigError, InputError
 from loop.history import History
-from loop.rungs import Rung
 from loop.settings import CampaignSettings
 from loop.store import Store
+from loop.tiers import Tier
 from loop.values import Evaluation, Quantity
-from tests.fakes import FakeOracle, fake_parts
+from tests.fakes import FakeOracle, fake_components
 
 SETTINGS = CampaignSettings(name="asks", rounds=1, pool=24, budget=6)
 
 
 class Dear(FakeOracle):
-    """The rung above."""
+    """The tier above."""
 
     name, settings_hash = "dear@1", "d"
 
@@ -43,7 +43,7 @@ def _quick(monkeypatch):
 
 def run(folder, rule, dear=None):
     dear = dear or Dear()
-    parts = replace(fake_parts(), rungs=(Rung("dft", dear, 2, approval=rule),))
+    parts = replace(fake_components(), tiers=(Tier("dft", dear, 2, approval=rule),))
     with Store(folder / "campaign.db") as store, Campaign(SETTINGS, parts, store, folder) as campaign:
         campaign.run()
     return dear
@@ -74,7 +74,7 @@ def test_a_command_decides(tmp_path, options, calls):
     with Store(tmp_path / "campaign.db") as store:
         events = [event.payload for event in store.events("asks") if event.kind == "approval"]
         assert len(History.load(store, "asks").reports()) == 2
-    assert {(event["rung"], event["by"]) for event in events} == {("dft", "a person")}
+    assert {(event["tier"], event["by"]) for event in events} == {("dft", "a person")}
     said = yaml.safe_load((tmp_path / "approvals" / "round_000_dft.yaml").read_text())
     assert {"E above hull (eV/atom)", "formula", "candidate"} <= {key for row in said["candidates"] for key in row}
 

@@ -17,7 +17,7 @@ from loop.settings import STAGES, CampaignSettings
 from loop.stages import Finetuned, Selected
 from loop.store import Store
 from loop.values import Quantity
-from tests.fakes import FakeAcquisition, FakeGenerator, FakeOracle, fake_parts
+from tests.fakes import FakeAcquisition, FakeGenerator, FakeOracle, fake_components
 
 SETTINGS = CampaignSettings(name="test", rounds=2, pool=24, budget=6, chunk=2, seed=1)
 TOTAL = 18  # labels that these settings buy
@@ -25,13 +25,13 @@ TOTAL = 18  # labels that these settings buy
 
 def open_campaign(tmp_path, settings=SETTINGS, store=None, **parts):
     store = store or Store(tmp_path / "campaign.db")
-    return Campaign(settings, replace(fake_parts(), **parts), store, tmp_path)
+    return Campaign(settings, replace(fake_components(), **parts), store, tmp_path)
 
 
 def run(tmp_path, settings=SETTINGS, **parts):
     with open_campaign(tmp_path, settings, **parts) as campaign:
         campaign.run()
-        return campaign.history, campaign.parts.oracle
+        return campaign.history, campaign.components.oracle
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def whole(tmp_path_factory):
 
 def test_a_report_keeps_the_phases_that_its_diagrams_need(tmp_path):
     parts = replace(
-        fake_parts(), phases=lambda system: [HullEntry(name, -1.0, f"known {name}") for name in system.split("-")]
+        fake_components(), phases=lambda system: [HullEntry(name, -1.0, f"known {name}") for name in system.split("-")]
     )
     with Store(tmp_path / "campaign.db") as store, Campaign(SETTINGS, parts, store, tmp_path) as campaign:
         campaign.run()
@@ -94,9 +94,9 @@ def test_the_baseline_round_is_untuned_and_random(whole):
 
 def test_the_engine_picks_what_the_surrogate_prefers(whole):
     _, history, _ = whole
-    beliefs = history.record(2, Selected).pool_mean["e_above_hull"]
+    predictions = history.record(2, Selected).pool_mean["e_above_hull"]
     picked = sorted(pick.mean["e_above_hull"] for pick in history.picks(2) if pick.arm == "engine")
-    assert max(picked) <= sorted(beliefs)[len(picked) + 1]  # up to the two that the shadow arm may have taken
+    assert max(picked) <= sorted(predictions)[len(picked) + 1]  # up to the two that the shadow arm may have taken
 
 
 @pytest.mark.parametrize("label", [0, 7, 17])
@@ -154,7 +154,7 @@ def test_labels_may_come_from_several_threads(tmp_path, whole):
             for thread in threads:
                 thread.join()
 
-    with Campaign(SETTINGS, fake_parts(), Store(tmp_path / "campaign.db"), tmp_path, runner=Threads()) as campaign:
+    with Campaign(SETTINGS, fake_components(), Store(tmp_path / "campaign.db"), tmp_path, runner=Threads()) as campaign:
         campaign.run()
     assert (tmp_path / "ranked.csv").read_text() == whole[0]
 
@@ -165,7 +165,7 @@ def test_campaigns_that_share_a_ledger_share_labels(tmp_path):
         first.run()
     with open_campaign(tmp_path / "two", replace(SETTINGS, name="two"), store=store) as second:
         second.run()
-        assert second.parts.oracle.evaluated == []
+        assert second.components.oracle.evaluated == []
         assert (first.history.paid, second.history.paid) == (TOTAL, 0)
     lists = [(tmp_path / name / "ranked.csv").read_text() for name in ("one", "two")]
     assert lists[0] == lists[1]
@@ -336,7 +336,10 @@ def test_a_list_that_a_kill_left_behind_is_brought_up_to_date(tmp_path):
     settings = CampaignSettings(name="late", rounds=1, pool=12, budget=4)
     listed, whole = tmp_path / "ranked.csv", ""
     for _ in range(2):
-        with Store(tmp_path / "campaign.db") as store, Campaign(settings, fake_parts(), store, tmp_path) as campaign:
+        with (
+            Store(tmp_path / "campaign.db") as store,
+            Campaign(settings, fake_components(), store, tmp_path) as campaign,
+        ):
             campaign.run()
         if not whole:
             whole = listed.read_text()

@@ -25,7 +25,7 @@ from loop.ranking import ranked
 from loop.report.export import FORMATS, export, final_structure, ranked_rows
 from loop.settings import CampaignSettings
 from loop.store import Store
-from tests.fakes import fake_parts, rocksalt
+from tests.fakes import fake_components, rocksalt
 
 SETTINGS = CampaignSettings(name="exported", rounds=1, pool=24, budget=6, chunk=6, seed=1)
 REQUIRED = ["rank", "candidate_id", "formula", "space_group", "n_atoms", "e_above_hull", "e_above_hull_sigma"]
@@ -35,7 +35,7 @@ REQUIRED += ["bulk_modulus", "energy_type", "status", "novelty", "round", "arm",
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory):
     folder = tmp_path_factory.mktemp("campaign")
-    with Store(folder / "campaign.db") as store, Campaign(SETTINGS, fake_parts(), store, folder) as made:
+    with Store(folder / "campaign.db") as store, Campaign(SETTINGS, fake_components(), store, folder) as made:
         made.run()
         yield made
 
@@ -49,7 +49,7 @@ def test_a_folder_of_any_name_holds_a_campaign_and_its_exports(tmp_path):
     """Case 51b: names that mean something in the address of a database."""
     folder = tmp_path / "out a#b?c%20d é"
     settings = replace(SETTINGS, pool=8, budget=2, chunk=2)
-    with Store(folder / "campaign.db") as store, Campaign(settings, fake_parts(), store, folder) as made:
+    with Store(folder / "campaign.db") as store, Campaign(settings, fake_components(), store, folder) as made:
         made.run()
     with Store(folder / "campaign.db", create=False) as store:
         history = History.load(store, settings.name)

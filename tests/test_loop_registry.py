@@ -12,7 +12,7 @@ from flows.doctor import registered
 from flows.preflight import missing_parts
 from flows.registry import GENERATORS, ORACLES, registries, with_names
 from loop.errors import ConfigError
-from loop.reward import Judges, PropertyReward, RewardConfig, Term
+from loop.reward import PropertyReward, RewardConfig, RewardInputs, Term
 from loop.reward_sources import REWARDS
 from loop.validity import ValidityRules
 from loop.values import Candidate
@@ -105,7 +105,7 @@ def test_parts_of_a_package_are_chosen_by_name_and_their_options_checked(toys):
 def test_a_reward_source_and_a_strategy_of_a_package_are_used(toys):
     candidates = [Candidate(rocksalt(a=a)) for a in (5.0, 6.0)]
     term = Term("length", "maximise", 4.0, 6.0, source="length")
-    rewards, rows = PropertyReward(RewardConfig(terms=(term,)), Judges(ValidityRules()))(candidates)
+    rewards, rows = PropertyReward(RewardConfig(terms=(term,)), RewardInputs(ValidityRules()))(candidates)
     np.testing.assert_allclose(rewards, [0.5, 1.0])
     assert [row["length"] for row in rows] == [5.0, 6.0]
     with pytest.raises(ConfigError, match="gives 'length', not 'width'"):
@@ -134,7 +134,7 @@ def test_a_broken_package_is_named(toys, name, message):
 def test_what_a_package_raises_while_a_part_is_made_is_one_message(toys):
     term = Term("x", "maximise", 0.0, 1.0, source="bomb")
     with pytest.raises(ConfigError, match=r"'bomb' of discovery_loop\.rewards is broken: the package my-toys 1\.0"):
-        PropertyReward(RewardConfig(terms=(term,)), Judges(ValidityRules()))
+        PropertyReward(RewardConfig(terms=(term,)), RewardInputs(ValidityRules()))
     config = read_config("smoke", {"generator.kind": "bomb", "oracle.kind": "toy"})
     (line,) = [line for line in missing_parts(config) if "bomb" in line]
     assert "ZeroDivisionError: division by zero" in line

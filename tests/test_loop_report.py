@@ -7,11 +7,14 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from flows.artifacts import round_rows
 from flows.facts import facts_of, space
+from flows.outcome import summarise
 from loop.campaign import Campaign
 from loop.goal import Goal
 from loop.history import CAMPAIGN, CREATED, History
@@ -23,12 +26,13 @@ from loop.report.drawing import rows_of
 from loop.report.export import file_stem, final_structure, ranked_rows
 from loop.report.gain import difference, goal_gains
 from loop.report.page import asset, context, in_script, write_report
+from loop.report.summary import reports_now
 from loop.report.tables import energy, number, percent, ratio
 from loop.report.words import goal_verdicts, rate_verdict
 from loop.settings import CampaignSettings
 from loop.store import Store
 from loop.values import Quantity
-from tests.fakes import FakeGenerator, FakeOracle, fake_parts
+from tests.fakes import FakeGenerator, FakeOracle, fake_components
 from tests.readers import READERS, same_crystal
 
 SETTINGS = CampaignSettings(name="<b>reported</b>", rounds=2, pool=30, budget=8, chunk=8, seed=2)
@@ -89,7 +93,7 @@ def listed(history):
 
 def reported(folder, settings=SETTINGS, protocol=(), facts=(), **parts):
     """A campaign that has run, and its page."""
-    made = replace(fake_parts(), **parts)
+    made = replace(fake_components(), **parts)
     with Store(folder / "campaign.db") as store, Campaign(settings, made, store, folder) as campaign:
         campaign.run()
         path = write_report(campaign.history, folder, list(protocol), list(facts))
@@ -534,3 +538,28 @@ def test_static_figures_are_the_same_twice(stiff):
         first = figures.to_svg(draw(history), "a")
         assert first == figures.to_svg(draw(history), "a")
         assert not re.search(r"<image|<script", first)
+
+
+def test_every_count_is_that_of_the_hull_of_today(tmp_path):
+    """A label that was stable in its round, and that later finds lift above the hull, is stable nowhere in the page."""
+
+    def higher(finds, evaluations):
+        """As if every find pulled the hull down by 3 meV/atom."""
+        lift = 0.003 * len(finds)
+        return [
+            e.with_properties(e_above_hull=Quantity(e.value("e_above_hull") + lift, "eV/atom")) for e in evaluations
+        ]
+
+    history, _, page = reported(tmp_path, rehull=higher)
+    then, now = history.reports(), reports_now(history)
+    stable = [[x for x in history.labels(report.round) if x.is_stable(history.settings)] for report in now]
+    assert [report.funnel["stable"] for report in now] == [len(some) for some in stable]
+    assert sum(report.funnel["stable"] for report in then) > sum(len(some) for some in stable)
+    assert [report.metrics["paid_total"] for report in now] == [report.metrics["paid_total"] for report in then]
+    untuned = len(stable[0]) / len(history.labels(0))
+    assert now[-1].metrics["baseline_hit_rate"] == pytest.approx(untuned)
+    assert f"untuned generator: {percent(untuned)}" in page.text
+    summary = summarise(history)
+    assert summary["baseline_hit_rate"] == pytest.approx(untuned)
+    assert summary["stable"] == sum(len(some) for some in stable)
+    assert round_rows(SimpleNamespace(history=history))[0]["stable"] == len(stable[0])

@@ -9,7 +9,7 @@ from loop.fingerprint import fingerprint
 from loop.hull import Hull, HullEntry
 from loop.known import KnownCrystals
 from loop.novelty import NoveltyIndex
-from loop.reward import Judges, PropertyReward, RewardConfig, Term
+from loop.reward import PropertyReward, RewardConfig, RewardInputs, Term
 from loop.reward_sources import scarcity
 from loop.screening import HullScreen
 from loop.validity import ValidityRules
@@ -39,7 +39,7 @@ class Energies:
         return np.array([self.base + (structure.lattice.a - 5.64) ** 2 for structure in structures])
 
 
-class Beliefs:
+class Predictions:
     """Bulk modulus: mean 10 per A of the lattice parameter, and a standard deviation of 5 GPa."""
 
     def predict(self, candidates):
@@ -49,7 +49,7 @@ class Beliefs:
 
 def judges(energies=None, novelty=None, surrogate=None):
     screen = HullScreen(energies or Energies(), KIND, HULL)
-    return Judges(ValidityRules(max_atoms=16), novelty, screen, surrogate)
+    return RewardInputs(ValidityRules(max_atoms=16), novelty, screen, surrogate)
 
 
 def score(candidates, config=None, **parts):
@@ -125,12 +125,12 @@ def test_known_crystals_and_copies_pay_less():
     assert [row["guard_known"] for row in rows] == [1.0, 1.0]
 
 
-def test_an_uncertain_belief_is_discounted():
+def test_an_uncertain_posterior_is_discounted():
     term = Term("bulk_modulus", "maximise", low=0.0, high=100.0)
     candidates = [rocksalt()]
     for kappa, expected, flagged in ((0.0, 0.564, 0.0), (1.0, 0.514, 0.0), (3.0, 0.414, 1.0)):
         config = RewardConfig(terms=(term,), kappa=kappa)
-        rewards, rows = score(candidates, config, surrogate=Beliefs())
+        rewards, rows = score(candidates, config, surrogate=Predictions())
         assert rewards[0] == pytest.approx(expected)
         assert rows[0]["guard_uncertain"] == flagged
 
@@ -139,7 +139,7 @@ def test_objectives_multiply_and_weigh():
     stability = Term("e_above_hull", "minimise", low=0.0, high=1.0, source="hull", weight=3.0)
     modulus = Term("bulk_modulus", "maximise", low=0.0, high=100.0)
     candidate = rocksalt(a=6.14)  # 0.25 eV/atom above the hull
-    rewards, _ = score([candidate], RewardConfig(terms=(stability, modulus), kappa=0), surrogate=Beliefs())
+    rewards, _ = score([candidate], RewardConfig(terms=(stability, modulus), kappa=0), surrogate=Predictions())
     assert rewards[0] == pytest.approx((0.75**3 * 0.614) ** 0.25)
     alone, _ = score([candidate], RewardConfig(terms=(stability, modulus), kappa=0))  # no surrogate yet
     assert alone[0] == pytest.approx(0.75)
@@ -178,7 +178,7 @@ def test_one_crystal_that_breaks_the_potential_does_not_take_the_others_along():
 def test_energies_of_another_type_are_refused():
     screen = HullScreen(Energies(), EnergyType("other", "PBE", "none"), HULL)
     with pytest.raises(EnergyTypeError):
-        PropertyReward(RewardConfig(), Judges(ValidityRules(), hull=screen))([rocksalt()])
+        PropertyReward(RewardConfig(), RewardInputs(ValidityRules(), hull=screen))([rocksalt()])
 
 
 def test_what_bites_is_counted_and_all_is_finite_and_bounded():
@@ -223,7 +223,7 @@ def test_scarce_elements_cost():
         (lambda: RewardConfig(terms=()), "at least one term"),
         (lambda: RewardConfig(known_factor=1.5), "known_factor"),
         (lambda: RewardConfig(floor=0.1), "floor < 0"),
-        (lambda: PropertyReward(RewardConfig(), Judges(ValidityRules())), "needs a potential and a hull"),
+        (lambda: PropertyReward(RewardConfig(), RewardInputs(ValidityRules())), "needs a potential and a hull"),
     ],
 )
 def test_nonsense_is_refused(make, message):
@@ -253,7 +253,7 @@ def test_a_failure_costs_what_its_config_says_and_is_counted_by_kind():
 
 def test_a_negative_kappa_is_a_bonus():
     term = Term("bulk_modulus", "maximise", low=0.0, high=100.0)
-    rewards, _ = score([rocksalt()], RewardConfig(terms=(term,), kappa=-1.0), surrogate=Beliefs())
+    rewards, _ = score([rocksalt()], RewardConfig(terms=(term,), kappa=-1.0), surrogate=Predictions())
     assert rewards[0] == pytest.approx(0.614)
 
 

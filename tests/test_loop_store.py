@@ -191,7 +191,7 @@ def test_two_processes_and_a_kill_lose_and_repeat_nothing(tmp_path):
         ids = {f"s{number}" for number in range(40)}
         torn = ids - set(store.evaluations(sorted(ids), KEY))
         assert len(torn) <= 1  # at most the one it was at
-        assert len(set(begun) & set(done)) <= 1  # which the other one may have taken over and computed anew
+        assert len(set(begun) & set(done)) <= 1  # which the other one may have taken over and computed again
         assert set(store.claim(sorted(torn), KEY)) == torn  # free for the taking
         assert store.paid("one") == 40 - len(torn)
 

@@ -12,7 +12,7 @@ from pymatgen.core import Lattice, Structure
 from loop.errors import ConfigError
 from loop.values import EnergyType
 from oracles.guards import Limits
-from oracles.potentials.base import About, Potential, SinglePoint
+from oracles.potentials.base import Potential, PotentialInfo, SinglePoint
 from oracles.potentials.calculator import to_structure
 from oracles.potentials.loading import load_potential
 from oracles.relax import OPTIMIZERS, RelaxConfig, relax
@@ -44,7 +44,7 @@ class Pushing(Potential):
     """A potential whose stress never changes: a crystal under it grows or shrinks for ever."""
 
     def __init__(self, stress: float) -> None:
-        about = About("pushing", EnergyType("push", "", "none"), frozenset({"Cu"}), "", "")
+        about = PotentialInfo("pushing", EnergyType("push", "", "none"), frozenset({"Cu"}), "", "")
         super().__init__(about, Limits())
         self.stress = stress
 

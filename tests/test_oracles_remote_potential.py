@@ -22,7 +22,7 @@ from oracles.potentials import worker as potential_worker
 from oracles.potentials.calculator import to_structure
 from oracles.potentials.conformance import conformance
 from oracles.potentials.loading import load_potential
-from oracles.potentials.remote import _pieces
+from oracles.potentials.remote import _chunks
 from oracles.relax import relax
 
 EMT = "ase.calculators.emt:EMT"
@@ -197,13 +197,13 @@ def test_workers_leave_with_a_parent_that_is_killed(tmp_path):
     worker.wait(timeout=20)  # raises where it stays
 
 
-def test_pieces_hold_every_crystal_once_and_are_about_equal():
+def test_chunks_hold_every_crystal_once_and_are_about_equal():
     sizes = [1, 30, 4, 4, 9, 12, 2, 2, 30, 8]
-    pieces = _pieces(sizes, 2)
-    assert sorted(index for piece in pieces for index in piece) == list(range(10))
-    loads = [sum(sizes[index] for index in piece) for piece in pieces]
+    chunks = _chunks(sizes, 2)
+    assert sorted(index for piece in chunks for index in piece) == list(range(10))
+    loads = [sum(sizes[index] for index in piece) for piece in chunks]
     assert max(loads) == 30
-    assert _pieces(sizes, 1) == [list(range(10))]
+    assert _chunks(sizes, 1) == [list(range(10))]
 
 
 def test_overlays_of_ones_own(tmp_path, monkeypatch):

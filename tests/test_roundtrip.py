@@ -39,7 +39,7 @@ from loop.store import Store
 from loop.values import Candidate, Origin
 from oracles.references.crystals import load_reference_crystals
 from tests.crystals import SYSTEMS
-from tests.fakes import FakeGenerator, best_length, fake_parts
+from tests.fakes import FakeGenerator, best_length, fake_components
 from tests.readers import READERS, by_ourselves, of_atoms, same_atoms, same_crystal
 
 SNAPPED = 2e-4  # of a lattice vector: pymatgen takes coordinates within 1e-4 of 1/3 and the like for these
@@ -171,7 +171,7 @@ def pool() -> list[Structure]:
 def campaign(tmp_path_factory):
     settings = CampaignSettings(name="read back", rounds=1, pool=24, budget=16, chunk=8, seed=1)
     folder = tmp_path_factory.mktemp("campaign")
-    with Store(folder / "campaign.db") as store, Campaign(settings, fake_parts(Drawn()), store, folder) as made:
+    with Store(folder / "campaign.db") as store, Campaign(settings, fake_components(Drawn()), store, folder) as made:
         made.run()
         yield made
 

@@ -29,7 +29,7 @@ ONE = AcquisitionConfig(objectives=(Objective("a"),), constraints=())
 
 
 class Posterior:
-    """A surrogate whose belief is given."""
+    """A surrogate whose posterior is given."""
 
     def __init__(self, mean, covariance, labels=None, properties=(A, B)):
         self.mean, self.covariance = np.asarray(mean, float), np.asarray(covariance, float)
@@ -85,8 +85,8 @@ def test_expected_improvement_and_bound_equal_botorch():
 
 
 def test_target_utility_has_the_moments_of_a_folded_normal():
-    wish = bind([Objective("a", "target", 1.0)], [], [A])
-    mean, std = wish.moments(np.array([[1.0], [1.5]]), np.array([[0.4], [0.4]]))
+    goals = bind([Objective("a", "target", 1.0)], [], [A])
+    mean, std = goals.moments(np.array([[1.0], [1.5]]), np.array([[0.4], [0.4]]))
     draws = -np.abs(np.random.default_rng(0).normal([[0.0], [0.5]], 0.4, size=(2, 400_000)))
     np.testing.assert_allclose(mean[:, 0], draws.mean(axis=1), atol=2e-3)
     np.testing.assert_allclose(std[:, 0], draws.std(axis=1), atol=2e-3)
@@ -94,18 +94,18 @@ def test_target_utility_has_the_moments_of_a_folded_normal():
 
 
 def test_bounds_are_given_in_own_units():
-    wish = bind([Objective("bulk_modulus")], [Constraint("e_above_hull", at_most=0.1)], [E_ABOVE_HULL, BULK_MODULUS])
+    goals = bind([Objective("bulk_modulus")], [Constraint("e_above_hull", at_most=0.1)], [E_ABOVE_HULL, BULK_MODULUS])
     t = np.column_stack([E_ABOVE_HULL.to_scale(np.array([0.099, 0.101])), [5.0, 5.0]])
-    assert wish.kept(t).tolist() == [True, False]
+    assert goals.kept(t).tolist() == [True, False]
     at_bound = np.array([[float(E_ABOVE_HULL.to_scale(np.array(0.1))), 5.0]])
-    assert np.exp(wish.log_feasible(at_bound, np.ones((1, 2))))[0] == pytest.approx(0.5)
+    assert np.exp(goals.log_feasible(at_bound, np.ones((1, 2))))[0] == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("strategy", ACQUISITIONS.ours)
 def test_every_strategy_gives_distinct_rows_and_repeats_under_its_seed(strategy):
     rng = np.random.default_rng(0)
     root = rng.normal(size=(2, 30, 30)) * 0.3
-    belief = Posterior(
+    posterior = Posterior(
         rng.normal(size=(30, 2)), root @ root.transpose(0, 2, 1) + 0.05 * np.eye(30), rng.normal(size=(8, 2))
     )
     assert isinstance(PoolAcquisition(replace(ONE, strategy=strategy)), Acquisition)
@@ -115,12 +115,12 @@ def test_every_strategy_gives_distinct_rows_and_repeats_under_its_seed(strategy)
         (Objective("a", "target", 0.2),),
     ):
         config = AcquisitionConfig(objectives=objectives, constraints=(Constraint("b", at_most=0.5),), samples=16)
-        chosen = belief.select(strategy, 5, config, seed=3)
+        chosen = posterior.select(strategy, 5, config, seed=3)
         assert len(set(chosen)) == 5
         assert all(0 <= i < 30 for i in chosen)
-        assert belief.select(strategy, 5, config, seed=3) == chosen
-    assert sorted(belief.select(strategy, 99)) == list(range(30))
-    assert belief.select(strategy, 0) == []
+        assert posterior.select(strategy, 5, config, seed=3) == chosen
+    assert sorted(posterior.select(strategy, 99)) == list(range(30))
+    assert posterior.select(strategy, 0) == []
 
 
 @pytest.mark.parametrize("strategy", [name for name in ACQUISITIONS.ours if name != "random"])
@@ -138,18 +138,18 @@ def test_every_strategy_takes_the_certain_winner_first(strategy):
 def test_constraints_are_not_traded_against_objectives(strategy):
     mean = np.column_stack([np.linspace(0, 1, 20), np.where(np.arange(20) < 10, 0.0, 3.0)])
     config = AcquisitionConfig(objectives=(Objective("a"),), constraints=(Constraint("b", at_most=1.0),))
-    belief = Posterior(mean, diagonal(np.full(20, 0.1), np.full(20, 0.2)), [[0.1, 0.0], [0.9, 3.0]])
-    assert max(belief.select(strategy, 4, config)) < 10
+    posterior = Posterior(mean, diagonal(np.full(20, 0.1), np.full(20, 0.2)), [[0.1, 0.0], [0.9, 3.0]])
+    assert max(posterior.select(strategy, 4, config)) < 10
 
 
 def test_probability_ranks_by_the_constraint_alone():
     mean = np.column_stack([np.arange(6.0), [0.9, 0.2, 0.5, 2.0, 0.7, 0.1]])
     config = AcquisitionConfig(objectives=(Objective("a"),), constraints=(Constraint("b", at_most=1.0),))
-    belief = Posterior(mean, diagonal(np.ones(6), np.full(6, 0.3)))
-    assert belief.select("pof", 6, config) == [5, 1, 2, 4, 0, 3]
+    posterior = Posterior(mean, diagonal(np.ones(6), np.full(6, 0.3)))
+    assert posterior.select("pof", 6, config) == [5, 1, 2, 4, 0, 3]
 
 
-def test_random_ignores_the_belief():
+def test_random_ignores_the_posterior():
     hits = [
         Posterior(np.eye(20)[:, :1] * 9, diagonal(np.ones(20))).select("random", 1, seed=seed)[0] for seed in range(200)
     ]
@@ -178,11 +178,11 @@ def test_hypervolume_fills_the_gap_of_the_front():
     """The front is (0, 1), (1, 0); of certain candidates only one adds much: (0.9, 0.9)."""
     mean = np.array([[0.0, 0.9], [0.9, 0.0], [0.05, 0.95], [0.9, 0.9], [-1.0, -1.0], [0.3, 0.3]])
     config = AcquisitionConfig(objectives=(Objective("a"), Objective("b")), constraints=())
-    belief = Posterior(mean, diagonal(np.full(6, 0.01), np.full(6, 0.01)), [[0, 1], [1, 0], [0, 0]])
-    assert belief.select("qlognehvi", 1, config) == [3]
+    posterior = Posterior(mean, diagonal(np.full(6, 0.01), np.full(6, 0.01)), [[0, 1], [1, 0], [0, 0]])
+    assert posterior.select("qlognehvi", 1, config) == [3]
 
 
-def test_pool_model_looks_up_the_joint_belief():
+def test_pool_model_looks_up_the_joint_posterior():
     rng = np.random.default_rng(0)
     root = rng.normal(size=(2, 6, 6))
     covariance = root @ root.transpose(0, 2, 1) + np.eye(6)
@@ -211,11 +211,11 @@ def test_a_surrogate_that_only_predicts_is_enough():
 def test_wrong_settings_are_named():
     with pytest.raises(ConfigError, match=r"expected one of random.*got 'best'"):
         PoolAcquisition(AcquisitionConfig(strategy="best"))
-    belief = Posterior(np.zeros((3, 1)), diagonal(np.ones(3)))
+    posterior = Posterior(np.zeros((3, 1)), diagonal(np.ones(3)))
     with pytest.raises(ConfigError, match="no surrogate predicts 'hardness'"):
-        belief.select("greedy", 1, AcquisitionConfig(objectives=(Objective("hardness"),), constraints=()))
+        posterior.select("greedy", 1, AcquisitionConfig(objectives=(Objective("hardness"),), constraints=()))
     with pytest.raises(ConfigError, match="at least one objective"):
-        belief.select("greedy", 1, AcquisitionConfig(objectives=(), constraints=()))
+        posterior.select("greedy", 1, AcquisitionConfig(objectives=(), constraints=()))
     with pytest.raises(ConfigError, match="target"):
         Objective("a", "target")
     with pytest.raises(ConfigError, match="either"):
@@ -225,16 +225,16 @@ def test_wrong_settings_are_named():
 @pytest.mark.parametrize("strategy", ["greedy", "ucb", "logcei"])
 def test_energies_too_good_to_be_true_come_last_by_default(strategy):
     energies, log_moduli = [-0.9, 0.02, 0.4], [5.9, 4.0, 5.5]  # the first is stiffest, and an error of the potential
-    belief = Posterior(
+    posterior = Posterior(
         np.column_stack([energies, log_moduli]),
         diagonal([0.02] * 3, [0.1] * 3),
         properties=(E_ABOVE_HULL, BULK_MODULUS),
     )
-    assert belief.select(strategy, 1, AcquisitionConfig())[0] == 1
+    assert posterior.select(strategy, 1, AcquisitionConfig())[0] == 1
 
 
 class Panel:
-    """Several beliefs in one pool."""
+    """Several predictions in one pool."""
 
     def __init__(self, *means):
         self.members = tuple(Posterior(np.array(mean)[:, None], 1e-6 * np.eye(len(mean))[None]) for mean in means)

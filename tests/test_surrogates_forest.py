@@ -26,7 +26,7 @@ def seconded(Z: np.ndarray, t: np.ndarray, offset: np.ndarray | None = None) -> 
     offset, blocks = np.zeros(len(t)) if offset is None else offset, np.arange(len(t))
     gp = ExactGP(Z, t, np.zeros(WIDTH), offset, (0.0, 1.0))
     gp.fit(np.arange(len(t)), 50)
-    return gp, StackedModel(gp, Z, t, offset, blocks=blocks, left_out=gp.leave_one_block_out(blocks), seed=0)
+    return gp, StackedModel(gp, Z, t, offset, blocks=blocks, held_out=gp.leave_one_block_out(blocks), seed=0)
 
 
 def test_log_score_is_the_normal_log_density_without_its_constant():
@@ -66,12 +66,12 @@ def test_left_out_labels_are_predicted_by_trees_that_saw_none_of_their_block():
     assert 0 < len(blind) < TREES
     for row in (14, 15):
         expected = np.mean([tree.predict(Z[[row]]) for tree in blind])
-        assert forest.left_out[0][row] == pytest.approx(expected, rel=1e-6)
+        assert forest.held_out[0][row] == pytest.approx(expected, rel=1e-6)
 
 
 def test_labels_that_every_tree_has_seen_are_left_out_by_the_mean_of_all():
     Z, t = inputs(30), np.random.default_rng(2).normal(size=30)
-    mean, std = Forest(Z, t, np.zeros(30), 1.0, seed=0).left_out
+    mean, std = Forest(Z, t, np.zeros(30), 1.0, seed=0).held_out
     np.testing.assert_allclose(mean, t.mean())
     np.testing.assert_allclose(std, np.sqrt(t.var() + FLOOR**2), rtol=1e-9)
 
@@ -91,7 +91,7 @@ def test_kinds_are_the_forest_s_and_slopes_the_process_s():
     assert together < 0.9 * alone
 
 
-def test_joint_belief_has_the_marginal_ones_on_its_diagonal_and_the_correlations_of_the_process():
+def test_joint_posterior_has_the_marginal_ones_on_its_diagonal_and_the_correlations_of_the_process():
     Z, new = inputs(60), inputs(15, 1)
     offset = np.linspace(0, 5, 60)
     gp, both = seconded(Z, step(Z) + offset, offset)

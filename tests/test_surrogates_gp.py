@@ -349,7 +349,7 @@ def test_distance_flags_what_is_unlike_the_labels(extractor, world):
     np.testing.assert_allclose(surrogate.distance(world[:5]), 0, atol=1e-6)
 
 
-def test_probability_of_stability_is_the_share_of_draws_from_the_belief(extractor, world):
+def test_probability_of_stability_is_the_share_of_draws_from_the_posterior(extractor, world):
     surrogate = GPSurrogate(extractor)
     surrogate.fit(world[:30], [label(candidate) for candidate in world[:30]])
     found = surrogate.probability(world[30:], "e_above_hull", at_most=0.1)

@@ -1,4 +1,4 @@
-"""A product of two properties: its moments, its joint belief and its calibration against sampling and a known world."""
+"""A product of two properties: its moments, joint posterior and calibration against sampling and a known world."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_moments_are_those_of_samples():
         assert std[0] == pytest.approx(draws.prod(axis=1).std(), rel=0.01)
 
 
-def test_two_beliefs_agree_on_the_surer_one_and_are_no_surer_together():
+def test_two_posteriors_agree_on_the_surer_one_and_are_no_surer_together():
     mean, std = log_opinion_pool(
         (np.array([1.0, 1.0]), np.array([0.1, 1.0])), (np.array([3.0, 3.0]), np.array([10.0, 1.0]))
     )
@@ -67,7 +67,7 @@ def test_two_beliefs_agree_on_the_surer_one_and_are_no_surer_together():
     np.testing.assert_allclose(std, [np.sqrt(2) * 0.1, 1.0], rtol=1e-3)
 
 
-def test_the_product_is_believed_in_from_both_sides(fitted):
+def test_the_product_is_predicted_by_two_models(fitted):
     """Its mean lies between what the factors say and what the process of the product says."""
     surrogate, _, _ = fitted
     new = crystals(50, 21)
@@ -91,7 +91,7 @@ def test_errors_that_go_together_are_noticed_and_intervals_cover(fitted):
     assert 0.84 <= (np.abs(values - mean) <= 1.645 * std).mean() <= 0.98
 
 
-def test_joint_belief_has_the_marginals_and_is_one(fitted):
+def test_joint_posterior_has_the_marginals_and_is_one(fitted):
     surrogate, _, _ = fitted
     new = crystals(40, 9)
     mean, std = surrogate.marginal(new)
@@ -108,21 +108,21 @@ def test_the_sides_are_what_is_averaged_and_choose_by_themselves(fitted):
     first, second = surrogate.members
     assert isinstance(surrogate, Committee)
     assert isinstance(first, JointSurrogate)
-    beliefs = [tuple(part[:, 0] for part in member.marginal(new)) for member in (first, second)]
-    mean, std = log_opinion_pool(*beliefs)
+    posteriors = [tuple(part[:, 0] for part in member.marginal(new)) for member in (first, second)]
+    mean, std = log_opinion_pool(*posteriors)
     np.testing.assert_allclose(surrogate.marginal(new)[0][:, 0], mean)
     np.testing.assert_allclose(surrogate.marginal(new)[1][:, 0], std * surrogate._width)
     direct, direct_std = surrogate._processes.marginal(new)
-    np.testing.assert_allclose(beliefs[1], (direct[:, 2], direct_std[:, 2]))
-    for member, belief in zip((first, second), beliefs, strict=True):
+    np.testing.assert_allclose(posteriors[1], (direct[:, 2], direct_std[:, 2]))
+    for member, posterior in zip((first, second), posteriors, strict=True):
         joint = member.joint(new)
-        np.testing.assert_allclose(joint.mean[:, 0], belief[0])
-        np.testing.assert_allclose(np.sqrt(np.diagonal(joint.covariance[0])), belief[1])
+        np.testing.assert_allclose(joint.mean[:, 0], posterior[0])
+        np.testing.assert_allclose(np.sqrt(np.diagonal(joint.covariance[0])), posterior[1])
         assert np.linalg.eigvalsh(joint.covariance[0]).min() > -1e-8
     chosen = PoolAcquisition(AcquisitionConfig("greedy", (Objective("merit"),), ())).select(new, surrogate, 10, seed=0)
-    assert set(chosen[:5]) == set(np.argsort(-beliefs[0][0])[:5].tolist())
+    assert set(chosen[:5]) == set(np.argsort(-posteriors[0][0])[:5].tolist())
     others = np.setdiff1d(np.arange(60), chosen[:5])
-    assert set(chosen[5:]) == set(others[np.argsort(-beliefs[1][0][others])[:5]].tolist())
+    assert set(chosen[5:]) == set(others[np.argsort(-posteriors[1][0][others])[:5]].tolist())
 
 
 def test_a_missing_factor_is_no_label_and_saving_restores(fitted, tmp_path):

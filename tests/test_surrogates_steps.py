@@ -1,4 +1,4 @@
-"""Steps between fidelities: the belief learns where the cheaper oracle errs, and what climbs is worth its price."""
+"""Steps between fidelities: the posterior learns where the cheaper oracle errs, and what climbs is worth its price."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from surrogates.properties import Property
-from surrogates.steps import StepModel, Steps, climbers, costs, probability_at_most
+from surrogates.steps import StepModel, Steps, costs, probability_at_most, selected_for_tier
 from surrogates.utility import Objective
 
 GAP = Property("dft_band_gap", "eV", prior_mean=1.0, prior_std=1.5)
@@ -32,7 +32,7 @@ def measured(steps, truth, rows, cost=1.0):
     return replace(steps, high=high, cost=spent)
 
 
-def test_the_belief_learns_where_the_cheaper_oracle_errs():
+def test_the_posterior_learns_where_the_cheaper_oracle_errs():
     steps, truth = pool()
     rows = np.arange(16)
     mean, std = StepModel(steps, GROUPS, GAP).predict(measured(steps, truth, rows).high, fit=True)
@@ -44,7 +44,7 @@ def test_the_belief_learns_where_the_cheaper_oracle_errs():
 def test_what_is_chosen_is_no_longer_the_best_by_the_cheaper_value():
     steps, truth = pool()
     rows = np.arange(16)
-    chosen = climbers(measured(steps, truth, rows), GROUPS, GAP, LARGEST, 4)
+    chosen = selected_for_tier(measured(steps, truth, rows), GROUPS, GAP, LARGEST, 4)
     assert len(set(chosen)) == 4
     assert not set(chosen) & set(rows.tolist())
     best_low = [row for row in np.argsort(-steps.low) if row not in rows][:4]
@@ -55,35 +55,35 @@ def test_what_is_chosen_is_no_longer_the_best_by_the_cheaper_value():
 def test_what_is_of_no_use_or_dear_comes_last():
     steps, truth = pool()
     seen = measured(steps, truth, np.arange(16))
-    useless = climbers(seen, GROUPS, GAP, LARGEST, 1)[0]
+    useless = selected_for_tier(seen, GROUPS, GAP, LARGEST, 1)[0]
     useful = steps.useful.copy()
     useful[useless] = 0.0
-    assert climbers(replace(seen, useful=useful), GROUPS, GAP, LARGEST, 44).index(useless) == 43
-    dear = climbers(seen, GROUPS, GAP, LARGEST, 1)[0]
+    assert selected_for_tier(replace(seen, useful=useful), GROUPS, GAP, LARGEST, 44).index(useless) == 43
+    dear = selected_for_tier(seen, GROUPS, GAP, LARGEST, 1)[0]
     size = steps.size.copy()
     size[dear] = 1e4
-    assert climbers(replace(seen, size=size), GROUPS, GAP, LARGEST, 1)[0] != dear
-    assert climbers(replace(seen, size=size), GROUPS, GAP, LARGEST, 1, by_cost=False)[0] == dear
+    assert selected_for_tier(replace(seen, size=size), GROUPS, GAP, LARGEST, 1)[0] != dear
+    assert selected_for_tier(replace(seen, size=size), GROUPS, GAP, LARGEST, 1, by_cost=False)[0] == dear
 
 
 def test_failures_cost_and_teach_nothing():
     steps, truth = pool()
     seen = measured(steps, np.where(np.arange(60) == 3, np.nan, truth), np.arange(16))
-    assert 3 not in climbers(seen, GROUPS, GAP, LARGEST, 60)
+    assert 3 not in selected_for_tier(seen, GROUPS, GAP, LARGEST, 60)
 
 
-def test_targets_are_met_by_what_is_believed():
+def test_targets_are_met_by_what_is_expected():
     steps, truth = pool()
     seen = measured(steps, truth, np.arange(16))
-    chosen = climbers(seen, GROUPS, GAP, Objective("dft_band_gap", "target", 1.34), 3)
+    chosen = selected_for_tier(seen, GROUPS, GAP, Objective("dft_band_gap", "target", 1.34), 3)
     assert np.abs(truth[chosen] - 1.34).max() < 0.4
 
 
 def test_nothing_measured_and_no_cheaper_value():
     steps, _ = pool()
-    assert climbers(steps, GROUPS, GAP, LARGEST, 1, by_cost=False)[0] == np.argmax(steps.low)
+    assert selected_for_tier(steps, GROUPS, GAP, LARGEST, 1, by_cost=False)[0] == np.argmax(steps.low)
     blind = replace(steps, low=np.full(60, np.nan))
-    assert len(climbers(blind, GROUPS, GAP, LARGEST, 3)) == 3
+    assert len(selected_for_tier(blind, GROUPS, GAP, LARGEST, 3)) == 3
 
 
 def test_costs_are_a_power_of_the_size():

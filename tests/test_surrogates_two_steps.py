@@ -8,7 +8,7 @@ from surrogates.two_steps import Costs, Factors, excess, index_to_finish
 COSTS = Costs(1.0, 3.0)
 
 
-def beliefs(gap, log_constant, gap_std=0.5, log_std=0.2, correlation=0.0):
+def factors(gap, log_constant, gap_std=0.5, log_std=0.2, correlation=0.0):
     mean, std = np.array([[gap, log_constant]]), np.array([[gap_std, log_std]])
     return Factors(mean, std, correlation)
 
@@ -27,15 +27,15 @@ def test_no_gap_no_gain():
 
 def test_what_the_gap_has_shown_decides_about_the_constant():
     gaps = np.array([2.0, 4.0, 6.0])
-    belief = Factors(np.tile([4.0, 1.4], (3, 1)), np.tile([1.0, 0.2], (3, 1)))
-    finish = index_to_finish(gaps, belief, 17.5, COSTS)
+    posterior = Factors(np.tile([4.0, 1.4], (3, 1)), np.tile([1.0, 0.2], (3, 1)))
+    finish = index_to_finish(gaps, posterior, 17.5, COSTS)
     drawn = np.exp(1.4 + 0.2 * np.random.default_rng(0).standard_normal(1_000_000))
     assert finish[1] == pytest.approx(np.maximum(4.0 * drawn - 17.5, 0).mean() / 3, rel=0.02)
     assert finish[0] < 1e-4 < 0.1 < finish[2]  # a small gap is left, a large one goes on
 
 
-def test_a_gap_above_belief_lowers_the_constant_where_their_errors_oppose():
-    belief = beliefs(4.0, 1.5, gap_std=1.0, correlation=-0.5)
-    mean, std = belief.given(np.array([5.0]))
+def test_a_gap_above_the_posterior_lowers_the_constant_where_their_errors_oppose():
+    posterior = factors(4.0, 1.5, gap_std=1.0, correlation=-0.5)
+    mean, std = posterior.given(np.array([5.0]))
     assert mean[0] == pytest.approx(1.5 - 0.5 * 0.2)
     assert std[0] == pytest.approx(0.2 * np.sqrt(0.75))

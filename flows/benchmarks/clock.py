@@ -64,5 +64,5 @@ def timed(works: dict[str, Callable[[], Any]], repetitions: int, *, warm_up: boo
 
 
 def load() -> float | None:
-    """Processes that want a core, mean of the last minute: above the number of cores, wall times mean little."""
+    """Processes that need a core, mean of the last minute: above the number of cores, wall times mean little."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

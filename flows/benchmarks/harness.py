@@ -50,6 +50,13 @@ class Benchmark:
 
 BENCHMARKS = (
     Benchmark(
+        "quickstart",
+        "The quickstart's campaign over several seeds: finds per label, engine against chance and untuned generator.",
+        "quickstart",
+        "QuickstartConfig",
+        data=False,
+    ),
+    Benchmark(
         "pool",
         "Simulated campaigns on a table with hidden labels: strategies against chance and a random forest.",
         "pool.run",

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from flows.console import complain
+from flows.console import print_error
 from loop.errors import DiscoveryLoopError
 from loop.io.disk import ADVICE, is_full
 
@@ -30,27 +30,27 @@ class GuardedGroup(TyperGroup):
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt:
-            complain("interrupted. Nothing recorded is lost; to go on: discovery-loop resume RESULTS_FOLDER")
+            print_error("interrupted. Nothing recorded is lost; to continue: discovery-loop resume RESULTS_FOLDER")
             raise typer.Exit(130) from None
         except DiscoveryLoopError as error:
-            complain(str(error))
+            print_error(str(error))
             raise typer.Exit(1) from None
         except MemoryError:
-            complain("out of memory: use a smaller batch, pool or number of workers")
+            print_error("out of memory: use a smaller batch, pool or number of workers")
             raise typer.Exit(1) from None
         except OSError as error:
             if is_full(error):
-                complain(f"{error.filename or 'a file'} cannot be written: {ADVICE}.")
+                print_error(f"{error.filename or 'a file'} cannot be written: {ADVICE}.")
                 raise typer.Exit(1) from None
-            complain(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+            print_error(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
             raise typer.Exit(1) from None
         except Exception as error:
             if hasattr(error, "exit_code"):  # a usage error, which prints itself
                 raise
             if is_full(error, Path.cwd()):
-                complain(f"a file cannot be written: {ADVICE}.")
+                print_error(f"a file cannot be written: {ADVICE}.")
                 raise typer.Exit(1) from None
-            complain(
+            print_error(
                 f"unexpected {type(error).__name__}: {error}\nThe traceback is in {write_log()}; please report it."
             )
             raise typer.Exit(1) from None

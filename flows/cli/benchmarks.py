@@ -48,7 +48,7 @@ def references(
 
     with progress() as report:
         record = run(output, n, data, not unrelaxed, seed=seed, former=former, progress=report)
-    _tell(record, output, json)
+    _print_record(record, output, json)
 
 
 Table = Annotated[Path, typer.Option("--data", help="CSV with a cif column and labels.")]
@@ -69,7 +69,7 @@ def verb_of(benchmark: Benchmark) -> Callable[..., None]:
         with progress() as report:
             chosen = _settings(benchmark.settings, settings, seeds)
             record = benchmark.run(*([data] if benchmark.data else []), output, chosen, report)
-        _tell(record, output, json)
+        _print_record(record, output, json)
 
     options: dict[str, Any] = {"output": Output}
     options |= {"data": Table} if benchmark.data else {}
@@ -112,7 +112,7 @@ def rl(
         chosen["judge"] = {"model": judge_model, "python": judge_python, "data": data or []}
     with progress() as report:
         record = run(output, configfile.load(forbid_extra(RLConfig), None, chosen), report)
-    _tell(record, output, json)
+    _print_record(record, output, json)
 
 
 @app.command("rl-properties")
@@ -139,7 +139,7 @@ def rl_properties(
         chosen["judge"] = {"model": judge_model, "python": judge_python}
     with progress() as report:
         record = run(data, output, configfile.load(forbid_extra(PropertiesConfig), None, chosen), report)
-    _tell(record, output, json)
+    _print_record(record, output, json)
 
 
 @app.command("dielectric-dft")
@@ -147,11 +147,11 @@ def dielectric_dft(
     output: Output,
     data: Table,
     python: Annotated[str | None, typer.Option(help="Interpreter that has GPAW. Default: this one.")] = None,
-    cores: Annotated[int, typer.Option(min=0, help="MPI processes of a calculation; 0: one a core.")] = 0,
+    cores: Annotated[int, typer.Option(min=0, help="MPI processes of a calculation; 0: one per core.")] = 0,
     settings: Settings = None,
     json: Json = False,
 ) -> None:
-    """The same with DFT as judge of crystals that nobody has computed: tune, propose, relax, compute. Goes on."""
+    """The same with DFT as judge of crystals that nobody has computed: tune, propose, relax, compute. Resumes."""
     from flows import configfile
     from flows.benchmarks.dielectric.real import RealConfig, run
     from flows.config import forbid_extra
@@ -161,7 +161,7 @@ def dielectric_dft(
     chosen = usual | configfile.parse_settings(settings or [])
     with progress() as report:
         record = run(data, output, configfile.load(forbid_extra(RealConfig), None, chosen), report)
-    _tell(record, output, json)
+    _print_record(record, output, json)
 
 
 @app.command("rl-speed")
@@ -182,7 +182,7 @@ def rl_speed(
     config = RLSpeed(crystals, slow, checkpoint, threads, seed)
     with progress() as report:
         record = run(output, config, report)
-    _tell(record, output, json)
+    _print_record(record, output, json)
 
 
 @app.command()
@@ -201,7 +201,7 @@ def novelty(
 
     check_folder(output)
     record = write_benchmark(output, measure(data, crystals, pairs, seed))
-    _tell(record, output, json)
+    _print_record(record, output, json)
 
 
 @app.command()
@@ -212,7 +212,7 @@ def dft(
     ] = None,
     crystal: Annotated[list[str] | None, typer.Option(help="Formula, as Si. Repeatable. Default: all eight.")] = None,
     lattice: Annotated[bool, typer.Option("--lattice", help="Relax cells too: lattice parameters.")] = False,
-    cores: Annotated[int, typer.Option(min=0, help="MPI processes; 0: one a core.")] = 0,
+    cores: Annotated[int, typer.Option(min=0, help="MPI processes; 0: one per core.")] = 0,
     time_limit: Annotated[float, typer.Option(help="Seconds for one crystal.")] = 3600.0,
     json: Json = False,
 ) -> None:
@@ -224,7 +224,7 @@ def dft(
     config = DftConfig(resources=Resources(cores=cores), time_limit=time_limit)
     with progress() as report:
         record = run(output, preset or ["test"], config, names=crystal, lattice=lattice, progress=report)
-    _tell(record, output, json)
+    _print_record(record, output, json)
 
 
 def _settings(kind: type[Any], settings: list[str] | None, seeds: int | None = None) -> Any:
@@ -238,7 +238,7 @@ def _settings(kind: type[Any], settings: list[str] | None, seeds: int | None = N
     return configfile.load(forbid_extra(kind), None, chosen)
 
 
-def _tell(record: dict[str, Any], output: Path, json: bool) -> None:
+def _print_record(record: dict[str, Any], output: Path, json: bool) -> None:
     emit(record if json else {"results": record["results"]}, json)
     note(f"wrote {output}/record.json")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.records import Json, Output, Seed, tell
+from flows.cli.records import Json, Output, Seed, print_record
 from flows.console import progress
 
 Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint folder.")]
@@ -27,7 +27,7 @@ def sampling(
 
     with progress() as report:
         record = run(output, checkpoint=checkpoint, batch=batch, repetitions=repetitions, seed=seed, progress=report)
-    tell(record, output, json)
+    print_record(record, output, json)
 
 
 def training(
@@ -43,7 +43,7 @@ def training(
 
     with progress() as report:
         record = run(output, data, steps=steps, threads=threads, seed=seed, progress=report)
-    tell(record, output, json)
+    print_record(record, output, json)
 
 
 def learning(
@@ -53,7 +53,7 @@ def learning(
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as seconds=60.")] = None,
     json: Json = False,
 ) -> None:
-    """Fifteen minutes of training at the small size, against the original; goes on where it was cut off."""
+    """Fifteen minutes of training at the small size, against the original; resumes where it was cut off."""
     from flows import configfile
     from flows.benchmarks.generator.learning import LearningConfig, run
     from flows.config import forbid_extra
@@ -61,7 +61,7 @@ def learning(
     config = configfile.load(forbid_extra(LearningConfig), None, configfile.parse_settings(settings or []))
     with progress() as report:
         record = run(train, held_out, output, config, report)
-    tell(record, output, json)
+    print_record(record, output, json)
 
 
 def preparation(
@@ -77,7 +77,7 @@ def preparation(
 
     with progress() as report:
         record = run(output, data, n=n, broken=broken, seed=seed, progress=report)
-    tell(record, output, json)
+    print_record(record, output, json)
 
 
 def conditions(
@@ -92,7 +92,7 @@ def conditions(
 
     with progress() as report:
         record = run(output, n=n, seed=seed, checkpoint=checkpoint, progress=report)
-    tell(record, output, json)
+    print_record(record, output, json)
 
 
 def register(app: typer.Typer) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.records import Json, Output, Seed, tell
+from flows.cli.records import Json, Output, Seed, print_record
 from flows.console import note
 
 
@@ -27,7 +27,7 @@ def resume(
 
     url = None if database is None else expand_environment(database)
     record = run(output, ResumeBenchmark(kills, url, prefect, seed, minutes), note)
-    tell(record, output, json)
+    print_record(record, output, json)
 
 
 def overhead(
@@ -40,7 +40,7 @@ def overhead(
     """What orchestration adds to the seconds of the labels."""
     from flows.benchmarks.operate.speed import OverheadBenchmark, run_overhead
 
-    tell(run_overhead(output, OverheadBenchmark(labels, seconds, prefect), note), output, json)
+    print_record(run_overhead(output, OverheadBenchmark(labels, seconds, prefect), note), output, json)
 
 
 def scale(
@@ -53,7 +53,7 @@ def scale(
     """Labels on 1, 2 and 4 Dask workers: the same list, and how much faster."""
     from flows.benchmarks.operate.speed import ScaleBenchmark, run_scale
 
-    tell(run_scale(output, ScaleBenchmark(labels, seconds, tuple(workers or (1, 2, 4))), note), output, json)
+    print_record(run_scale(output, ScaleBenchmark(labels, seconds, tuple(workers or (1, 2, 4))), note), output, json)
 
 
 def register(app: typer.Typer) -> None:

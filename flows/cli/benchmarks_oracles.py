@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import Potential, Trust
-from flows.cli.records import Json, Output, Seed, tell
+from flows.cli.records import Json, Output, Seed, print_record
 from flows.console import progress
 
-Minutes = Annotated[float, typer.Option(help="Begin nothing after this time; repeat the command, and it goes on.")]
+Minutes = Annotated[float, typer.Option(help="Begin nothing after this time; repeat the command, and it resumes.")]
 FOREVER = float("inf")
 
 
@@ -35,7 +35,7 @@ def relaxation(
     config = RelaxationBenchmark(n, chunk, seed, max_atoms, device, optimizers=optimizers, minutes=minutes)
     with progress() as report:
         record = run(output, config, report)
-    tell(record, output, json)
+    print_record(record, output, json)
 
 
 def elasticity(
@@ -52,7 +52,7 @@ def elasticity(
     with progress() as report:
         chosen = None if data is None else (data, others)
         record = run(output, potential, trust=trust, others=chosen, progress=report)
-    tell(record, output, json)
+    print_record(record, output, json)
 
 
 def robustness(
@@ -67,7 +67,7 @@ def robustness(
 
     with progress() as report:
         record = run(output, RobustnessBenchmark(n, seed=seed, minutes=minutes), report)
-    tell(record, output, json)
+    print_record(record, output, json)
 
 
 def register(app: typer.Typer) -> None:

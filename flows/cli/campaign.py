@@ -126,7 +126,7 @@ def run(
         refuse(problems(checked))
         emit({"results": str(directory), **forecast(checked), **measured(checked)}, json)
         return
-    go(checked, directory, quiet, json)
+    run_and_print(checked, directory, quiet, json)
 
 
 def resume(
@@ -139,10 +139,10 @@ def resume(
     from flows.config import stored_config
     from flows.configfile import parse_settings
 
-    go(stored_config(directory, parse_settings(settings or [])), directory, quiet, json, resume=True)
+    run_and_print(stored_config(directory, parse_settings(settings or [])), directory, quiet, json, resume=True)
 
 
-def go(config: Any, directory: Path, quiet: bool, json: bool, *, resume: bool = False) -> None:
+def run_and_print(config: Any, directory: Path, quiet: bool, json: bool, *, resume: bool = False) -> None:
     """Run all that is left of a campaign and print its outcome."""
     from flows.console import progress
     from flows.plain import run_campaign
@@ -186,7 +186,7 @@ def approve(
     budget: Annotated[int | None, typer.Option(min=0, help="How many crystals at most. Default: as asked.")] = None,
     json: Json = False,
 ) -> None:
-    """Answer the question that a campaign waits with, before an expensive rung."""
+    """Answer the question that a campaign waits with, before an expensive tier."""
     from loop import approval
 
     questions = approval.open_questions(directory)
@@ -197,7 +197,7 @@ def approve(
         answer = approval.answer(question, decision, budget)
         told = {
             "round": question.round,
-            "rung": question.rung,
+            "tier": question.tier,
             "decision": answer.decision,
             "crystals": answer.crystals,
         }

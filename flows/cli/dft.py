@@ -45,7 +45,7 @@ class Code(StrEnum):
 
 def dft(
     input: Input,
-    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write; one that is there is gone on with.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV to write; an existing one is continued.")],
     preset: Annotated[Preset, typer.Option(help="How accurate.")] = Preset.fast,
     property: Annotated[list[What] | None, typer.Option(help="Beside the energy. Repeatable. Default: both.")] = None,
     relax: Annotated[Relax, typer.Option(help="What may move.")] = Relax.none,
@@ -53,7 +53,7 @@ def dft(
     energy_only: Annotated[bool, typer.Option("--energy-only", help="Neither gap nor dielectric constant.")] = False,
     max_atoms: Annotated[int, typer.Option(min=1, help="Of the primitive cell; larger crystals are left out.")] = 16,
     time_limit: Annotated[float, typer.Option(help="Seconds for one crystal.")] = 1800.0,
-    cores: Annotated[int, typer.Option(min=0, help="MPI processes; 0: one a core, at most 8.")] = 0,
+    cores: Annotated[int, typer.Option(min=0, help="MPI processes; 0: one per core, at most 8.")] = 0,
     memory: Annotated[float, typer.Option(help="GiB for one crystal.")] = 8.0,
     python: Annotated[str | None, typer.Option(help="Interpreter that has GPAW. Default: this one.")] = None,
     json: Json = False,
@@ -89,7 +89,7 @@ def dft(
 
 def dft_inputs(
     input: Input,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; one folder a crystal.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; one folder per crystal.")],
     code: Annotated[Code, typer.Option(help="vasp (needs the extra discovery-loop[vasp]) or espresso.")] = Code.vasp,
     json: Json = False,
 ) -> None:
@@ -115,7 +115,7 @@ def import_labels(
     from flows.tables.import_labels import import_labels as take
 
     with open_store(campaign) as (store, campaign_name):
-        done = take(store, campaign_name, file, rung=name)
+        done = take(store, campaign_name, file, tier=name)
     if done.taken:
         from loop.report.export import write_ranked
 

@@ -264,7 +264,7 @@ def evaluate_generator(
     """Validity, uniqueness, novelty, stability, likelihood and distributions of generated crystals."""
     from flows.build import Builder
     from flows.config import CampaignConfig
-    from flows.evaluation.report import EvaluationConfig, Judges, evaluate, told
+    from flows.evaluation.report import EvaluationConfig, Evaluators, evaluate, told
     from flows.models import load_model
     from flows.tables.columns import read_input
     from flows.tables.outputs import check_folder
@@ -276,12 +276,12 @@ def evaluate_generator(
         samples = read_input(input, report)
         known = None if reference is None else read_crystals(reference)
         model = None if held_out is None else load_model(checkpoint, "cpu", "float32")
-        judges = Judges(
+        evaluators = Evaluators(
             Builder(CampaignConfig()) if energies else None,
             model,
             None if held_out is None else read_crystals(held_out),
         )
-        record = evaluate(samples, known, output, judges, config, report)
+        record = evaluate(samples, known, output, evaluators, config, report)
     results = record["results"]
     emit(results if json else {**told(results), "record": f"{output}/record.json"}, json)
 

@@ -29,7 +29,7 @@ def up(
 
 
 def down(json: Json = False) -> None:
-    """End what `up` started. A campaign that is running is interrupted; `discovery-loop resume` goes on with it."""
+    """End what `up` started. A campaign that is running is interrupted; `discovery-loop resume` continues it."""
     from flows import server
 
     ended = server.down()

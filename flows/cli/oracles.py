@@ -46,7 +46,7 @@ def relax(
 ) -> None:
     """Relax crystals with a potential: status, energy (eV/atom), steps, forces, stress, seconds for each.
 
-    Finished crystals are kept beside the output (OUTPUT.partial.jsonl): repeat the command, and a killed one goes on.
+    Finished crystals are kept beside the output (OUTPUT.partial.jsonl): repeat the command, and a killed one resumes.
     """
     from flows.journal import Journal
     from flows.tables import screening
@@ -65,10 +65,10 @@ def relax(
             write_output(output, table, frame, structures)
     statuses = screening.statuses_of(frame)
     emit({"rows": len(frame), "statuses": statuses, "potential": str(loaded.energy_type), "output": str(output)}, json)
-    insist(frame)
+    fail_if_none_ok(frame)
 
 
-def insist(frame: pd.DataFrame) -> None:
+def fail_if_none_ok(frame: pd.DataFrame) -> None:
     """Bad rows among good ones are counted; nothing but bad rows is an error."""
     if len(frame) and frame["status"].str.startswith("failed").all():
         reasons = frame["message"].dropna() if "message" in frame else frame["status"]
@@ -78,7 +78,7 @@ def insist(frame: pd.DataFrame) -> None:
 def tell_resumed(journal: Journal, report: Reporter) -> None:
     """Say that an earlier call's results are used."""
     if journal.found:
-        report.say(f"going on: {journal.found} crystals are done already in {journal.path.name}")
+        report.log(f"resuming: {journal.found} crystals are done already in {journal.path.name}")
 
 
 hull_app = typer.Typer(invoke_without_command=True, no_args_is_help=True)
@@ -111,7 +111,7 @@ def hull(
 ) -> None:
     """Energies above the hull (eV/atom) with their decomposition. `hull build` makes a table of reference phases.
 
-    Finished crystals are kept beside the output (OUTPUT.partial.jsonl): repeat the command, and a killed one goes on.
+    Finished crystals are kept beside the output (OUTPUT.partial.jsonl): repeat the command, and a killed one resumes.
     """
     if context.invoked_subcommand is not None:
         return
@@ -140,7 +140,7 @@ def hull(
     summary |= {"median_e_above_hull": float(values.median()), "below_0.1": int((values <= METASTABLE).sum())}
     summary |= {"suspect": int((values < IMPLAUSIBLE).sum())}  # so far below the hull lies an error, hardly a find
     emit({**summary, "reference": references.checksum[:16], "output": str(output)}, json)
-    insist(frame)
+    fail_if_none_ok(frame)
 
 
 def _table_of_phases(reference: str | None, relaxed: bool) -> References | None:
@@ -186,11 +186,11 @@ def predict(
     input: Input,
     output: Output,
     campaign: Annotated[
-        Path | None, typer.Option(help="Results folder whose surrogates to use. Default: prior beliefs, no labels.")
+        Path | None, typer.Option(help="Results folder whose surrogates to use. Default: the prior, no labels.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """What a campaign's surrogates believe of crystals: mean and standard deviation of each property."""
+    """What a campaign's surrogates predict for crystals: mean and standard deviation of each property."""
     from flows.tables.columns import read_input, write_output
     from flows.tables.outputs import check_crystals
     from flows.tables.prediction import predict_table
@@ -201,7 +201,7 @@ def predict(
         frame, labels = predict_table(table, campaign, report)
     write_output(output, table, frame)
     if campaign is None:
-        note("no --campaign was given: these are prior beliefs, before any label")
+        note("no --campaign was given: these are predictions of the prior, before any label")
     statuses = dict(frame["status"].value_counts())
     emit({"rows": len(frame), "statuses": {k: int(v) for k, v in statuses.items()}, "labels": labels}, json)
 

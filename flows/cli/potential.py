@@ -21,7 +21,7 @@ def load(
     trust: bool = False,
     environment: str | None = None,
 ) -> LoadedPotential:
-    """A potential for a verb; one that runs in worker processes gets one a core.
+    """A potential for a verb; one that runs in worker processes gets one per core.
 
     Raises:
         ConfigError: no such potential, or it cannot be loaded here.
@@ -48,7 +48,7 @@ def install(
 
     with progress() as report:
         wanted = overlay.resolve(name, packages or ())
-        report.say(f"installing {' '.join(wanted.packages)}" if overlay.problem(wanted) else "it is there already")
+        report.log(f"installing {' '.join(wanted.packages)}" if overlay.problem(wanted) else "it is there already")
         folder = overlay.install(wanted)
     use = f"--potential {name}" if name in overlay.KNOWN else f"--potential module:Class --environment {name}"
     emit({"overlay": name, "folder": str(folder), "use": use}, json)
@@ -67,7 +67,7 @@ def list_overlays(json: Json = False) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add the verbs below `potential`."""
-    potentials = typer.Typer(no_args_is_help=True, help="Potentials that want packages of their own: install, list.")
+    potentials = typer.Typer(no_args_is_help=True, help="Potentials that need packages of their own: install, list.")
     potentials.command("install")(install)
     potentials.command("list")(list_overlays)
     app.add_typer(potentials, name="potential", rich_help_panel="Operate")

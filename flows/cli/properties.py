@@ -35,7 +35,7 @@ def elastic(
 
     A crystal whose tensor is not positive definite is `unstable` and has no moduli.
 
-    Crystals are relaxed first. Finished ones are kept beside the output: repeat the command, and a killed one goes on.
+    Crystals are relaxed first. Finished ones are kept beside the output: repeat the command, and a killed one resumes.
     """
     from oracles.properties.elastic import ElasticConfig
 
@@ -61,7 +61,7 @@ def phonons(
 ) -> None:
     """Dynamic stability: lowest phonon frequency (THz, imaginary as negative) at the supercell's wave vectors.
 
-    Crystals are relaxed first. Finished ones are kept beside the output: repeat the command, and a killed one goes on.
+    Crystals are relaxed first. Finished ones are kept beside the output: repeat the command, and a killed one resumes.
     """
     from oracles.properties.phonons import PhononConfig
 
@@ -73,7 +73,7 @@ def phonons(
 def _measure(
     input: Path, output: Path, config: ElasticConfig | PhononConfig, relaxed: bool, loading: dict[str, Any], json: bool
 ) -> None:
-    from flows.cli.oracles import insist, tell_resumed
+    from flows.cli.oracles import fail_if_none_ok, tell_resumed
     from flows.journal import Journal
     from flows.tables.columns import read_input, write_output
     from flows.tables.outputs import check_crystals
@@ -96,7 +96,7 @@ def _measure(
         if name in frame:
             summary[name] = int((frame[name] == True).sum())  # noqa: E712  (rows that failed hold NaN)
     emit({**summary, "potential": str(loaded.energy_type), "output": str(output)}, json)
-    insist(frame)
+    fail_if_none_ok(frame)
 
 
 def register(app: typer.Typer) -> None:

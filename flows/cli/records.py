@@ -14,7 +14,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
 Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 
 
-def tell(record: dict[str, Any], output: Path, json: bool) -> None:
+def print_record(record: dict[str, Any], output: Path, json: bool) -> None:
     """The whole record as JSON, or its results as lines; and where it lies."""
     emit(record if json else record["results"], json)
     note(f"wrote {output}/record.json")

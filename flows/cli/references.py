@@ -45,7 +45,7 @@ def build(
     environment: Environment = None,
     json: Json = False,
 ) -> None:
-    """Evaluate known crystals with a potential: the reference phases of its hull. A cut-off build goes on.
+    """Evaluate known crystals with a potential: the reference phases of its hull. An interrupted build resumes.
 
     Phases near the hull are relaxed, as candidates are; each element is the lowest of many relaxed prototypes.
     MP2020 corrections go to uncorrected PBE(+U) energies: --potential mace:medium+mp2020, or --energies with --correct.
@@ -132,7 +132,7 @@ def fetch(
     endpoint: Annotated[str | None, typer.Option(help="Another server of the same interface.")] = None,
     json: Json = False,
 ) -> None:
-    """Fetch known crystals of chemical systems from the Materials Project. Wants your key in MP_API_KEY.
+    """Fetch known crystals of chemical systems from the Materials Project. Needs your key in MP_API_KEY.
 
     What was fetched is cached by database version. Then: `hull build OUTPUT -o table.csv` for a potential's hull, or
     with `--energies energy_per_atom --corrections MP2020` for the hull of the DFT energies themselves.

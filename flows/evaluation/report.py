@@ -52,7 +52,7 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class Judges:
+class Evaluators:
     """What crystals are measured with, where it is wanted."""
 
     builder: Builder | None = None  # potential and hull
@@ -64,7 +64,7 @@ def evaluate(
     samples: CrystalTable,
     reference: CrystalTable | None,
     output: Path,
-    judges: Judges = Judges(),
+    evaluators: Evaluators = Evaluators(),
     config: EvaluationConfig = EvaluationConfig(),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def evaluate(
         samples: generated crystals; a row that is none counts as invalid.
         reference: known crystals, for novelty and distributions.
         output: folder.
-        judges: potential and checkpoint, where energies and likelihoods are wanted.
+        evaluators: potential and checkpoint, where energies and likelihoods are wanted.
         config: how much.
         progress: told of stages.
     """
@@ -87,21 +87,21 @@ def evaluate(
     rows["verdict"] = _verdicts(structures, index, tell, "novelty")
     rows["unique"], rows["new"] = rows["verdict"] != "duplicate", rows["verdict"] == NEW
     results: dict[str, Any] = {"samples": len(samples), "readable": len(structures)}
-    if judges.builder is not None:
-        _energies(rows, structures, judges.builder, tell)
+    if evaluators.builder is not None:
+        _energies(rows, structures, evaluators.builder, tell)
         if config.relax:
-            results["relaxed"] = _relaxed(rows, structures, judges.builder, index, config, tell)
+            results["relaxed"] = _relaxed(rows, structures, evaluators.builder, index, config, tell)
     results |= _shares(rows, len(samples))
     if known:
         results["distances"] = distances.measure(structures, known, tell)
-        if judges.builder is not None:
-            results["distances"] |= _energy_distances(structures, known, judges.builder, config, tell)
-    if judges.checkpoint is not None and judges.held_out is not None:
-        results["held_out_nll"] = _likelihood(judges.checkpoint, judges.held_out, tell)
+        if evaluators.builder is not None:
+            results["distances"] |= _energy_distances(structures, known, evaluators.builder, config, tell)
+    if evaluators.checkpoint is not None and evaluators.held_out is not None:
+        results["held_out_nll"] = _likelihood(evaluators.checkpoint, evaluators.held_out, tell)
     record = {
         "evaluation": "evaluate-generator",
         "results": results,
-        "protocol": _protocol(index, judges, len(known)),
+        "protocol": _protocol(index, evaluators, len(known)),
         "settings": asdict(config),
     }
     write_record(output, record)
@@ -298,7 +298,7 @@ def _energy_distances(
 
 
 def _likelihood(checkpoint: Checkpoint, held_out: CrystalTable, tell: Progress) -> dict[str, Any]:
-    """Mean negative log-likelihood of held-out crystals by term, nats a crystal."""
+    """Mean negative log-likelihood of held-out crystals by term, nats per crystal."""
     from flows.tables.generation import likelihoods
 
     frame = likelihoods(checkpoint, held_out, False, tell)
@@ -307,11 +307,11 @@ def _likelihood(checkpoint: Checkpoint, held_out: CrystalTable, tell: Progress) 
     return terms | {"nll": sum(terms.values()), "crystals": len(good), "left_out": len(frame) - len(good)}
 
 
-def _protocol(index: NoveltyIndex, judges: Judges, n_reference: int) -> dict[str, Any]:
+def _protocol(index: NoveltyIndex, evaluators: Evaluators, n_reference: int) -> dict[str, Any]:
     energies = None
-    if judges.builder is not None:
+    if evaluators.builder is not None:
         energies = (
-            f"{judges.builder.measuring.potential.energy_type}; unrelaxed: single points of the crystals as drawn"
+            f"{evaluators.builder.measuring.potential.energy_type}; unrelaxed: single points of the crystals as drawn"
         )
     return {
         **DEFINITIONS,
@@ -321,6 +321,6 @@ def _protocol(index: NoveltyIndex, judges: Judges, n_reference: int) -> dict[str
         "matcher_time_limit": "none: crystals above max_sites go by fingerprint, so that no clock decides",
         "e_above_hull": energies,
         "shares": "of all samples, unreadable rows included; 95 % Wilson intervals",
-        "checkpoint": None if judges.checkpoint is None else judges.checkpoint.checksum,
+        "checkpoint": None if evaluators.checkpoint is None else evaluators.checkpoint.checksum,
         "distances": distances.PROTOCOL,
     }

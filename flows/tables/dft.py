@@ -1,4 +1,4 @@
-"""DFT by itself, from files to files; each result is written as it comes, and a cut-off table is gone on with."""
+"""DFT by itself, from files to files; each result is written as it comes, and an interrupted table is continued."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ def pretrain(
     from generator.pretrain import STATE, pretrain
 
     if (output / STATE).exists() and not resume:
-        raise ConfigError(f"{output} holds a training run: go on with --resume, or choose another folder")
+        raise ConfigError(f"{output} holds a training run: continue with --resume, or choose another folder")
     sets = [prepare(path, cache=output / "tokens", progress=progress) for path in (train, val)]
     report: Callable[[dict[str, float]], None] | None = None
     if config.devices > 1:
@@ -245,7 +245,7 @@ def finetune(config: CampaignConfig, output: Path, *, resume: bool, progress: Pr
         raise ConfigError(f"generator.kind is {config.generator.kind}, which learns nothing: expected crystalformer")
     state = output / "state"
     if not resume and (state.exists() or (output / "checkpoint").exists()):
-        raise ConfigError(f"{output} holds a fine-tuning: go on with --resume, or choose another folder")
+        raise ConfigError(f"{output} holds a fine-tuning: continue with --resume, or choose another folder")
     builder = Builder(config)
     reward = builder.reward_for(0)
     seed = config.campaign.seed

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loop.errors import EnergyTypeError, InputError
-from loop.history import CAMPAIGN, RUNG, History, RungHistory
+from loop.history import CAMPAIGN, TIER, History, TierHistory
 from loop.io.cells import read_cells
 from loop.properties import physical
-from loop.stages import SentUp
+from loop.stages import Submitted
 from loop.store import OracleKey, Store
 from loop.values import NOT_CONVERGED, OK, TIMEOUT, Cost, EnergyType, Evaluation, Quantity, structure_id
 from oracles.dft.handoff import TYPE_COLUMNS, UNITS, handoff_key
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from pymatgen.core import Structure
 
-RUNG_NAME = "handoff"
+TIER_NAME = "handoff"
 ID_COLUMNS = ("candidate_id", "structure_id")
 PLAIN = (*ID_COLUMNS, *TYPE_COLUMNS, "status", "message", "seconds", "cores", "cif", "formula")
 SHOWN = 5  # skipped rows that the summary quotes
@@ -51,33 +51,33 @@ class Imported:
                 "skipped": dict(self.skipped), "examples": self.examples}  # fmt: skip
 
 
-def import_labels(store: Store, name: str, path: Path, *, rung: str = RUNG_NAME) -> Imported:
-    """Put results into the ledger as labels of a campaign's rung.
+def import_labels(store: Store, name: str, path: Path, *, tier: str = TIER_NAME) -> Imported:
+    """Put results into the ledger as labels of a campaign's tier.
 
     Args:
         store: the ledger.
         name: of the campaign.
         path: CSV with `candidate_id`, and columns `property (unit)`; see `oracles.dft.handoff.README`.
-        rung: name under which they are shown: property `band_gap` as `handoff_band_gap`.
+        tier: name under which they are shown: property `band_gap` as `handoff_band_gap`.
 
     Raises:
         InputError: the file is no such table, a unit is wrong, or one crystal has two different results.
         EnergyTypeError: energies are of several types, or of another one than those imported before.
-        StoreError: the rung holds labels of another oracle.
+        StoreError: the tier holds labels of another oracle.
     """
-    if not rung.isidentifier():
-        raise InputError(f"the name of a rung is one word such as dft or lab, got {rung!r}")
+    if not tier.isidentifier():
+        raise InputError(f"the name of a tier is one word such as dft or lab, got {tier!r}")
     history = History.load(store, name)
     frame = _read(path)
     columns = property_columns([str(column) for column in frame])
-    known = history.rungs.get(rung)
+    known = history.tiers.get(tier)
     earlier = {str(e.energy_type) for e in known.evaluations.values() if e.energy_type} if known else set()
-    energy_type = _energy_type(frame, columns, earlier, rung)
+    energy_type = _energy_type(frame, columns, earlier, tier)
     done = Imported()
     rows = _Rows(history, known, columns, done)
     found = rows.evaluations(frame)
     found = {key: replace(e, energy_type=energy_type) if "energy" in e.properties else e for key, e in found.items()}
-    _write(store, history, rung, found, rows)
+    _write(store, history, tier, found, rows)
     return done
 
 
@@ -123,7 +123,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _energy_type(
-    frame: pd.DataFrame, columns: dict[str, tuple[str, str]], earlier: set[str], rung: str
+    frame: pd.DataFrame, columns: dict[str, tuple[str, str]], earlier: set[str], tier: str
 ) -> EnergyType | None:
     """The one type of a file's energies; None where it has none."""
     column = next((name for name, (label, _) in columns.items() if label == "energy"), None)
@@ -139,8 +139,8 @@ def _energy_type(
     names = {str(EnergyType(*parts)) for parts in types}
     if len(names | earlier) > 1:
         raise EnergyTypeError(
-            f"energies of several types cannot be labels of one rung: {', '.join(sorted(names | earlier))}. Give each "
-            f"its own file and name (--name), as this one holds {rung!r}."
+            f"energies of several types cannot be labels of one tier: {', '.join(sorted(names | earlier))}. Give each "
+            f"its own file and name (--name), as this one holds {tier!r}."
         )
     return EnergyType(*types.pop())
 
@@ -149,7 +149,7 @@ class _Rows:
     """Rows to evaluations, by candidate id."""
 
     def __init__(
-        self, history: History, known: RungHistory | None, columns: dict[str, tuple[str, str]], done: Imported
+        self, history: History, known: TierHistory | None, columns: dict[str, tuple[str, str]], done: Imported
     ) -> None:
         self.history, self.known, self.columns, self.done = history, known, columns, done
         measured = {value: key for key, value in (known.labels if known else {}).items()}
@@ -244,13 +244,13 @@ def _number(name: str, text: str) -> float:
     return value
 
 
-def _write(store: Store, history: History, rung: str, found: dict[str, Evaluation], rows: _Rows) -> None:
+def _write(store: Store, history: History, tier: str, found: dict[str, Evaluation], rows: _Rows) -> None:
     """Claim and finish what is new, add to labels that are there, and tell the campaign."""
     key = OracleKey(*handoff_key())
-    key = OracleKey(key.oracle if rung == RUNG_NAME else f"{rung}-{key.oracle}", key.settings)
-    known = history.rungs.get(rung)
+    key = OracleKey(key.oracle if tier == TIER_NAME else f"{tier}-{key.oracle}", key.settings)
+    known = history.tiers.get(tier)
     if known is not None and known.key != key:
-        known.apply(0, SentUp(rung, key.oracle, key.settings, {}))  # raises: labels of two oracles do not mix
+        known.apply(0, Submitted(tier, key.oracle, key.settings, {}))  # raises: labels of two oracles do not mix
     measured = {name: (known.labels.get(name, name) if known else name) for name in found}
     ours = {name: replace(e, candidate_id=measured[name], oracle=key.oracle) for name, e in found.items()}
     claimed = set(store.claim(list(measured.values()), key, campaign=history.name))
@@ -265,7 +265,7 @@ def _write(store: Store, history: History, rung: str, found: dict[str, Evaluatio
     store.extend(more)
     labels = {name: measured[name] for name in found}
     if labels:
-        store.append(history.name, 0, CAMPAIGN, RUNG, SentUp(rung, key.oracle, key.settings, labels).to_dict())
+        store.append(history.name, 0, CAMPAIGN, TIER, Submitted(tier, key.oracle, key.settings, labels).to_dict())
     done = rows.done
     done.taken, done.extended = len(new) + len(more), len(more)
     done.failed = sum(not evaluation.ok for evaluation in new.values())

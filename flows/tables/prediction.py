@@ -1,4 +1,4 @@
-"""Surrogates by themselves: from crystals in a file to beliefs in a file."""
+"""Surrogates by themselves: from crystals in a file to predictions in a file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _refusal(structure: Structure, potential: Potential) -> dict[str, Any]:
 def predict_table(
     table: CrystalTable, campaign: Path | None, progress: Progress | None = None
 ) -> tuple[pd.DataFrame, int]:
-    """Beliefs, one row a crystal, and the number of labels behind them.
+    """Predictions, one row per crystal, and the number of labels behind them.
 
     Columns: ``<property>_mean`` and ``<property>_std``; ``p_stable``, the probability of lying at or below the
     campaign's threshold of stability; and ``distance`` from the labelled crystals in the space of features, of which
@@ -36,7 +36,7 @@ def predict_table(
 
     Args:
         table: crystals as they are, not relaxed.
-        campaign: results folder whose newest surrogates are used; None for prior beliefs.
+        campaign: results folder whose newest surrogates are used; None for the prior.
         progress: told of stages.
 
     Raises:
@@ -60,15 +60,15 @@ def predict_table(
     X = surrogate.extractor(candidates, progress)
     own = surrogate.extractor.groups.get("potential")
     refused = np.zeros(len(X), dtype=bool) if own is None else np.isnan(X[:, own]).all(axis=1)
-    beliefs = surrogate.predict(candidates)
+    predictions = surrogate.predict(candidates)
     stable = surrogate.probability(candidates, config.campaign.stability, at_most=config.campaign.threshold)
     distance = surrogate.distance(candidates)
     results: dict[int, dict[str, Any]] = {}
     for index, row in enumerate(rows):
         found: dict[str, Any] = {"status": "ok"}
-        for column, name in enumerate(beliefs.names):
-            found[f"{name}_mean"] = beliefs.mean[index, column]
-            found[f"{name}_std"] = beliefs.std[index, column]
+        for column, name in enumerate(predictions.names):
+            found[f"{name}_mean"] = predictions.mean[index, column]
+            found[f"{name}_std"] = predictions.std[index, column]
         found["p_stable"] = stable[index]
         found["distance"] = distance[index] if np.isfinite(distance[index]) else None
         results[row] = _refusal(structures[index], builder.cheap.potential) if refused[index] else found

@@ -127,7 +127,7 @@ def hull_table(
     """Energies above the hull, of crystals as they are or relaxed first.
 
     Returns:
-        One row a crystal, and the relaxed crystals (None where there is none), or None where none was relaxed.
+        One row per crystal, and the relaxed crystals (None where there is none), or None where none was relaxed.
 
     Raises:
         EnergyTypeError: potential and references do not belong together.

@@ -8,8 +8,8 @@ from pathlib import Path
 def shipped_crystals(chemical_system: str | None = None) -> Path:
     """A CSV of the lowest known crystal of each formula, of all or of a chemical system such as Li-Fe-O.
 
-    It is written once, into the program's own folder; the same crystals give the same bytes, so that a cut-off build
-    finds its source unchanged.
+    It is written once, into the program's own folder; the same crystals give the same bytes, so that an
+    interrupted build finds its source unchanged.
 
     Raises:
         InputError: the system has no known crystal, or one of its parts is no element.

@@ -1,7 +1,8 @@
 """What a crystal still needs, as tables of the fewest sites that provide it (dynamic programming).
 
 A table maps what is left of a budget to the least number of further sites, on some set of Wyckoff positions, that
-uses it up; `FULL` where none do. `use` adds one site to every entry, `close` any number of sites of one multiplicity.
+uses it up; `INFEASIBLE` where none do. `add_site` adds one site to every entry, `any_number` as many as fit of one
+multiplicity.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from generator.constraints.conditions import ConditionError, Sampling
 
-FULL = 100  # more sites than any crystal has
+INFEASIBLE = 100  # more sites than any crystal has
 MAX_ENTRIES = 4_000_000  # of a table
 ATOM_TYPES = 119
 
@@ -27,15 +28,15 @@ class Budget(Protocol):
 
     start: Counts
 
-    def nothing(self) -> np.ndarray:
+    def empty(self) -> np.ndarray:
         """Table of no further site: 0 where the budget is met already."""
         ...
 
-    def use(self, table: np.ndarray, multiplicity: int, element: int) -> np.ndarray:
+    def add_site(self, table: np.ndarray, multiplicity: int, element: int) -> np.ndarray:
         """Table of one more site of an element (0: the best one)."""
         ...
 
-    def close(self, table: np.ndarray, multiplicity: int) -> np.ndarray:
+    def any_number(self, table: np.ndarray, multiplicity: int) -> np.ndarray:
         """Table of any number of more sites."""
         ...
 
@@ -87,24 +88,24 @@ class FormulaBudget:
         self.start: Counts = (0,) * len(self.elements)
         self._choices = [(_only(element), element) for element in self.elements]
 
-    def nothing(self) -> np.ndarray:
+    def empty(self) -> np.ndarray:
         """See `Budget`."""
-        table = np.full(self.shape, FULL, np.uint8)
+        table = np.full(self.shape, INFEASIBLE, np.uint8)
         table[(0,) * len(self.shape)] = 0
         return table
 
-    def use(self, table: np.ndarray, multiplicity: int, element: int) -> np.ndarray:
+    def add_site(self, table: np.ndarray, multiplicity: int, element: int) -> np.ndarray:
         """See `Budget`."""
-        out = np.full_like(table, FULL)
+        out = np.full_like(table, INFEASIBLE)
         step = multiplicity // self.unit
         for axis, one in enumerate(self.elements):
             if element in (0, one):
                 new, old = np.moveaxis(out, axis, 0), np.moveaxis(table, axis, 0)
                 np.minimum(new[step:], old[:-step] + 1, out=new[step:])
-        result: np.ndarray = np.minimum(out, FULL)
+        result: np.ndarray = np.minimum(out, INFEASIBLE)
         return result
 
-    def close(self, table: np.ndarray, multiplicity: int) -> np.ndarray:
+    def any_number(self, table: np.ndarray, multiplicity: int) -> np.ndarray:
         """See `Budget`. One element after the other, each in order of its count: every entry sees its best."""
         out = table.copy()
         step = multiplicity // self.unit
@@ -113,14 +114,14 @@ class FormulaBudget:
             for begin in range(step, len(rows), step):
                 new = rows[begin : begin + step]
                 np.minimum(new, rows[begin - step : begin][: len(new)] + 1, out=new)
-        result: np.ndarray = np.minimum(out, FULL)
+        result: np.ndarray = np.minimum(out, INFEASIBLE)
         return result
 
     def sites(self, table: np.ndarray, counts: Counts, missing: int) -> int:  # noqa: ARG002
         """See `Budget`."""
         left = self.totals - np.array(counts)
         left = left[(left >= 0).all(1)]
-        return int(table[tuple(left.T)].min(initial=FULL))
+        return int(table[tuple(left.T)].min(initial=INFEASIBLE))
 
     def add(self, counts: Counts, multiplicity: int, element: int) -> Counts:
         """See `Budget`."""
@@ -161,9 +162,9 @@ class CountBudget:
         self._others[list(self.required)] = False
         self._required = [(_only(element), element) for element in self.required]
 
-    def nothing(self) -> np.ndarray:
+    def empty(self) -> np.ndarray:
         """See `Budget`."""
-        table = np.full(self.shape, FULL, np.uint8)
+        table = np.full(self.shape, INFEASIBLE, np.uint8)
         if self.possible:
             table[0, : 1 if self.exact else None] = 0
         return table
@@ -171,19 +172,19 @@ class CountBudget:
     def _step(self, multiplicity: int) -> int:
         return multiplicity // self.unit if self.limited else 0
 
-    def use(self, table: np.ndarray, multiplicity: int, element: int) -> np.ndarray:
+    def add_site(self, table: np.ndarray, multiplicity: int, element: int) -> np.ndarray:
         """See `Budget`."""
         before = np.maximum(np.arange(len(table)) - (element == 0), 0)
         step = self._step(multiplicity)
-        out = np.full_like(table, FULL)
-        out[:, step:] = table[before, : table.shape[1] - step] + 1 if step < table.shape[1] else FULL
-        result: np.ndarray = np.minimum(out, FULL)
+        out = np.full_like(table, INFEASIBLE)
+        out[:, step:] = table[before, : table.shape[1] - step] + 1 if step < table.shape[1] else INFEASIBLE
+        result: np.ndarray = np.minimum(out, INFEASIBLE)
         return result
 
-    def close(self, table: np.ndarray, multiplicity: int) -> np.ndarray:
+    def any_number(self, table: np.ndarray, multiplicity: int) -> np.ndarray:
         """See `Budget`."""
         while True:
-            more = np.minimum(table, self.use(table, multiplicity, 0))
+            more = np.minimum(table, self.add_site(table, multiplicity, 0))
             if (more == table).all():
                 return table
             table = more
@@ -191,7 +192,7 @@ class CountBudget:
     def sites(self, table: np.ndarray, counts: Counts, missing: int) -> int:
         """See `Budget`."""
         left = self.shape[1] - 1 - counts[0]
-        return int(table[missing, left]) if left >= 0 else FULL
+        return int(table[missing, left]) if left >= 0 else INFEASIBLE
 
     def add(self, counts: Counts, multiplicity: int, element: int) -> Counts:  # noqa: ARG002
         """See `Budget`."""

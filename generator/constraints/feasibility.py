@@ -1,11 +1,14 @@
 """Which letters and elements may follow a prefix, so that every prefix can be completed and no condition is broken.
 
-More than that: after how many further sites at least the crystal can be complete (`FULL`: never, so it is forbidden).
+More than that: after how many further sites at least the crystal can be complete (`INFEASIBLE`: never, so it is
+forbidden). An example: four atoms of MgO in the primitive cell of group 225 are 8 Mg and 8 O in the conventional one.
+After Mg on a (4 atoms), 4 Mg and 8 O are left: Mg on b (4) and O on c (8) complete it with two further sites, whereas O
+on b would leave 4 Mg and 4 O, and no position of 4 atoms.
 
-The sampler and the likelihood ask the same `Prefixes`. Letters never go back and positions without freedom are used
-once (`generator.likelihood.masks`), so the positions that are left depend on the last letter alone, and whether they
-suffice is looked up in a table for each letter (`generator.constraints.budgets`). The tables are exact in both
-directions: all that is allowed can be completed, all that can be completed is allowed.
+The sampler and the likelihood ask the same `FeasibleCompletions`. Letters never go back and positions without freedom
+are used once (`generator.likelihood.masks`), so the positions that are left depend on the last letter alone, and
+whether they suffice is looked up in a table for each letter (`generator.constraints.budgets`). The tables are exact in
+both directions: all that is allowed can be completed, all that can be completed is allowed.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from generator.constraints.budgets import ATOM_TYPES, FULL, Budget, CountBudget, Counts, FormulaBudget
+from generator.constraints.budgets import ATOM_TYPES, INFEASIBLE, Budget, CountBudget, Counts, FormulaBudget
 from generator.constraints.conditions import ConditionError, Sampling, space_group_number
 from generator.representation.wyckoff import N_GROUPS, WYCK_TYPES, centring, tables
 
@@ -44,7 +47,7 @@ def one_less(need: tuple[int, ...], element: int) -> tuple[int, ...]:
     return need
 
 
-class GroupReach:
+class GroupFeasibility:
     """What may follow in one space group."""
 
     def __init__(self, g: int, sampling: Sampling, slots: int) -> None:
@@ -74,7 +77,7 @@ class GroupReach:
 
     def _build(self) -> None:
         """Tables of the positions above each letter, from the last letter to the first."""
-        self.later = [self.budget.nothing()]
+        self.later = [self.budget.empty()]
         for letter in range(self.n, 0, -1):
             self.later.insert(0, self._with(letter, self.later[0], self.forced.get(letter, ())))
 
@@ -82,10 +85,10 @@ class GroupReach:
         """A table to which the sites on one letter are added, the needed ones for certain."""
         multiplicity = self.multiplicity[letter]
         for element in need:
-            table = self.budget.use(table, multiplicity, element)
+            table = self.budget.add_site(table, multiplicity, element)
         if not self.once[letter]:
-            return self.budget.close(table, multiplicity)
-        return table if need else np.minimum(table, self.budget.use(table, multiplicity, 0))
+            return self.budget.any_number(table, multiplicity)
+        return table if need else np.minimum(table, self.budget.add_site(table, multiplicity, 0))
 
     def after(self, letter: int, need: tuple[int, ...]) -> np.ndarray:
         """Table of the positions that may follow a site on this letter (0: the first site)."""
@@ -112,7 +115,7 @@ class GroupReach:
     @cached_property
     def possible(self) -> bool:
         """Whether any crystal fulfils the conditions."""
-        return bool(self.later) and bool((self._letters_after(self.start) < FULL).any())
+        return bool(self.later) and bool((self._letters_after(self.start) < INFEASIBLE).any())
 
     def sites(self, state: State) -> int:
         """Fewest sites that complete a prefix."""
@@ -128,7 +131,7 @@ class GroupReach:
         return State(letter, state.left - 1, one_less(need, element), counts, present)
 
     def elements(self, state: State, letter: int) -> np.ndarray:
-        """Fewest further sites (119,) after a next site on this letter with each element; FULL: not allowed."""
+        """Fewest further sites (119,) after a next site on this letter with each element; INFEASIBLE: not allowed."""
         key = (state, letter)
         if key not in self._elements:
             _make_room(self._elements)
@@ -136,7 +139,7 @@ class GroupReach:
         return self._elements[key]
 
     def _elements_after(self, state: State, letter: int) -> np.ndarray:
-        further = np.full(ATOM_TYPES, FULL, np.uint8)
+        further = np.full(ATOM_TYPES, INFEASIBLE, np.uint8)
         for alike, element in self.budget.choices(state.present):
             placed = self.place(state, letter, element)
             served = not (placed.need and self.once[letter])
@@ -145,7 +148,7 @@ class GroupReach:
         return further
 
     def letters(self, state: State) -> np.ndarray:
-        """Fewest further sites (28,) after each letter with the best element; FULL: not allowed.
+        """Fewest further sites (28,) after each letter with the best element; INFEASIBLE: not allowed.
 
         0 is the stop, which is all that an impossible group has.
         """
@@ -155,7 +158,7 @@ class GroupReach:
         return self._letters[state]
 
     def _letters_after(self, state: State) -> np.ndarray:
-        further = np.full(WYCK_TYPES, FULL, np.uint8)
+        further = np.full(WYCK_TYPES, INFEASIBLE, np.uint8)
         if state.letter and self.sites(state) == 0:
             further[0] = 0
         for letter in self._next(state) if state.left else ():
@@ -172,7 +175,7 @@ class GroupReach:
 
 
 def _only_stop() -> np.ndarray:
-    further = np.full(WYCK_TYPES, FULL, np.uint8)
+    further = np.full(WYCK_TYPES, INFEASIBLE, np.uint8)
     further[0] = 0
     return further
 
@@ -182,19 +185,19 @@ def _make_room(cache: dict[Any, np.ndarray]) -> None:
         cache.clear()
 
 
-class Reach:
+class Feasibility:
     """What may follow under some conditions, group by group."""
 
     def __init__(self, sampling: Sampling, slots: int) -> None:
         self.sampling, self.slots = sampling, slots
-        self._groups: dict[int, GroupReach] = {}
+        self._groups: dict[int, GroupFeasibility] = {}
         self._possible: dict[int, bool] = {}
         self._bytes = 0
 
-    def group(self, g: int) -> GroupReach:
+    def group(self, g: int) -> GroupFeasibility:
         """Tables of one group; the oldest ones make room."""
         if g not in self._groups:
-            made = GroupReach(g, self.sampling, self.slots)
+            made = GroupFeasibility(g, self.sampling, self.slots)
             self._possible[g] = made.possible
             self._bytes += made.nbytes()
             while self._groups and self._bytes > MEMORY:
@@ -235,20 +238,20 @@ class Reach:
 
 
 @lru_cache(maxsize=8)
-def reach(sampling: Sampling, slots: int) -> Reach | None:
+def feasibility(sampling: Sampling, slots: int) -> Feasibility | None:
     """What may follow under some conditions; None where symmetry and allowed elements say it all."""
-    return Reach(sampling, slots) if sampling.depends_on_prefix else None
+    return Feasibility(sampling, slots) if sampling.depends_on_prefix else None
 
 
-class Prefixes:
+class FeasibleCompletions:
     """The sites so far of n crystals that are drawn or scored together."""
 
-    def __init__(self, conditions: Reach, groups: np.ndarray) -> None:
+    def __init__(self, conditions: Feasibility, groups: np.ndarray) -> None:
         self.groups = [conditions.group(int(g)) for g in groups]
         self.states: list[State | None] = [group.start for group in self.groups]
 
     def letters(self) -> np.ndarray:
-        """`GroupReach.letters` of each, (n, 28). All are allowed once conditions are broken: that has probability 0."""
+        """`GroupFeasibility.letters` of each, (n, 28). Once conditions are broken all are allowed: probability 0."""
         broken = np.zeros(WYCK_TYPES, np.uint8)
         return np.stack(
             [
@@ -258,11 +261,11 @@ class Prefixes:
         )
 
     def elements(self, letters: np.ndarray) -> np.ndarray:
-        """`GroupReach.elements` of next sites on these letters (n,), (n, 119)."""
+        """`GroupFeasibility.elements` of next sites on these letters (n,), (n, 119)."""
         broken = np.zeros(ATOM_TYPES, np.uint8)
         return np.stack(
             [
-                broken if state is None or group.letters(state)[w] == FULL else group.elements(state, w)
+                broken if state is None or group.letters(state)[w] == INFEASIBLE else group.elements(state, w)
                 for group, state, w in zip(self.groups, self.states, letters.tolist(), strict=True)
             ]
         )
@@ -272,10 +275,10 @@ class Prefixes:
         for i, (w, a) in enumerate(zip(letters.tolist(), elements.tolist(), strict=True)):
             group, state = self.groups[i], self.states[i]
             if state is not None:
-                legal = group.letters(state)[w] < FULL and group.elements(state, w)[a] < FULL
+                legal = group.letters(state)[w] < INFEASIBLE and group.elements(state, w)[a] < INFEASIBLE
                 self.states[i] = group.place(state, w, a) if legal else None
 
     def keep(self, rows: np.ndarray) -> Self:
-        """Go on with some of them."""
+        """Keep some of them."""
         self.groups, self.states = ([old[i] for i in rows] for old in (self.groups, self.states))
         return self

@@ -1,7 +1,7 @@
 """Where a policy drifts to while it learns, and when that ends the learning.
 
 Rewards that go up prove little: a policy may earn them with one space group, a few elements, copies of one crystal or
-crystals that it remembers. Each of these is a number a batch, and has a limit.
+crystals that it remembers. Each of these is a number per batch, and has a limit.
 """
 
 from __future__ import annotations

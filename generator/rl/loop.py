@@ -75,14 +75,21 @@ class Finetuner:
 
     Args:
         policy: trained in place.
-        base: frozen; anchor of the KL term.
-        anchor: checksum of the base, so that a run is never resumed against another one.
+        reference: the frozen reference policy of the KL term.
+        reference_checksum: of its weights, so that a run is never resumed against another one.
     """
 
     def __init__(
-        self, policy: CrystalFormer, base: CrystalFormer, config: FinetuneConfig, *, seed: int, anchor: str
+        self,
+        policy: CrystalFormer,
+        reference: CrystalFormer,
+        config: FinetuneConfig,
+        *,
+        seed: int,
+        reference_checksum: str,
     ) -> None:
-        self.policy, self.base, self.config, self.anchor = policy.eval(), base.eval(), config, anchor
+        self.policy, self.reference, self.config = policy.eval(), reference.eval(), config
+        self.reference_checksum = reference_checksum
         self.rng = np.random.default_rng(seed)
         groups = [{"params": list(policy.parameters()), "lr": config.learning_rate}]
         if config.learn_space_groups:
@@ -145,10 +152,10 @@ class Finetuner:
         return row
 
     @cached_property
-    def base_shares(self) -> np.ndarray:
+    def reference_shares(self) -> np.ndarray:
         """Share of the reference's crystals that hold each element, (119,)."""
         n = BASE_BATCHES * self.config.batch_size
-        return element_shares(self._draw(self.base, np.random.default_rng(self.seed), n)[0].batch)
+        return element_shares(self._draw(self.reference, np.random.default_rng(self.seed), n)[0].batch)
 
     def _draw(self, model: CrystalFormer, rng: np.random.Generator, n: int) -> tuple[Sample, np.ndarray]:
         conditions = self.config.conditions
@@ -162,7 +169,7 @@ class Finetuner:
         running = shares if now.shares is None else SHARES_DECAY * np.array(now.shares) + (1 - SHARES_DECAY) * shares
         now.shares = running.tolist()
         watches = config.element_limit is not None or config.limits.max_element_ratio is not None
-        ratios = element_ratios(running, self.base_shares) if watches else np.ones_like(running)
+        ratios = element_ratios(running, self.reference_shares) if watches else np.ones_like(running)
         shaped = self.replay.discounted(rewards, names, config.repeat_discount)
         if config.element_limit is not None:
             factors = over_represented(batch, ratios, config.element_limit)
@@ -176,7 +183,7 @@ class Finetuner:
         crystals = Crystals.from_batch(drawn.batch, self.policy.head.weight)
         with torch.no_grad():
             old = self.log_prob(crystals)
-            reference = self._log_prob(self.base, crystals).sum(1)
+            reference = self._log_prob(self.reference, crystals).sum(1)
         kl = (old.sum(1) - reference).double().cpu().numpy()
         # The KL term is part of the reward: compared with its own baseline, and without a gradient of its own.
         penalised = rewards - now.kl_weight * kl
@@ -229,7 +236,7 @@ class Finetuner:
         """Ascend the gradient of the objective and of the nearness of p(g) to the reference's."""
         config = self.config
         if config.space_group_anchor > 0 and config.learn_space_groups:
-            objective = objective - config.space_group_anchor * self._anchor()
+            objective = objective - config.space_group_anchor * self._kl_space_group()
         self.optimizer.zero_grad(set_to_none=True)
         (-objective).backward()
         torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
@@ -239,16 +246,16 @@ class Finetuner:
         if self.tilt is not None:
             self.tilt.fold()
 
-    def _anchor(self) -> Tensor:
+    def _kl_space_group(self) -> Tensor:
         """KL divergence (scalar, nats) of p(g) from that of the reference, exactly.
 
         Without it p(g) ends in the one space group that pays best, since nothing stops a policy-gradient from making a
-        good choice certain. With weight w the groups settle at p_base(g) exp(A(g) / w), where A(g) is the mean
+        good choice certain. With weight w the groups settle at p_ref(g) exp(A(g) / w), where A(g) is the mean
         advantage in a group, in standard deviations.
         """
-        logp, base = (space_group_logp(model, self.config.conditions) for model in (self.policy, self.base))
-        possible = torch.isfinite(base)
-        return (logp[possible].exp() * (logp[possible] - base[possible])).sum()
+        logp, reference = (space_group_logp(model, self.config.conditions) for model in (self.policy, self.reference))
+        possible = torch.isfinite(reference)
+        return (logp[possible].exp() * (logp[possible] - reference[possible])).sum()
 
 
 def _means(components: Sequence[dict[str, float]]) -> dict[str, float]:

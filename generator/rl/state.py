@@ -25,7 +25,7 @@ def save(tuner: Finetuner, path: Path) -> None:
     tensors |= train_state.optimizer_tensors(tuner.optimizer)
     tensors |= train_state.prefixed("memory.", tuner.replay.tensors())
     text = {
-        "anchor": tuner.anchor,
+        "anchor": tuner.reference_checksum,
         "config": asdict(tuner.config),
         "now": asdict(tuner.now),
         "rows": tuner.rows,
@@ -51,10 +51,11 @@ def load(tuner: Finetuner, path: Path) -> None:
 
 
 def _check(tuner: Finetuner, text: dict[str, Any], path: Path) -> None:
-    if text["anchor"] != tuner.anchor:
+    if text["anchor"] != tuner.reference_checksum:
         raise CheckpointError(
-            f"{path} was tuned against the base {text['anchor'][:12]}…, now the base is {tuner.anchor[:12]}…: "
-            "the KL term would change its meaning. Give the same checkpoint, or use a new folder."
+            f"{path} was tuned against the base {text['anchor'][:12]}…, now the base is "
+            f"{tuner.reference_checksum[:12]}…: the KL term would change its meaning. Give the same checkpoint, or "
+            "use a new folder."
         )
     ours = json.loads(json.dumps(asdict(tuner.config)))
     changed = [k for k in ours if k != "iterations" and ours[k] != text["config"].get(k)]

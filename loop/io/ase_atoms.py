@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 TOTAL, PER_ATOM, TYPE = "energy", "energy_per_atom", "energy_type"
-OF_ATOMS = {"forces", "energies", "stresses", "charges", "magmoms", "momenta"}  # results that are one value an atom
+OF_ATOMS = {"forces", "energies", "stresses", "charges", "magmoms", "momenta"}  # results that are one value per atom
 HEAVIEST = 118
 
 

@@ -2,7 +2,7 @@
 
 A source is a CSV with a `cif` column, any file of crystals that ASE or pymatgen reads, or a folder of such files (see
 `loop.io.formats`). Every crystal keeps the id of its row; a row that cannot be read is listed with its reason while the
-rest goes on. Cells of a CSV come back as they came: 00123, 12e5 and NaN stay what they are.
+rest continues. Cells of a CSV come back as they came: 00123, 12e5 and NaN stay what they are.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class CrystalTable:
 
     ids: list[str]
     structures: list[Structure | None]  # None where the row could not be read
-    frame: pd.DataFrame  # the other columns, one row a crystal, without `cif`
+    frame: pd.DataFrame  # the other columns, one row per crystal, without `cif`
     failures: list[Unreadable]
     notes: dict[int, str] = field(default_factory=dict)  # by row: what is to be told of the reading of a crystal
     texts: list[str | None] = field(default_factory=list)  # cells of a column `cif`; [] where the source has none
@@ -67,7 +67,7 @@ def read_crystals(path: str | Path, progress: Callable[[int, int], None] | None 
         progress: called with the number of rows done and their total (0 where it is not known).
 
     Returns:
-        One entry a row; ids are the column `material_id` or `id`, the file name, or the row number from 0.
+        One entry per row; ids are the column `material_id` or `id`, the file name, or the row number from 0.
 
     Raises:
         InputError: nothing there, another format, no column `cif`, or not one readable crystal.

@@ -162,11 +162,11 @@ def _more(history: History, row: Mapping[str, Any], label: Label) -> list[tuple[
     more.append(("cell as held", f"{row['n_atoms']} atoms; {cell[0]} Å; {cell[1]}°"))
     done = {"energy", "hull_entries", "hull_sparse", stability, *_objectives(history)}
     others = [(heading(name, q.unit), _quantity(q)) for name, q in evaluation.properties.items() if name not in done]
-    rungs = [(f"{name}: status", " ".join(filter(None, (e.status, e.message)))) for name, e in label.rungs.items()]
+    tiers = [(f"{name}: status", " ".join(filter(None, (e.status, e.message)))) for name, e in label.tiers.items()]
     costs = [f"{number(evaluation.cost.seconds, 3)} s by {evaluation.oracle}"]
-    costs += [f"{number(found.cost.seconds, 3)} s by {found.oracle}" for found in label.rungs.values()]
+    costs += [f"{number(found.cost.seconds, 3)} s by {found.oracle}" for found in label.tiers.values()]
     note = [("message", evaluation.message)] if evaluation.message else []
-    return [*more, *others, *rungs, ("cost", "; ".join(costs)), *note]
+    return [*more, *others, *tiers, ("cost", "; ".join(costs)), *note]
 
 
 def _quantity(quantity: Any) -> str:
@@ -199,7 +199,7 @@ def lineage(history: History, row: Mapping[str, Any], label: Label) -> list[str]
     above = row[f"{stability}_at_label"]
     if above is not None and above < IMPLAUSIBLE:
         steps.append("Set apart: so far below the hull lie errors of a potential more often than crystals.")
-    steps += [f"Sent up to {name} ({found.oracle}): {found.status}." for name, found in label.rungs.items()]
+    steps += [f"Sent up to {name} ({found.oracle}): {found.status}." for name, found in label.tiers.items()]
     return steps
 
 

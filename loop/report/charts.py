@@ -27,7 +27,7 @@ from loop.report.drawing import (
     named,
 )
 from loop.report.gain import compared, value_of
-from loop.report.summary import hits_of
+from loop.report.summary import hits_of, reports_now
 from loop.settings import ARMS, BASELINE, ENGINE, SHADOW
 
 OFFSETS = {ENGINE: -0.16, SHADOW: 0.16, BASELINE: 0.0}
@@ -40,7 +40,7 @@ DRIFT = {
     "f_block_share": "f-block share",
     "element_concentration": "element concentration (HHI)",
 }
-MODELS = (COLOURS[ENGINE], VIOLET, GOOD, "#db2777")  # one a property
+MODELS = (COLOURS[ENGINE], VIOLET, GOOD, "#db2777")  # one per property
 
 
 def goal_head(history: History, goal: Goal) -> str:
@@ -184,7 +184,7 @@ def hit_rates(history: History) -> dict[str, Any]:
 
 def acceleration(history: History) -> dict[str, Any] | None:
     """Engine's hit rate over that of the shadow arm, labels of all rounds so far, with its interval."""
-    reports = [report for report in history.reports() if np.isfinite(report.metrics["acceleration"])]
+    reports = [report for report in reports_now(history) if np.isfinite(report.metrics["acceleration"])]
     if not reports:
         return None
     rounds = [report.round for report in reports]
@@ -210,7 +210,7 @@ def predicted(history: History) -> list[str]:
     return list(next((x.pick.mean for x in history.labels() if x.first.ok and x.pick.mean), {}))
 
 
-def _beliefs(labels: Sequence[Label], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Label]]:
+def _predictions(labels: Sequence[Label], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Label]]:
     """Label, mean and standard deviation, each of shape (n,), of those that have all three."""
     chosen = [x for x in labels if x.first.ok and name in x.pick.mean and np.isfinite(x.first.value(name))]
     rows = [(x.first.value(name), x.pick.mean[name], x.pick.std[name]) for x in chosen]
@@ -222,7 +222,7 @@ def parity(history: History, name: str) -> dict[str, Any] | None:
     """Predicted against labelled, with 90 % error bars; predictions were made before the labels."""
     labels, traces, ends = history.labels(), list[Trace](), list[float]()
     for arm in (BASELINE, SHADOW, ENGINE):
-        y, mean, std, chosen = _beliefs(of_arm(labels, arm), name)
+        y, mean, std, chosen = _predictions(of_arm(labels, arm), name)
         if not len(y):
             continue
         ends += [y.min(), y.max(), mean.min(), mean.max()]
@@ -240,9 +240,9 @@ def parity(history: History, name: str) -> dict[str, Any] | None:
 
 
 def calibration_curve(history: History) -> dict[str, Any] | None:
-    """Observed against expected share of labels inside central intervals, one line a property."""
+    """Observed against expected share of labels inside central intervals, one line per property."""
     labels, names = history.labels(), predicted(history)
-    known = {name: found for name in names if len((found := _beliefs(labels, name))[0])}
+    known = {name: found for name in names if len((found := _predictions(labels, name))[0])}
     if not known:
         return None
     levels = np.linspace(0, 1, 21)
@@ -264,7 +264,7 @@ def calibration_curve(history: History) -> dict[str, Any] | None:
 
 def drift(history: History) -> dict[str, Any] | None:
     """Signs of a policy that collapses or copies, by round."""
-    reports = history.reports()
+    reports = reports_now(history)
     colours = (GOOD, COLOURS[ENGINE], VIOLET, "#dc2626", "#ea8a0b", "#6b7280")
     rounds = [report.round for report in reports]
     traces = []

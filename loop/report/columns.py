@@ -35,8 +35,8 @@ def unit_of(history: History, name: str) -> str:
     for evaluation in history.evaluations.values():
         if name in evaluation.properties:
             return evaluation.properties[name].unit
-    for prefix, rung in history.rungs.items():
-        for evaluation in rung.evaluations.values():
+    for prefix, tier in history.tiers.items():
+        for evaluation in tier.evaluations.values():
             plain = name.removeprefix(f"{prefix}_")
             if plain != name and plain in evaluation.properties:
                 return evaluation.properties[plain].unit

@@ -16,6 +16,7 @@ from loop.prototypes import family
 from loop.report.charts import goal_head, goal_shapes, of_arm
 from loop.report.drawing import COLOURS, INK, SYMBOLS, Trace, figure, named, text, upright
 from loop.report.gain import value_of
+from loop.report.summary import reports_now
 from loop.settings import ARMS, ENGINE
 from loop.stages import Proposed
 
@@ -97,7 +98,7 @@ def _span(values: Sequence[float]) -> list[float]:
 
 def funnel(history: History) -> dict[str, Any]:
     """Counts of all rounds from samples down to finds, on a logarithmic axis."""
-    reports = history.reports()
+    reports = reports_now(history)
     counts = [sum(report.funnel[key] for report in reports) for key in FUNNEL]
     shades = [f"hsl(221, 83%, {78 - 3 * i}%)" for i in range(len(FUNNEL))]
     shown: dict[str, Any] = {

@@ -93,7 +93,7 @@ def _row(rank: int, label: Label, history: History) -> dict[str, Any]:
         "policy": label.candidate.origin.policy,
         "logp_drawn": label.candidate.origin.logp,  # nats, given the conditions of the proposals
     }
-    for name, found in label.rungs.items():  # their properties are among the others, as NAME_band_gap
+    for name, found in label.tiers.items():  # their properties are among the others, as NAME_band_gap
         row |= {f"{name}_status": found.status, f"{name}_seconds": found.cost.seconds, f"{name}_message": found.message}
         row[f"{name}_energy_type"] = str(found.energy_type) if found.energy_type else ""
     others = {name: quantity.value for name, quantity in evaluation.properties.items() if name not in row}
@@ -112,7 +112,7 @@ def write_ranked(history: History, directory: Path) -> None:
 
 
 def write_cifs(history: History, directory: Path) -> None:
-    """Write the folder ``cifs``, to which the report links: some 10 ms a crystal. What else is in it stays."""
+    """Write the folder ``cifs``, to which the report links: some 10 ms per crystal. What else is in it stays."""
     folder = directory / "cifs"
     others = [path for path in folder.iterdir() if not _OWN_CIF.fullmatch(path.name)] if folder.is_dir() else []
 

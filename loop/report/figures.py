@@ -17,7 +17,7 @@ from loop.properties import heading, spec_of
 from loop.report.columns import unit_of
 from loop.report.crystal_charts import FUNNEL
 from loop.report.drawing import COLOURS, FAINT, GOOD, INK, NAMES
-from loop.report.summary import hits_of
+from loop.report.summary import hits_of, reports_now
 from loop.settings import ARMS, BASELINE, ENGINE, SHADOW
 
 STYLE: Any = {  # matplotlib types the keys as literals
@@ -106,7 +106,7 @@ def hit_rates(history: History) -> Figure:
 def funnel(history: History) -> Figure:
     """Counts of all rounds from samples down to finds, on a logarithmic axis."""
     figure, (axes,) = _axes(HALF)
-    reports = history.reports()
+    reports = reports_now(history)
     counts = [sum(report.funnel[key] for report in reports) for key in FUNNEL]
     shades = mpl.colormaps["Blues"](np.linspace(0.3, 0.85, len(FUNNEL)))
     axes.barh(list(FUNNEL.values()), np.maximum(counts, 0.5), color=shades, height=0.74)
@@ -121,7 +121,7 @@ def funnel(history: History) -> Figure:
 
 
 def calibration_curve(history: History) -> Figure | None:
-    """Observed against expected share of labels inside central intervals, one line a property."""
+    """Observed against expected share of labels inside central intervals, one line per property."""
     labels = [label for label in history.labels() if label.first.ok and label.pick.mean]
     if not labels:
         return None
@@ -132,7 +132,7 @@ def calibration_curve(history: History) -> Figure | None:
     band: dict[str, Any] = {"color": FAINT, "alpha": 0.8, "lw": 0, "label": "chance, 95 %"}
     axes.fill_between(levels, np.clip(levels - spread, 0, 1), np.clip(levels + spread, 0, 1), **band)
     for name, colour in zip(labels[0].pick.mean, (COLOURS[ENGINE], "#7c3aed", GOOD, "#db2777"), strict=False):
-        y, mean, std = _beliefs([x for x in labels if np.isfinite(x.first.value(name))], name)
+        y, mean, std = _predictions([x for x in labels if np.isfinite(x.first.value(name))], name)
         if len(y):
             axes.plot(levels, [coverage(y, mean, std, level) for level in levels], color=colour, lw=1.8, label=name)
     axes.set(xlabel="expected share inside", ylabel="observed share inside", xlim=(0, 1), ylim=(0, 1))
@@ -140,7 +140,7 @@ def calibration_curve(history: History) -> Figure | None:
     return figure
 
 
-def _beliefs(labels: list[Label], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _predictions(labels: list[Label], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rows = [(x.first.value(name), x.pick.mean[name], x.pick.std[name]) for x in labels]
     y, mean, std = np.array(rows, dtype=float).reshape(-1, 3).T
     return y, mean, std

@@ -23,6 +23,7 @@ from loop.report.columns import best_objective, counts, diversity, goal_text, in
 from loop.report.drawing import COLOURS, VIOLET, rows_of
 from loop.report.export import ranked_rows
 from loop.report.gain import GoalGain, goal_gains
+from loop.report.summary import reports_now
 from loop.report.tables import number, percent, ratio, tables
 from loop.report.words import goal_verdicts, not_shown, protocol, rate_verdicts
 from loop.settings import ENGINE
@@ -126,8 +127,8 @@ def _facts(history: History) -> list[tuple[str, str]]:
     types = sorted({str(x.evaluation.energy_type) for x in history.labels() if x.evaluation.energy_type})
     dates = [datetime.fromtimestamp(time, UTC) for time in (history.begun, history.latest) if time]
     days = list(dict.fromkeys(f"{date:%Y-%m-%d %H:%M}" for date in dates))
-    rungs = "".join(f"; then {rung.key.oracle}" for rung in history.rungs.values())
-    facts = [("Goal", goal_text(history)), ("Oracle", f"{history.oracle.oracle}{rungs}")]
+    tiers = "".join(f"; then {tier.key.oracle}" for tier in history.tiers.values())
+    facts = [("Goal", goal_text(history)), ("Oracle", f"{history.oracle.oracle}{tiers}")]
     facts += [("Energies", "; ".join(types))] if types else []
     facts += [("Dates", f"{' to '.join(days)} UTC")] if days else []
     hours = number(history.seconds() / 3600, 2, "h of work")
@@ -161,7 +162,7 @@ def _counted(count: int | None, one: str, many: str = "") -> str:
 
 
 def _headlines(history: History, rows: list[dict[str, Any]], gains: Sequence[GoalGain]) -> list[dict[str, str]]:
-    reports = history.reports()
+    reports = reports_now(history)
     if not reports:
         return [{"title": "state", "value": "no round done", "note": "figures follow with the first report"}]
     first, last = reports[0].metrics, reports[-1].metrics
@@ -308,7 +309,7 @@ def _rounds(history: History) -> tuple[list[str], list[list[str]]]:
     titles += ["hit rate", "reward", "KL", "MAE (eV/atom)", "coverage 90 %", "minutes"]
     keys = ("sampled", "accepted", "unique", "new", "predicted_stable", "labelled", "stable", "stable_new")
     stability, rows = history.settings.stability, []
-    for report in history.reports():
+    for report in reports_now(history):
         metrics = report.metrics
         reward = (
             f"{number(metrics.get('reward_first'))} → {number(metrics.get('reward_last'))}" if "kl" in metrics else "–"

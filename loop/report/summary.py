@@ -43,6 +43,21 @@ def round_report(history: History, round: int, hull: dict[str, HullPoint] | None
     return RoundReport(round, funnel, metrics, seconds)
 
 
+def reports_now(history: History) -> list[RoundReport]:
+    """Every round's report, its labels judged on the hull of today, as the ranked list judges them.
+
+    `History.reports` keeps what each round said when it ended (stop rules read that): a crystal that was stable then
+    may lie above the hull that holds all later finds. Pages that show both would count one label in two ways.
+    """
+    return [_judged_now(history, report) for report in history.reports()]
+
+
+def _judged_now(history: History, then: RoundReport) -> RoundReport:
+    now = round_report(history, then.round)
+    metrics = now.metrics | {"paid_total": then.metrics["paid_total"]}  # no judgement: what was paid by then
+    return RoundReport(then.round, now.funnel, metrics, then.seconds)
+
+
 def _funnel(history: History, round: int, labels: list[Label]) -> dict[str, int]:
     """Counts from what was asked of the generator down to stable new crystals."""
     settings, selected = history.settings, history.record(round, Selected)

@@ -136,13 +136,13 @@ def _cells(row: dict[str, Any], label: Label, history: History, with_card: Colle
 
 
 def _higher(history: History) -> list[tuple[str, str]]:
-    """Properties that dearer oracles have measured and a person wants to see: name in the row and heading."""
+    """Properties that dearer oracles have measured and a person reads: name in the row and heading."""
     shown = ("band_gap", "dielectric_electronic", "dielectric_total")
     return [
-        (f"{rung}_{key}", heading(f"{rung}_{key}"))
-        for rung in history.rungs
+        (f"{tier}_{key}", heading(f"{tier}_{key}"))
+        for tier in history.tiers
         for key in shown
-        if any(key in evaluation.properties for evaluation in history.rungs[rung].evaluations.values())
+        if any(key in evaluation.properties for evaluation in history.tiers[tier].evaluations.values())
     ]
 
 

@@ -14,6 +14,7 @@ from loop.properties import spec_of
 from loop.ranking import FAILED, FIND
 from loop.report.columns import counts, in_group
 from loop.report.gain import GoalGain
+from loop.report.summary import reports_now
 from loop.report.tables import MAX_ROWS, number, percent, ratio
 from loop.settings import BASELINE, ENGINE, SHADOW
 from loop.stability import IMPLAUSIBLE
@@ -72,7 +73,7 @@ def signed(value: float) -> str:
 
 def rate_verdicts(history: History) -> list[Verdict]:
     """What the campaign shows of hit rates, said plainly, and what it does not."""
-    reports = history.reports()
+    reports = reports_now(history)
     if not reports or not math.isfinite(reports[-1].metrics["acceleration"]):
         return []
     metrics = reports[-1].metrics
@@ -108,13 +109,13 @@ def not_shown(history: History, rows: Sequence[dict[str, Any]], gains: Sequence[
     items = [f"No advantage is claimed where it says: {verdict.text}" for verdict in verdicts if not verdict.shown]
     if not verdicts:
         items.append("No gain over chance: labels of the engine and of a random arm, and finds among them, are needed.")
-    if finds and not history.rungs:
+    if finds and not history.tiers:
         items.append(
             f"No find was checked by a dearer method: all {len(finds)} rest on {history.oracle.oracle} alone. A "
             "potential's errors are found where an optimiser looks: check the best by DFT before quoting them."
         )
-    for name, rung in history.rungs.items():
-        asked = sum(label.candidate.id in rung.labels for label in history.labels() if label.is_find(history.settings))
+    for name, tier in history.tiers.items():
+        asked = sum(label.candidate.id in tier.labels for label in history.labels() if label.is_find(history.settings))
         items.append(f"{len(finds) - asked} of {len(finds)} finds were not looked at by {name}.")
     if finds and not any(key.startswith("second_opinion_") for row in rows for key in row):
         items.append("No second opinion of another potential is recorded.")
@@ -156,7 +157,7 @@ def _label_items(history: History, rows: Sequence[dict[str, Any]], found: dict[s
 
 def _calibration_items(history: History) -> list[str]:
     """Properties whose predicted intervals held too few or too many labels in the last round that had predictions."""
-    reports = [report for report in history.reports() if any(key.endswith("_coverage90") for key in report.metrics)]
+    reports = [report for report in reports_now(history) if any(key.endswith("_coverage90") for key in report.metrics)]
     if not reports:
         return ["Predictions cannot be judged: no label had one before it was known."]
     metrics, items = reports[-1].metrics, []
@@ -179,14 +180,14 @@ def total(found: Iterable[Mapping[str, int]]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in summed.most_common()) or "none"
 
 
-def _rung_text(history: History, name: str) -> str:
+def _tier_text(history: History, name: str) -> str:
     """What a dearer oracle was asked and how much of it came back."""
-    rung = history.rungs[name]
-    evaluations = rung.evaluations.values()
+    tier = history.tiers[name]
+    evaluations = tier.evaluations.values()
     types = sorted({str(evaluation.energy_type) for evaluation in evaluations if evaluation.energy_type})
     usable = sum(evaluation.ok for evaluation in evaluations)
     hours = sum(evaluation.cost.seconds * evaluation.cost.cores for evaluation in evaluations) / 3600
-    text = f"{rung.key.oracle} on the relaxed crystals of the best: {len(rung.labels)} asked, {usable} usable"
+    text = f"{tier.key.oracle} on the relaxed crystals of the best: {len(tier.labels)} asked, {usable} usable"
     return f"{text}, {hours:.2g} core hours; energy type {'; '.join(types) or '–'}; gaps in eV, dielectric constants: 1"
 
 
@@ -204,7 +205,7 @@ def protocol(history: History) -> list[tuple[str, str]]:
             "campaign's newest hull, which holds its own finds; suspect crystals are not counted",
         ),
         ("energy type", "; ".join(types) or "–"),
-        *((f"{name} columns", _rung_text(history, name)) for name in history.rungs),
+        *((f"{name} columns", _tier_text(history, name)) for name in history.tiers),
         (
             "when found",
             f"{settings.stability} (eV/atom) at the time of the label, on the reference phases alone: below 0 it lies "

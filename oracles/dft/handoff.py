@@ -1,6 +1,6 @@
 """The hand-off oracle: writes what people or a queue elsewhere need to measure candidates.
 
-Implements `loop.rungs.HandOff`. Results come back by ``discovery-loop import-labels`` (`flows.tables.import_labels`).
+Implements `loop.tiers.HandOff`. Results come back by ``discovery-loop import-labels`` (`flows.tables.import_labels`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ README = """Crystals of a discovery-loop campaign, to be measured.
 
 One folder per crystal: structure.cif and POSCAR are the same crystal, the first in its conventional cell with its
 symmetry, the second in the cell that the campaign holds; metadata.json tells where it comes from.
-Fill in labels.csv, one row a crystal, and give it back:
+Fill in labels.csv, one row per crystal, and give it back:
 
     discovery-loop import-labels CAMPAIGN_FOLDER labels.csv
 
@@ -85,7 +85,7 @@ class HandoffOracle:
         return handoff_key()[1]
 
     def hand_out(self, candidates: Sequence[Candidate], folder: Path) -> None:
-        """Write one folder a candidate, a form for the results and a README; what is there already stays.
+        """Write one folder per candidate, a form for the results and a README; what is there already stays.
 
         Raises:
             InputError: the folder cannot be written.

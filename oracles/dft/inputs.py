@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'discovery-loop[vasp]'"
 # Ry; PseudoDojo's hints for hard elements reach 90 Ry for wavefunctions (van Setten et al., Comput. Phys. Commun. 226,
-# 39 (2018)); norm-conserving data sets want four times as much for the density
+# 39 (2018)); norm-conserving data sets need four times as much for the density
 ECUTWFC = 90.0
 K_SPACING = 0.20  # 1/A, 2 pi included
 STEPS = ("relax", "static", "dielectric")
@@ -71,7 +71,7 @@ def vasp_flow(structure: Structure) -> Any:
 
 
 def write_inputs(crystals: Sequence[tuple[str, Structure]], folder: Path, code: str) -> list[Path]:
-    """Write one folder a crystal, named by its id.
+    """Write one folder per crystal, named by its id.
 
     Raises:
         EngineError: what makes the inputs is not installed.
@@ -88,7 +88,7 @@ def write_inputs(crystals: Sequence[tuple[str, Structure]], folder: Path, code: 
 
 
 def write_vasp(structure: Structure, folder: Path) -> None:
-    """Write one folder a step with INCAR, KPOINTS, POSCAR and POTCAR.spec, and the flow as ``flow.json``.
+    """Write one folder per step with INCAR, KPOINTS, POSCAR and POTCAR.spec, and the flow as ``flow.json``.
 
     Raises:
         EngineError: atomate2 is not installed.

@@ -80,7 +80,7 @@ class DftConfig:
 class DftOracle:
     """Implements `loop.contracts.Oracle`.
 
-    A calculation that is cut off leaves its finished steps in a scratch folder and goes on from the last good one;
+    A calculation that is cut off leaves its finished steps in a scratch folder and continues from the last good one;
     one that ends, well or not, leaves nothing, unless `Resources.keep` says that a dearer step may follow it.
 
     Args:
@@ -120,7 +120,7 @@ class DftOracle:
     def evaluate(
         self, candidates: Sequence[Candidate], progress: Callable[[int, int], None] | None = None
     ) -> list[Evaluation]:
-        """One evaluation a candidate, in order."""
+        """One evaluation per candidate, in order."""
         found = []
         for done, candidate in enumerate(candidates, start=1):
             found.append(self._evaluate(candidate))

@@ -212,7 +212,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """One thread a process, and what Open MPI wants to run anywhere."""
+    """One thread per process, and what Open MPI needs to run anywhere."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     # more processes than cores, not tied to cores: the machine may be shared, and MPI's own count wrong in a container
     mpi = {"OMPI_MCA_rmaps_base_oversubscribe": "1", "OMPI_MCA_hwloc_base_binding_policy": "none"}

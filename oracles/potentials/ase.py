@@ -16,7 +16,7 @@ from pymatgen.core import Structure
 
 from loop.errors import ConfigError
 from loop.values import EnergyType
-from oracles.potentials.base import About, Potential, PotentialKind, PotentialRequest, SinglePoint
+from oracles.potentials.base import Potential, PotentialInfo, PotentialKind, PotentialRequest, SinglePoint
 from oracles.potentials.calculator import to_atoms
 from oracles.symmetry import Group
 
@@ -24,7 +24,7 @@ from oracles.symmetry import Group
 class AsePotential(Potential):
     """Any ASE calculator that gives energy, forces and stress; no descriptors."""
 
-    def __init__(self, about: About, factory: type[Calculator], options: Mapping[str, Any]) -> None:
+    def __init__(self, about: PotentialInfo, factory: type[Calculator], options: Mapping[str, Any]) -> None:
         super().__init__(about)
         self._factory, self._options = factory, dict(options)
 
@@ -68,7 +68,7 @@ def load_ase(path: str, *, options: Mapping[str, Any] | None = None) -> AsePoten
     if lacking:
         raise ConfigError(f"The ASE calculator {path!r} gives no {', '.join(sorted(lacking))}, which relaxation needs.")
     settings = hashlib.sha256(json.dumps([path, options], sort_keys=True, default=str).encode()).hexdigest()
-    about = About(
+    about = PotentialInfo(
         name=path,
         energy_type=EnergyType(attribute, "", "none", settings),
         elements=_elements(factory),

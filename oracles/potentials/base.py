@@ -50,7 +50,7 @@ class SinglePoint:
 
 
 @dataclass(frozen=True)
-class About:
+class PotentialInfo:
     """Where a potential comes from and what its numbers mean."""
 
     name: str
@@ -65,7 +65,7 @@ class About:
 class Potential(ABC):
     """A potential with its provenance. Never changes a structure, never raises for one."""
 
-    def __init__(self, about: About, limits: Limits | None = None) -> None:
+    def __init__(self, about: PotentialInfo, limits: Limits | None = None) -> None:
         self.about = about
         self.limits = limits or Limits()
 

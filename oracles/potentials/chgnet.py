@@ -18,8 +18,8 @@ from loop.errors import ConfigError
 from loop.io.files import sha256
 from loop.values import EnergyType, failed
 from oracles.potentials.base import (
-    About,
     Potential,
+    PotentialInfo,
     PotentialKind,
     PotentialRequest,
     SinglePoint,
@@ -48,7 +48,7 @@ UNTRAINED = frozenset({"Po", "At", "Rn", "Fr", "Ra"})  # no crystal of these in 
 class ChgnetPotential(Potential):
     """CHGNet in batches, with forces and stress from one backward pass."""
 
-    def __init__(self, about: About, model: BatchedCHGNet) -> None:
+    def __init__(self, about: PotentialInfo, model: BatchedCHGNet) -> None:
         super().__init__(about)
         self._model = model
 
@@ -114,7 +114,7 @@ def load_chgnet(version: str, *, device: str | None, dtype: str | None) -> Chgne
         warnings.simplefilter("ignore")
         model = CHGNet.from_dict(state, mlp_out_bias=False, version=version)
     functional, corrections = TRAINED_ON[version]
-    about = About(
+    about = PotentialInfo(
         name="chgnet" if version == "0.3.0" else f"chgnet:{version}",
         energy_type=EnergyType(f"CHGNet-{version}", functional, corrections, checksum),
         elements=frozenset(chemical_symbols[1 : N_ELEMENTS + 1]) - UNTRAINED,

@@ -179,7 +179,7 @@ class _Suite:
         _require(points[1].status == failed("unsupported-element"), f"{unknown[0]} gave {points[1].status}")
         _require(unknown[0] in points[1].message, f"the message does not name {unknown[0]}: {points[1].message}")
         _require(points[0].ok, f"a crystal beside one with {unknown[0]} was lost: {points[0].status}")
-        return f"{unknown[0]} is refused by name, the rest of the batch goes on"
+        return f"{unknown[0]} is refused by name, the rest of the batch continues"
 
     def calculator(self) -> str:
         from oracles.potentials.calculator import to_atoms

@@ -18,8 +18,8 @@ from loop.errors import ConfigError
 from loop.io.files import sha256
 from loop.values import EnergyType
 from oracles.potentials.base import (
-    About,
     Potential,
+    PotentialInfo,
     PotentialKind,
     PotentialRequest,
     SinglePoint,
@@ -42,7 +42,7 @@ ACADEMIC = ("omat", "matpes")  # under the Academic Software License, the others
 class MacePotential(Potential):
     """A MACE model in batches; descriptors are its invariant node features."""
 
-    def __init__(self, about: About, model: Any) -> None:
+    def __init__(self, about: PotentialInfo, model: Any) -> None:
         super().__init__(about)
         from mace.tools import AtomicNumberTable
 
@@ -122,7 +122,7 @@ def load_mace(name: str, *, device: str | None, dtype: str | None, trust: bool) 
     where, precision = resolve_device(device), dtype or "float64"
     model = _read(path, where).to(getattr(torch, precision)).eval()
     model.requires_grad_(False)
-    about = About(
+    about = PotentialInfo(
         name=f"mace:{path.stem if is_file else name}",
         energy_type=_energy_type("file" if is_file else name, path),
         elements=frozenset(chemical_symbols[int(z)] for z in model.atomic_numbers),

@@ -27,7 +27,7 @@ from pymatgen.core import Structure
 from loop.errors import ConfigError, PotentialError
 from loop.values import failed
 from oracles.potentials import worker as protocol
-from oracles.potentials.base import About, Potential, SinglePoint
+from oracles.potentials.base import Potential, PotentialInfo, SinglePoint
 from oracles.potentials.overlay import require
 from oracles.symmetry import Group
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 START_SECONDS = 300.0  # a cold disk and a large package
-TRIES = 3  # of a piece whose worker died: the death may have been another process's doing
+TRIES = 3  # of a chunk whose worker died: the death may have been another process's doing
 LONELY = "an atom has no neighbour within the potential's cutoff, where it knows nothing of it"
-SHARES = 3  # pieces of a batch for each worker: the last one to finish keeps the others waiting less
+SHARES = 3  # chunks of a batch for each worker: the last one to finish keeps the others waiting less
 
 
 class WorkerDiedError(Exception):
@@ -144,13 +144,13 @@ class RemotePotential(Potential):
         PotentialError: a worker cannot be started, or cannot load the potential.
     """
 
-    def __init__(self, about: About, place: Place) -> None:
+    def __init__(self, about: PotentialInfo, place: Place) -> None:
         try:
             first = Worker(place)  # what it cannot do is said before anything is spent
         except WorkerDiedError as error:
             raise PotentialError(f"The worker of {about.name} ended as it started: {error}") from error
         elements = frozenset(first.about.get("elements", ())) or about.elements
-        super().__init__(About(**{**vars(about), "elements": elements}))
+        super().__init__(PotentialInfo(**{**vars(about), "elements": elements}))
         self.versions: dict[str, str] = first.about.get("versions", {})
         self._place = place
         self._idle: SimpleQueue[Worker | None] = SimpleQueue()  # None: not started, or dead
@@ -169,17 +169,17 @@ class RemotePotential(Potential):
         *,
         gradients: bool,
     ) -> list[SinglePoint]:
-        """Evaluate one batch, its pieces side by side."""
+        """Evaluate one batch, its chunks side by side."""
         crystals = [_crystal(structure) for structure in structures]
-        pieces = _pieces([len(structure) for structure in structures], self._place.workers)
+        chunks = _chunks([len(structure) for structure in structures], self._place.workers)
         done: list[SinglePoint | None] = [None] * len(crystals)
         with ThreadPoolExecutor(self._place.workers) as pool:
-            for piece, points in zip(
-                pieces,
-                pool.map(lambda piece: self._piece([crystals[i] for i in piece], gradients), pieces),
+            for chunk, points in zip(
+                chunks,
+                pool.map(lambda chunk: self._chunk([crystals[i] for i in chunk], gradients), chunks),
                 strict=True,
             ):
-                for index, point in zip(piece, points, strict=True):
+                for index, point in zip(chunk, points, strict=True):
                     done[index] = point
         return [point for point in done if point is not None]
 
@@ -197,8 +197,8 @@ class RemotePotential(Potential):
                 worker.close()
             self._idle.put(None)
 
-    def _piece(self, crystals: list[protocol.Crystal], gradients: bool) -> list[SinglePoint]:
-        """One piece by one worker; again after its worker died; at last, as after an error, crystal by crystal."""
+    def _chunk(self, crystals: list[protocol.Crystal], gradients: bool) -> list[SinglePoint]:
+        """One chunk by one worker; again after its worker died; at last, as after an error, crystal by crystal."""
         kind, message = "", ""
         for _ in range(TRIES):
             try:
@@ -210,7 +210,7 @@ class RemotePotential(Potential):
                 break
         if len(crystals) == 1:
             return [SinglePoint(status=failed(kind), message=message)]
-        return [self._piece([crystal], gradients)[0] for crystal in crystals]
+        return [self._chunk([crystal], gradients)[0] for crystal in crystals]
 
     def _ask(self, crystals: list[protocol.Crystal], gradients: bool) -> list[SinglePoint]:
         worker, alive = self._idle.get(), None
@@ -264,17 +264,17 @@ def _crystal(structure: Structure) -> protocol.Crystal:
     return numbers, np.array(structure.cart_coords), np.array(structure.lattice.matrix)
 
 
-def _pieces(sizes: Sequence[int], workers: int) -> list[list[int]]:
-    """Indices in pieces of about equal numbers of atoms, some for each worker; one piece for one worker."""
+def _chunks(sizes: Sequence[int], workers: int) -> list[list[int]]:
+    """Indices in chunks of about equal numbers of atoms, some for each worker; one chunk for one worker."""
     if workers == 1:
         return [list(range(len(sizes)))]
-    pieces: list[list[int]] = [[] for _ in range(min(len(sizes), SHARES * workers))]
-    loads = [0] * len(pieces)
+    chunks: list[list[int]] = [[] for _ in range(min(len(sizes), SHARES * workers))]
+    loads = [0] * len(chunks)
     for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
         lightest = loads.index(min(loads))
-        pieces[lightest].append(index)
+        chunks[lightest].append(index)
         loads[lightest] += sizes[index]
-    return pieces
+    return chunks
 
 
 def _points(crystals: list[protocol.Crystal], arrays: Mapping[str, np.ndarray]) -> list[SinglePoint]:

@@ -11,7 +11,7 @@ from ase.data import chemical_symbols
 
 from loop.errors import ConfigError
 from loop.values import EnergyType
-from oracles.potentials.base import About
+from oracles.potentials.base import PotentialInfo
 from oracles.potentials.remote import RemotePotential, place_in
 
 
@@ -41,7 +41,7 @@ def load_remote_ase(
         text = json.dumps([path, options], sort_keys=True)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"The options of {path} must be JSON values, got {options}: {error}.") from error
-    about = About(
+    about = PotentialInfo(
         name=path,
         energy_type=EnergyType(attribute, "", "none", hashlib.sha256(text.encode()).hexdigest()),
         elements=frozenset(chemical_symbols[1:]),

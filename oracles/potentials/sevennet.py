@@ -14,7 +14,7 @@ from pathlib import Path
 from loop.errors import ConfigError
 from loop.io.files import sha256
 from loop.values import EnergyType
-from oracles.potentials.base import About, Potential, PotentialKind, PotentialRequest, resolve_device
+from oracles.potentials.base import Potential, PotentialInfo, PotentialKind, PotentialRequest, resolve_device
 from oracles.potentials.corrections import CorrectedPotential
 from oracles.potentials.overlay import L3I5, SEVENNET, require
 from oracles.potentials.remote import RemotePotential, package_folder, place_in
@@ -47,7 +47,7 @@ def load_sevennet(
     environment = environment or SEVENNET.name
     overlay = environment == SEVENNET.name
     checkpoint = require(SEVENNET.name) / L3I5 if overlay else _checkpoint_of(environment)
-    about = About(
+    about = PotentialInfo(
         name="sevennet:l3i5-raw",
         energy_type=replace(ENERGIES, corrections="none"),
         elements=frozenset(),  # the worker tells

@@ -262,7 +262,7 @@ class ReferenceCrystals:
 
 
 def load_reference_crystals(path: str | Path | None = None) -> ReferenceCrystals:
-    """Open a table, by default the one in the package: Materials Project crystals of at most 52 atoms a cell.
+    """Open a table, by default the one in the package: Materials Project crystals of at most 52 atoms per cell.
 
     Attribution (CC BY 4.0) is in the file and in the JSON beside it.
 

@@ -26,7 +26,7 @@ SAME = 5e-4  # eV/atom: of crystals that end this close the first is kept, publi
 SAME_MOLECULAR = 0.01  # of molecular crystals: so soft that the stress left at convergence weighs as much
 AS_IT_STANDS = 0.02  # eV/atom above itself relaxed, within which a corner as it stands serves crystals as they stand
 SYMPREC = 0.1  # A, of the space groups shown
-LARGEST = 8  # atoms a cell: larger prototypes are tried for the element they are named after only
+LARGEST = 8  # atoms per cell: larger prototypes are tried for the element they are named after only
 # Bond lengths in A (Huber and Herzberg, Constants of Diatomic Molecules, 1979) and volumes of the molecular crystals
 # in A^3 a molecule (from the densities in the CRC Handbook): starting points, the relaxation has the last word.
 MOLECULES = {

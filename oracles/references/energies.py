@@ -59,7 +59,7 @@ def build_references(
 
     Every crystal is evaluated as it stands. Of each formula near the hull the low polymorphs are relaxed, with the
     settings that candidates get. Each element gets the lowest of its relaxed prototypes and published crystals.
-    Finished parts stay in ``<output>.parts``, so that a killed build goes on where it stopped;
+    Finished parts stay in ``<output>.parts``, so that a killed build resumes;
     they are removed once the table is written.
 
     Args:
@@ -286,7 +286,7 @@ def _relax(rows: pd.DataFrame, chunk: Sequence[int], potential: Potential, confi
 
 
 def _assemble(singles: pd.DataFrame, relaxed: pd.DataFrame, corners: dict[str, Corner]) -> pd.DataFrame:
-    """One row a formula: its lowest crystal, relaxed where one is, and the corners."""
+    """One row per formula: its lowest crystal, relaxed where one is, and the corners."""
     import pandas as pd
 
     good = singles[singles["reason"].isna()].merge(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from oracles.potentials.base import Potential
 
 LOWEST = -100.0  # eV/atom: stands for a phase of which nothing is known, which is then computed
-LARGEST_PROTOTYPE = 12  # atoms a cell, of prototypes tried for an element beside its published crystals
+LARGEST_PROTOTYPE = 12  # atoms per cell, of prototypes tried for an element beside its published crystals
 WIDEN = 1.25  # times the largest drop below an estimate that was seen, where that exceeds the margin
 
 

@@ -53,7 +53,7 @@ class Lesson:
 
 @dataclass
 class Arm:
-    """What one arm has measured, and what it believes.
+    """What one arm has measured, and what it predicts.
 
     Attributes:
         name: a key of `ARMS`.
@@ -70,7 +70,7 @@ class Arm:
     seed: int
     gaps: dict[int, float] = field(default_factory=dict)  # by row of the pool; NaN where DFT failed
     constants: dict[int, float] = field(default_factory=dict)  # likewise
-    beliefs: Factors | None = None  # in the pool, newest; those in a crystal whose gap is known are from before
+    posterior: Factors | None = None  # in the pool, newest; those in a crystal whose gap is known are from before
     merit: np.ndarray | None = None  # predicted, (n, 2): mean and standard deviation
     _order: list[int] = field(default_factory=list)
     _index: dict[int, float] = field(default_factory=dict)
@@ -90,11 +90,11 @@ class Arm:
         return metrics
 
     def look(self, surrogate: ProductSurrogate) -> None:
-        """Predict the pool; what was believed of a crystal before its gap was known stays."""
+        """Predict the pool; what was predicted of a crystal before its gap was known stays."""
         fresh, known = surrogate.factors(self.pool), np.array(sorted(self.gaps), dtype=int)
-        if self.beliefs is not None and len(known):  # the constant's belief may be newer, the gap's surprise not
-            fresh.mean[known, 0], fresh.std[known, 0] = self.beliefs.mean[known, 0], self.beliefs.std[known, 0]
-        self.beliefs = fresh
+        if self.posterior is not None and len(known):  # the constant's posterior may be newer, the gap's surprise not
+            fresh.mean[known, 0], fresh.std[known, 0] = self.posterior.mean[known, 0], self.posterior.std[known, 0]
+        self.posterior = fresh
         self.merit = np.column_stack([part[:, 0] for part in surrogate.marginal(self.pool)])
 
     def next_step(self) -> tuple[int, str] | None:
@@ -108,15 +108,15 @@ class Arm:
             return (fresh[0], "both") if fresh else None
         steps = [(self._index[fresh[0]], fresh[0], "gap")] if fresh else []
         waiting = [r for r in self.gaps if r not in self.constants and np.isfinite(self.gaps[r])]
-        if waiting and self.beliefs is not None:
-            gaps, beliefs = np.array([self.gaps[row] for row in waiting]), _part(self.beliefs, np.array(waiting))
-            finish = index_to_finish(gaps, beliefs, self._above, self.costs)
+        if waiting and self.posterior is not None:
+            gaps, posterior = np.array([self.gaps[row] for row in waiting]), _part(self.posterior, np.array(waiting))
+            finish = index_to_finish(gaps, posterior, self._above, self.costs)
             best = int(np.argmax(finish))
             steps.append((float(finish[best]), waiting[best], "dielectric"))
         return max(steps, key=lambda step: step[0])[1:] if steps else None
 
     def plan(self) -> None:
-        """Put the pool in the order in which new crystals are begun, by what is believed now."""
+        """Put the pool in the order in which new crystals are begun, by what is predicted now."""
         n = len(self.pool)
         self._formulas.clear()
         if self.name == RANDOM:
@@ -149,8 +149,8 @@ def cost_of(kind: str, costs: Costs) -> float:
     return {"gap": costs.first, "dielectric": costs.second, "both": costs.both}[kind]
 
 
-def _part(beliefs: Factors, rows: np.ndarray) -> Factors:
-    return replace(beliefs, mean=beliefs.mean[rows], std=beliefs.std[rows])
+def _part(posterior: Factors, rows: np.ndarray) -> Factors:
+    return replace(posterior, mean=posterior.mean[rows], std=posterior.std[rows])
 
 
 def _finite(value: float | None) -> float | None:

@@ -1,6 +1,6 @@
 """Candidates for DFT: drawn by a policy tuned for gap and constant, relaxed, near the hull, and no known crystal.
 
-Every stage leaves a file: a killed run goes on where it was.
+Every stage leaves a file: a killed run resumes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from generator.constraints.conditions import Sampling
 from loop.contracts import Progress
 from loop.errors import InputError
 from loop.io.files import make_folder, write_text
-from loop.reward import Judges, PropertyReward
+from loop.reward import PropertyReward, RewardInputs
 from loop.stability import IMPLAUSIBLE, METASTABLE
 from loop.values import Candidate, Evaluation
 from oracles.symmetry import primitive
@@ -121,7 +121,9 @@ class Studio:
         if path.exists():
             return path
         reward = replace(reward_of(REWARD), known_factor=known_factor, duplicate_factor=known_factor)
-        judges = Judges(self.builder.config.validity, self.builder.novelty, self.builder.screen, self.surrogates[0])
+        judges = RewardInputs(
+            self.builder.config.validity, self.builder.novelty, self.builder.screen, self.surrogates[0]
+        )
         self.builder.__dict__.pop("generator", None)  # a policy that has learned nothing yet
         generator, state = self.builder.generator, self.folder / f"{name}-state"
         make_folder(state)

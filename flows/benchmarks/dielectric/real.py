@@ -2,7 +2,7 @@
 
 Stages, each kept in the folder: surrogates of published gaps and constants; a policy tuned for both; candidates,
 relaxed and near the hull; then turns, in each of which every arm spends its share. Every DFT call is a line of
-`calls.jsonl`, paid for once whichever arm asks, and a killed run goes on behind the last of them.
+`calls.jsonl`, paid for once whichever arm asks, and a killed run resumes after the last of them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from surrogates.two_steps import Costs
 if TYPE_CHECKING:
     import pandas as pd
 
-FREE = ("turns", "dft.resources", "dft.time_limit")  # what a run that goes on may change
+FREE = ("turns", "dft.resources", "dft.time_limit")  # what a resumed run may change
 PROPERTIES: dict[str, tuple[Literal["gap", "dielectric"], ...]] = {
     "gap": ("gap",),
     "dielectric": ("gap", "dielectric"),
@@ -152,8 +152,8 @@ def run(data: Path, output: Path, config: RealConfig | None = None, progress: Pr
     lab.pool = [candidate for candidate, taken in zip(lab.pool, takes, strict=True) if taken]
     lesson, threshold = lesson_of(studio, config)
     extractor = studio.builder.extractor(studio.folder / "features")
-    beliefs = spend(lab, extractor, lesson, threshold)
-    return write(output, config, lab, table, beliefs, {"threshold": threshold, "held_out": errors})
+    predictions = spend(lab, extractor, lesson, threshold)
+    return write(output, config, lab, table, predictions, {"threshold": threshold, "held_out": errors})
 
 
 def is_ionic(candidate: Candidate, anions: Sequence[str]) -> bool:
@@ -182,7 +182,7 @@ def lesson_of(studio: Studio, config: RealConfig) -> tuple[Lesson, float]:
 
 
 def spend(lab: Lab, extractor: FeatureExtractor, lesson: Lesson, threshold: float) -> pd.DataFrame:
-    """Let every arm spend its share, turn by turn; returns what each turn of the closed loop believed of the pool."""
+    """Let every arm spend its share, turn by turn; returns what each turn of the closed loop predicted of the pool."""
     import pandas as pd
 
     config, said = lab.config, []

@@ -31,14 +31,14 @@ PROTOCOL = (
 
 
 def write(
-    output: Path, config: RealConfig, lab: Lab, table: pd.DataFrame, beliefs: pd.DataFrame, about: dict[str, Any]
+    output: Path, config: RealConfig, lab: Lab, table: pd.DataFrame, predictions: pd.DataFrame, about: dict[str, Any]
 ) -> dict[str, Any]:
     """Everything into the folder; returns the record."""
     from loop.io.crystals import write_crystals
 
-    found = verified(lab.calls, table, beliefs)
+    found = verified(lab.calls, table, predictions)
     write_text(output / "verified.csv", found.to_csv(index=False, float_format="%.5g", lineterminator="\n"))
-    beliefs.to_csv(output / "work" / "beliefs.csv", index=False)
+    predictions.to_csv(output / "work" / "predictions.csv", index=False)
     rows = [row for row, key in enumerate(table["id"]) if key in set(found["id"])]
     crystals = [table["structure"].iloc[row] for row in rows]
     columns = found.set_index("id").loc[[table["id"].iloc[row] for row in rows]].reset_index(drop=True)
@@ -62,10 +62,10 @@ def write(
     return written
 
 
-def verified(calls: Sequence[dict[str, Any]], table: pd.DataFrame, beliefs: pd.DataFrame) -> pd.DataFrame:
-    """One row a crystal that DFT looked at: what was found, by which arms, and what the tables had made expect."""
+def verified(calls: Sequence[dict[str, Any]], table: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+    """One row per crystal that DFT looked at: what was found, by which arms, and what the tables had made expect."""
     heights = dict(zip(table["id"], table["e_above_hull"], strict=True))
-    first = beliefs[beliefs["turn"] == 0].set_index("id")
+    first = predictions[predictions["turn"] == 0].set_index("id")
     rows: dict[str, dict[str, Any]] = {}
     for call in calls:
         row = rows.setdefault(call["id"], {"id": call["id"], "formula": call["formula"], "arms": []})

@@ -117,7 +117,7 @@ def run(
     for done, name in enumerate(cases):
         if progress is not None:
             progress("conditions", done, len(cases), {})
-        part = output / "parts" / f"{loaded.checksum[:8]}-{n}-{seed}-{name}.json"  # a run that was cut off goes on
+        part = output / "parts" / f"{loaded.checksum[:8]}-{n}-{seed}-{name}.json"  # a run that was cut off resumes
         if not part.exists():
             write_text(part, json.dumps(_case(loaded.model, CASES[name], n, seed)))
         results[name] = json.loads(part.read_text())

@@ -32,7 +32,7 @@ TERMS = ("w", "a", "xyz", "l", "nll")
 # Measured with the original, CrystalFormer v0.4.2 (commit be3c6c8; jax 0.5.3, CPU), on 2 cores of a shared Xeon:
 # 7,140 crystals of the Materials Project, Adam 1e-3, batch 100, dropout 0.1; held-out crystals after 932 s.
 ORIGINAL = {"w": 3.38, "a": 14.75, "xyz": 8.35, "l": 1.05, "nll": 27.53, "seconds": 932.0, "epochs": 16}
-ORIGINAL_CURVE = {1: 36.6, 5: 31.3, 8: 29.7, 11: 28.6, 14: 28.0, 16: 27.53}  # epoch: nats a crystal
+ORIGINAL_CURVE = {1: 36.6, 5: 31.3, 8: 29.7, 11: 28.6, 14: 28.0, 16: 27.53}  # epoch: nats per crystal
 PROTOCOL = (
     "Network, loss and compared likelihood are the original's (small size, published definition: dependent coordinates "
     "count, one mixture for each cell parameter), trained on as many crystals for as long. The crystals are drawn from "
@@ -65,7 +65,7 @@ class LearningConfig:
 def run(
     train: Path, held_out: Path, output: Path, config: LearningConfig | None = None, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Train, and write ``record.json``, ``curve.csv`` and ``curve.png``; a run that was cut off goes on.
+    """Train, and write ``record.json``, ``curve.csv`` and ``curve.png``; a run that was cut off resumes.
 
     Args:
         train: crystals to draw the training set from: a file of crystals, or tokens of `generator.data.Prepared`.
@@ -115,7 +115,7 @@ def run(
             "original": ORIGINAL,
             "nats_below_the_original": ORIGINAL["nll"] - points["best"]["nll"],
         },
-        "units": {"nll": "nats a crystal, held out", "seconds": f"s ({config.clock} clock, {config.threads} thread)"},
+        "units": {"nll": "nats per crystal, held out", "seconds": f"s ({config.clock} clock, {config.threads} thread)"},
         "sources": [{"file": path.name, "sha256": sha256(path)} for path in (train, held_out)],
     }
     figure(frame, output / "curve.png")
@@ -231,7 +231,7 @@ def figure(frame: pd.DataFrame, path: Path) -> None:
     for axis, name in ((by_time, "seconds"), (by_epoch, "epoch")):
         axis.plot(frame[name], frame["nll"], marker=".", label="published definition")
         axis.plot(frame[name], frame["exact_nll"], marker=".", label="exact definition")
-        axis.set(ylabel="held out (nats a crystal)", xlabel="seconds" if name == "seconds" else "epochs")
+        axis.set(ylabel="held out (nats per crystal)", xlabel="seconds" if name == "seconds" else "epochs")
     epochs = np.array(list(ORIGINAL_CURVE))
     style = {"color": "grey", "marker": ".", "label": "original, published definition"}
     by_time.plot(epochs * ORIGINAL["seconds"] / ORIGINAL["epochs"], list(ORIGINAL_CURVE.values()), **style)

@@ -39,7 +39,7 @@ PROTOCOL = (
     "CIF texts to tokens by `generator.data.prepare` with 2 worker processes, started before the clock; canonical "
     "descriptions. Among the crystals are rows that are no CIF and rows with partial occupancies: each must be counted "
     "and listed, and nothing may stop. `crystals_per_second` is per wall second; `by_cpu` is what 2 free cores give: "
-    "2 divided by the CPU seconds a crystal (this process and its workers)."
+    "2 divided by the CPU seconds per crystal (this process and its workers)."
 )
 
 

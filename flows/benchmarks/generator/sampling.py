@@ -24,7 +24,7 @@ PROTOCOL = (
     "log-probabilities), median of the repetitions; `two_cores` is twice that, since crystals are drawn independently: "
     "two processes draw two batches. Weights: of the checkpoint given, else random ones of the published architecture; "
     "space groups from the shipped p(g). The original spends the same time whatever the number of sites: 105 network "
-    "calls a crystal. `full` lets no crystal stop before all slots are filled, the worst case, in a quarter of the "
+    "calls per crystal. `full` lets no crystal stop before all slots are filled, the worst case, in a quarter of the "
     "batch. The original's rate is per wall second on two cores, at batch 100."
 )
 

@@ -75,7 +75,7 @@ def run(
             "number": len(batch),
             "mean_sites": float(batch.num_sites.mean()),
         },
-        "units": {"cpu_seconds": "s a step", "wall_seconds": "s a step"},
+        "units": {"cpu_seconds": "s per step", "wall_seconds": "s per step"},
         "results": results,
         "load": [before, load()],
         "cores": cores(),

@@ -102,7 +102,7 @@ class Episode:
     """Queries one after the other, with the hull and the discoveries that follow from them.
 
     A discovery is a relaxed crystal that is neither known nor a duplicate of an earlier query and lies within a
-    tolerance of the hull; earlier ones are counted anew on each new hull (Malik et al., arXiv 2601.20996).
+    tolerance of the hull; earlier ones are counted again on each new hull (Malik et al., arXiv 2601.20996).
 
     Args:
         initial: hull of the known phases.

@@ -31,22 +31,22 @@ import psutil
 import sqlalchemy as sa
 
 from flows.benchmarks.harness import write_benchmark
-from flows.benchmarks.operate.world import SleepingOracle, calls, parts
+from flows.benchmarks.operate.world import SleepingOracle, calls, components
 from loop.campaign import Campaign
 from loop.contracts import Oracle
 from loop.database import as_url
 from loop.errors import StoreError
 from loop.history import History
-from loop.rungs import key_of
 from loop.running import InTurn, Runner
 from loop.settings import STAGES, CampaignSettings
 from loop.stages import Labelled
 from loop.store import Store
+from loop.tiers import key_of
 
 SETTINGS = CampaignSettings(name="reference", rounds=2, pool=24, budget=5, chunk=2)
 STAGE_SECONDS, LABEL_SECONDS = 0.2, 0.08
 KILLS = 6  # of one campaign, at most
-MOST_LIVES = 60  # of one campaign: more would mean that it does not go on
+MOST_LIVES = 60  # of one campaign: more would mean that it does not resume
 WORKERS = 2
 START, END = "start", "end"  # no event is in the ledger yet; all are, but the results are not all written
 DEADLINE = 300.0  # s, for one life on a busy machine
@@ -143,7 +143,7 @@ def live(job: Job) -> None:
     os.setsid()
     try:
         with labelling(job) as oracle, Store(job.url) as store:
-            made = parts(oracle, STAGE_SECONDS)
+            made = components(oracle, STAGE_SECONDS)
             runner = as_tasks() if job.scenario.engine == "prefect" else InTurn()
             with Campaign(job.settings, made, store, job.folder, runner=runner) as campaign:
                 in_flow(campaign.run) if job.scenario.engine == "prefect" else campaign.run()
@@ -244,7 +244,7 @@ def reference(folder: Path) -> Reference:
 def warm_up(folder: Path) -> None:
     """Run a campaign here: those that are forked from this process then import nothing, and their stages are short."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = parts(SleepingOracle(folder / "calls", 0.0))
+    made = components(SleepingOracle(folder / "calls", 0.0))
     with Store(folder / "campaign.db") as store, Campaign(SETTINGS, made, store, folder) as campaign:
         campaign.run()
 
@@ -282,7 +282,7 @@ def one_life(
     job: Job, process: BaseProcess, outcome: Outcome, ahead: list[Place], expected: Reference, rng: np.random.Generator
 ) -> bool:
     """Let a process live and kill at the places that lie ahead; returns whether the campaign is finished."""
-    ends = job.scenario.victim == "engine"  # else it goes on, and the ledger has to be read before
+    ends = job.scenario.victim == "engine"  # else it continues, and the ledger has to be read before
     while ahead and process.is_alive() and reached(job, process, ahead[0]):
         after = float(rng.uniform(0, expected.seconds[ahead.pop(0)]))
         process.join(after)

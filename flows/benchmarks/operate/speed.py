@@ -18,15 +18,15 @@ from flows import scale
 from flows.benchmarks.clock import cpu_seconds, load
 from flows.benchmarks.harness import write_benchmark
 from flows.benchmarks.operate.resume import as_tasks, in_flow, prefect_server, warm_up
-from flows.benchmarks.operate.world import SleepingOracle, calls, parts, perovskite
+from flows.benchmarks.operate.world import SleepingOracle, calls, components, perovskite
 from flows.dask_oracle import DaskOracle
 from loop.campaign import Campaign
 from loop.contracts import Oracle
-from loop.rungs import key_of
 from loop.running import InTurn
 from loop.settings import CampaignSettings
 from loop.stages import Labelled
 from loop.store import Store
+from loop.tiers import key_of
 
 Say = Callable[[str], None]
 
@@ -130,7 +130,7 @@ def campaign(
 
     with (
         Store(folder / "campaign.db") as store,
-        Campaign(settings, parts(oracle, draw=perovskite), store, folder, runner=runner) as made,
+        Campaign(settings, components(oracle, draw=perovskite), store, folder, runner=runner) as made,
     ):
         in_flow(drive) if prefect else drive()
     return (folder / "ranked.csv").read_text(), spent

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from pymatgen.core import Element, Lattice, Structure
 
-from loop.campaign import Parts
+from loop.campaign import Components
 from loop.contracts import Acquisition, Oracle, Progress, Reward, Surrogate
 from loop.novelty import NoveltyIndex
 from loop.values import OK, Candidate, Cost, EnergyType, Evaluation, Origin, Prediction, Quantity
@@ -86,7 +86,7 @@ class SleepingOracle:
     settings_hash: str = "0" * 8
 
     def evaluate(self, candidates: Sequence[Candidate]) -> list[Evaluation]:
-        """One evaluation a candidate, in order."""
+        """One evaluation per candidate, in order."""
         return [self._evaluate(candidate) for candidate in candidates]
 
     def _evaluate(self, candidate: Candidate) -> Evaluation:
@@ -213,10 +213,10 @@ def everything(structures: Sequence[Structure]) -> list[str | None]:
     return [None] * len(structures)
 
 
-def parts(oracle: Oracle, seconds: float = 0.0, draw: Draw = pair) -> Parts:
+def components(oracle: Oracle, seconds: float = 0.0, draw: Draw = pair) -> Components:
     """What a campaign of this world consists of; policy and surrogate are objects of their own."""
     nearest: Acquisition = Nearest()
-    return Parts(
+    return Components(
         generator=World(seconds, draw),
         surrogate=World(seconds, draw),
         acquisition=nearest,

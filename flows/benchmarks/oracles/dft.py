@@ -78,7 +78,7 @@ def run(
     lattice: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compute cases with presets; rows are kept as they come in ``rows.jsonl``, and a second run goes on from there.
+    """Compute cases with presets; rows are kept as they come in ``rows.jsonl``, and a second run continues from there.
 
     Args:
         output: folder for ``record.json``, ``table.csv`` and ``rows.jsonl``.

@@ -80,7 +80,7 @@ def run(
     others: tuple[Path, int] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure, and write ``record.json``, ``table.csv`` and ``moduli.png``. A killed run goes on.
+    """Measure, and write ``record.json``, ``table.csv`` and ``moduli.png``. A killed run resumes.
 
     Args:
         output: folder.

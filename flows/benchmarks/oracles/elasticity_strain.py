@@ -33,7 +33,7 @@ PROTOCOL = (
 def choose(
     output: Path, data: Path, potential: Potential, exclude: Sequence[str], n: int, progress: Progress | None = None
 ) -> dict[str, Any]:
-    """Moduli of `n` other crystals by strains of each size; writes ``strains.csv``. A killed run goes on.
+    """Moduli of `n` other crystals by strains of each size; writes ``strains.csv``. A killed run resumes.
 
     Args:
         output: folder.

@@ -63,7 +63,7 @@ def missed(rows: list[tuple[str, Structure]], known: KnownCrystals, seed: int) -
 
 
 def pairs(frame: Any, rng: np.random.Generator) -> Iterator[tuple[Structure, Structure, bool]]:
-    """Two entries of one formula, one pair a formula, and whether their stated space groups agree."""
+    """Two entries of one formula, one pair per formula, and whether their stated space groups agree."""
     several = frame[frame.duplicated("pretty_formula", keep=False)]
     groups = [group for _, group in several.groupby("pretty_formula")]
     for place in rng.permutation(len(groups)):

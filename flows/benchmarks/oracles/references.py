@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from oracles.references.table import References
     from oracles.relax import RelaxConfig
 
-LARGEST = 20  # atoms a cell
+LARGEST = 20  # atoms per cell
 PROTOCOL = (
-    "Crystals of the test split with at most 20 atoms a cell. Hull: reference phases without any formula of the test "
+    "Crystals of the test split with at most 20 atoms per cell. Hull: reference phases without any formula of the test "
     "split, as they stand for `unrelaxed`, relaxed where the table is for `relaxed`; elements are the lowest of their "
     "prototypes in all. `nitrides` and `hydrides` hold the element. `former` is the same crystals in the table of an "
     "earlier run, judged by the references of then. Published distances refer to a DFT hull that holds the crystal "
@@ -58,7 +58,7 @@ def run(
     former: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Compare, and write ``record.json``, ``table.csv`` and ``parity.png``. A killed run goes on with its relaxations.
+    """Compare, and write ``record.json``, ``table.csv`` and ``parity.png``. A killed run resumes its relaxations.
 
     Args:
         output: folder.

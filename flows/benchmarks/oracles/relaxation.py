@@ -2,7 +2,7 @@
 
 The baseline is what a user would write: the chgnet package's own calculator, ASE's optimiser and Frechet cell filter,
 crystal after crystal. It starts from the same primitive cells. All variants take each chunk of crystals in turn, in one
-process, so that whatever else the machine does hits all of them. A killed run goes on: finished chunks are kept.
+process, so that whatever else the machine does hits all of them. A killed run resumes: finished chunks are kept.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class RelaxationBenchmark:
     device: str = "cpu"  # of all variants; cpu or cuda
     max_steps: int = 500  # of every variant
     optimizers: tuple[str, ...] = ("LBFGS",)  # of ASE; of those that relax() offers, LBFGS is ASE's fastest here
-    minutes: float = float("inf")  # no further chunk is begun after this; the next call goes on
+    minutes: float = float("inf")  # no further chunk is begun after this; the next call continues
 
 
 def run(output: Path, config: RelaxationBenchmark = RelaxationBenchmark(), progress: Progress | None = None) -> dict:
@@ -177,7 +177,7 @@ def _variants(potential: Potential, settings: RelaxConfig, optimizers: Sequence[
 
 
 def _measured(crystals: Sequence[Structure], start: int, name: str, variant: Variant) -> list[dict[str, Any]]:
-    """One row a crystal, each with its share of the chunk's seconds."""
+    """One row per crystal, each with its share of the chunk's seconds."""
     cpu, wall = time.process_time(), time.perf_counter()
     found = variant(crystals)  # energies are numbers of Python by then: a GPU has nothing left to do
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall

@@ -1,7 +1,7 @@
 """discovery-loop benchmark robustness: damaged inputs through reading, symmetry, novelty, relaxation and hull.
 
 The inputs go through a process of their own. One that dies or falls silent is a crash or a hang of the input that it
-was at; it is started again, and the rest goes on. A killed run goes on, too.
+was at; it is started again, and the rest continues. A killed run resumes, too.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class RobustnessBenchmark:
     batch: int = 20  # inputs put to the process at once
     max_steps: int = 4
     time_limit: float = 20.0  # s of relaxation a crystal, checked between steps
-    memory: float = 12.0  # GiB of address space of the process: what wants more is an exception, and counted
+    memory: float = 12.0  # GiB of address space of the process: what needs more is an exception, and counted
     silence: float = 180.0  # s of the process's silence over one batch that count as a hang; the batch is tried singly
     potential: str = "chgnet"
-    minutes: float = float("inf")  # no further batch is begun after this; the next call goes on
+    minutes: float = float("inf")  # no further batch is begun after this; the next call continues
 
 
 def run(
@@ -160,7 +160,7 @@ class Judge:
         self.relaxation = RelaxConfig(max_steps=config.max_steps, time_limit=config.time_limit)
 
     def __call__(self, seeds: list[int]) -> list[dict[str, Any]]:
-        """One row a seed."""
+        """One row per seed."""
         rows = [self._read(seed) for seed in seeds]
         crystals = [(row, row.pop("structure")) for row in rows]
         there = [(row, structure) for row, structure in crystals if structure is not None]

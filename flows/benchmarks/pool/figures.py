@@ -13,7 +13,7 @@ COLUMNS = 3  # panels side by side
 
 
 def draw(outcomes: Mapping[str, Sequence[Outcome]], sizes: Mapping[str, Mapping[str, int]], output: Path) -> list[Path]:
-    """Recall curves and coverage by round, one panel a task; returns the files."""
+    """Recall curves and coverage by round, one panel per task; returns the files."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -22,7 +22,7 @@ from loop.validity import ValidityRules
 from loop.values import Candidate
 from surrogates.features import FeatureExtractor
 from surrogates.properties import Property
-from surrogates.steps import Steps, climbers
+from surrogates.steps import Steps, selected_for_tier
 from surrogates.utility import Objective, bind
 
 if TYPE_CHECKING:
@@ -199,8 +199,8 @@ def simulate(
     config: LadderConfig,
 ) -> dict[str, float]:
     """One campaign: ``area`` and ``found`` (shares of the best), ``measured`` and ``best`` (dear value)."""
-    wish = bind([task.objective], [], [task.prop])
-    cheap, dear = (wish.values(task.prop.to_scale(values)[:, None])[:, 0] for values in (world.low, world.high))
+    goals = bind([task.objective], [], [task.prop])
+    cheap, dear = (goals.values(task.prop.to_scale(values)[:, None])[:, 0] for values in (world.low, world.high))
     ranking = np.argsort(-cheap, kind="stable")
     if strategy == RANDOM:
         ranking = np.random.default_rng(seed).permutation(len(ranking))
@@ -214,7 +214,7 @@ def simulate(
         k = config.batch if order else config.initial
         left = [int(row) for row in ranking if row not in set(order)]
         by_ours = strategy == OURS and order
-        for row in climbers(steps, groups, task.prop, task.objective, k) if by_ours else left[:k]:
+        for row in selected_for_tier(steps, groups, task.prop, task.objective, k) if by_ours else left[:k]:
             cost = min(float(world.cost[row]), config.budget - spent)
             area += cost * len(top & set(order)) / len(top)  # what is found while this one is being paid for
             spent += float(world.cost[row])

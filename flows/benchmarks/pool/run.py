@@ -42,7 +42,7 @@ class PoolConfig:
         known: labelled crystals of other formulas, of which all strategies but chance know from the start: what a
             campaign has from the Materials Project, say. They do not count as labels.
         initial: random labels at the start of a campaign.
-        batch: labels a round.
+        batch: labels per round.
         budget: labels of a campaign.
         shadow: share of a batch that chance picks; see `pool_simulation.Campaign`.
         workers: processes, of one thread each.

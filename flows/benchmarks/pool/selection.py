@@ -20,7 +20,7 @@ from loop.values import OK, Candidate, Evaluation, Origin, Quantity
 
 PROTOCOL = (
     "A pool of distinct crystals (draws of the shipped generator, each at many volumes) whose features lie in the "
-    "cache on disk. Timed in a process of its own: features from the cache, beliefs, and the choice of a batch by the "
+    "cache on disk. Timed in a process of its own: features from the cache, predictions, choice of a batch by the "
     "campaign's default surrogate and selection. Content ids are given: a pool has them from its search for copies. "
     "The surrogate was fitted before, to made-up labels: values do not change the time. Peak memory is that of the "
     "process, crystals included."
@@ -133,7 +133,7 @@ def choose(output: Path, config: SelectionConfig) -> dict[str, Any]:
     surrogate = _surrogate(extractor)
     timed("load_surrogate", lambda: surrogate.load(output / "surrogate"))
     timed("features", lambda: extractor(pool))
-    timed("beliefs", lambda: surrogate.predict(pool))
+    timed("predictions", lambda: surrogate.predict(pool))
     acquisition = PoolAcquisition(CampaignConfig().selection)
     chosen = timed("choice", lambda: acquisition.select(pool, surrogate, config.batch, seed=config.seed))
     return {

@@ -36,7 +36,7 @@ class Campaign:
         strategy: a key of `surrogates.acquisition.ACQUISITIONS`, or `FOREST`.
         seed: of the initial labels (equal seeds begin with the same crystals, whatever the strategy) and of choices.
         initial: random labels to begin with; they count as labels.
-        batch: labels a round.
+        batch: labels per round.
         budget: labels in all.
         shadow: share of the labels after the initial that chance picks, as in a campaign of the engine; they come
             first in their batch and count as labels. The outside baseline has none.
@@ -67,7 +67,7 @@ class Outcome:
         found: share of the top crystals among the first 1, 2, ... labels.
         best: best utility so far, likewise.
         order: rows of the pool as they were labelled.
-        rounds: one row a round: labels before it, and calibration on random unlabelled crystals (``random_*``) and on
+        rounds: one row per round: labels before it, and calibration on random unlabelled crystals (``random_*``) and on
             the very batch chosen (``chosen_*``), both before their labels were known.
         seconds: wall time.
     """
@@ -99,7 +99,7 @@ class ForestSurrogate:
         self._forest = RandomForestRegressor(TREES, max_features=COLUMNS, random_state=seed, n_jobs=1)
 
     def fit(self, candidates: Sequence[Candidate], evaluations: Sequence[Evaluation], **_: object) -> dict[str, float]:
-        """Grow the forest anew."""
+        """Grow the forest again."""
         labels = [evaluation.value(self._prop.name) for evaluation in evaluations]
         self._forest.fit(np.nan_to_num(self._extractor(candidates)), labels)
         return {}
@@ -115,7 +115,7 @@ class ForestSurrogate:
 def taught(pool: Pool, extractor: FeatureExtractor, folds: int = 5) -> float:
     """Acceleration factor, at half of what is sought, of a forest that has seen four fifths of the pool's labels.
 
-    Each crystal is ranked by what a forest of all other fifths believes of it, by the probability that it is sought
+    Each crystal is ranked by what a forest of all other fifths predicts for it, by the probability that it is sought
     where that is a matter of bounds: how well the features tell the best at all, whatever the strategy, and so how far
     a campaign of a tenth of the labels can hope to get.
     """
@@ -127,8 +127,8 @@ def taught(pool: Pool, extractor: FeatureExtractor, folds: int = 5) -> float:
     for seen, unseen in KFold(folds, shuffle=True, random_state=0).split(X):
         forest = Forest(X[seen], t[seen], np.arange(len(seen)), float(t.std()), seed=0)
         mean[unseen], std[unseen] = forest.predict(X[unseen])
-    wish, belief = bind([task.objective], task.constraints, [task.prop]), (mean[:, None], std[:, None])
-    score = wish.log_feasible(*belief) if task.constraints else wish.moments(*belief)[0][:, 0]
+    goals, posterior = bind([task.objective], task.constraints, [task.prop]), (mean[:, None], std[:, None])
+    score = goals.log_feasible(*posterior) if task.constraints else goals.moments(*posterior)[0][:, 0]
     found = np.cumsum(np.isin(np.argsort(-score, kind="stable"), list(pool.top))) / len(pool.top)
     return len(t) * TARGET / (int(np.searchsorted(found, TARGET)) + 1)
 
@@ -212,7 +212,7 @@ def _held_out(
 
 def _calibration(pool: Pool, surrogate: AnySurrogate, rows: np.ndarray) -> dict[str, float]:
     candidates, labels = [pool.candidates[i] for i in rows], pool.labels[rows]
-    if not isinstance(surrogate, ForestSurrogate):  # on the model scale, where the belief is normal
+    if not isinstance(surrogate, ForestSurrogate):  # on the model scale, where the posterior is normal
         mean, std = surrogate.marginal(candidates)
         return calibration(TASKS[pool.task].prop.to_scale(labels), mean[:, 0], std[:, 0])
     prediction = surrogate.predict(candidates)

@@ -21,7 +21,7 @@ SETTLED = 3  # rounds before calibration counts
 def summarise(
     outcomes: Mapping[str, Sequence[Outcome]], sizes: Mapping[str, Mapping[str, int]]
 ) -> list[dict[str, Any]]:
-    """One row a task and strategy; 95 % bootstrap intervals over seeds as ``<name>_low`` and ``<name>_high``.
+    """One row per task and strategy; 95 % bootstrap intervals over seeds as ``<name>_low`` and ``<name>_high``.
 
     ``af``: labels that chance needs in expectation for half of the top crystals, over those that the strategy needed;
     a campaign that did not get there within its budget enters with 0, and ``reached`` is the share that did.

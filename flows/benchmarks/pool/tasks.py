@@ -126,8 +126,8 @@ class Pool:
         rows = np.argsort(-self.utilities(), kind="stable")[: max(1, round(TOP_SHARE * len(self.labels)))]
         task = TASKS[self.task]
         if task.constraints:
-            wish = bind([task.objective], task.constraints, [task.prop])
-            rows = np.flatnonzero(wish.kept(task.prop.to_scale(self.labels)[:, None]))
+            goals = bind([task.objective], task.constraints, [task.prop])
+            rows = np.flatnonzero(goals.kept(task.prop.to_scale(self.labels)[:, None]))
         object.__setattr__(self, "top", frozenset(rows.tolist()))
 
     @property

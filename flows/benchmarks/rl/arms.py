@@ -1,4 +1,4 @@
-"""One arm of the benchmark with one seed: learn, draw fresh samples, judge them. A killed one goes on."""
+"""One arm of the benchmark with one seed: learn, draw fresh samples, judge them. A killed one resumes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flows.benchmarks.rl.judge import Samples, Tally, judge, upgraded
 from flows.benchmarks.rl.variants import BASE, BEST_OF_N, REWARD, SUPERVISED, VARIANTS
 from loop.io.crystals import read_crystals, write_crystals
 from loop.io.files import make_folder, write_text
-from loop.reward import Judges, PropertyReward, RewardConfig
+from loop.reward import PropertyReward, RewardConfig, RewardInputs
 from loop.stability import METASTABLE, within
 from loop.validity import ValidityRules
 
@@ -93,7 +93,7 @@ class Laboratory:
         """A reward that counts its finds."""
         builder = self.builder
         rules = validity or builder.config.validity
-        return Tally(PropertyReward(config, Judges(rules, builder.novelty, builder.screen, surrogate)))
+        return Tally(PropertyReward(config, RewardInputs(rules, builder.novelty, builder.screen, surrogate)))
 
     def surrogate(self, seed: int) -> AnyCampaignSurrogate:
         """Of the relaxed distance from the hull, learned once a seed from `labels` relaxed samples of the base."""
@@ -161,7 +161,7 @@ def draw(model: CrystalFormer, n: int, seed: int) -> list[Candidate | None]:
 def _tuned(
     lab: Laboratory, name: str, seed: int, progress: Progress | None
 ) -> tuple[dict[str, Any], list[Candidate | None]]:
-    """Reinforcement; the run's state is kept beside, so that a killed one goes on."""
+    """Reinforcement; the run's state is kept beside, so that a killed one resumes."""
     from generator.rl.loop import Finetuner
 
     variant = VARIANTS[name]
@@ -172,7 +172,7 @@ def _tuned(
     reward = lab.reward(reward_config, variant.validity, lab.surrogate(seed) if variant.asks_surrogate else None)
     base = lab.builder.generator.base
     policy = copy.deepcopy(base.model)
-    tuner = Finetuner(policy, base.model, config, seed=seed, anchor=base.checksum)
+    tuner = Finetuner(policy, base.model, config, seed=seed, reference_checksum=base.checksum)
     folder = lab.folder / "work" / f"{name}-{seed}"
     tally, began, before = folder / "tally.json", time.process_time(), 0.0
     if tally.exists():

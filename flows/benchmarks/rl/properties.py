@@ -3,7 +3,7 @@
 A wide gap and a high dielectric constant exclude each other, roughly by Moss' rule. The reward is the product of both
 desirabilities, by surrogates less their uncertainty, and of that of the energy above the hull. Arms learn with and
 without reward for novelty; fresh samples are judged by the surrogates and by predictors that the reward does not know.
-Every arm and seed is a file: a killed benchmark goes on where it was.
+Every arm and seed is a file: a killed benchmark resumes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from flows.benchmarks.rl.properties_models import (
     EPS,
     GAP,
     NAMES,
-    Judges,
+    IndependentPredictors,
     LearningConfig,
     PropertyBuilder,
     Tables,
@@ -54,7 +54,7 @@ TERMS = (
     Term(GAP.name, "maximise", low=0.0, high=6.0),
     Term(EPS.name, "maximise", low=0.0, high=float(np.log(10.0))),
 )
-KAPPA = 1.0  # standard deviations that a surrogate's belief is discounted by
+KAPPA = 1.0  # standard deviations that a surrogate's prediction is discounted by
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class PropertyLaboratory(Laboratory):
     ) -> Tally:
         """As the variant has it, with other terms."""
         builder = self.builder
-        judges = rewards.Judges(
+        judges = rewards.RewardInputs(
             validity or builder.config.validity, builder.novelty, builder.screen, surrogate or self.tables
         )
         return Tally(PropertyReward(reward_of(config), judges))
@@ -149,14 +149,16 @@ def run(data: Path, output: Path, config: PropertiesConfig, progress: Progress |
         if progress is not None:
             progress("arms", done, len(config.cells), {})
         about[name, seed] = run_arm(lab, name, seed, progress)
-    judges = Judges.train(tables, config.learning, config.judge, output / "work", progress)
+    judges = IndependentPredictors.train(tables, config.learning, config.judge, output / "work", progress)
     arms = {
         name: [_judged(lab, judges, name, seed, progress) for n, seed in about if n == name] for name in config.variants
     }
     return report(output, config, builder, arms, about, held_out | judges.about)
 
 
-def _judged(lab: PropertyLaboratory, judges: Judges, name: str, seed: int, progress: Progress | None) -> pd.DataFrame:
+def _judged(
+    lab: PropertyLaboratory, judges: IndependentPredictors, name: str, seed: int, progress: Progress | None
+) -> pd.DataFrame:
     """Samples of an arm with what each predictor says of those that count."""
     drawn = read_samples(lab.folder, name, seed)
     rows = drawn.rows.copy()
@@ -164,9 +166,9 @@ def _judged(lab: PropertyLaboratory, judges: Judges, name: str, seed: int, progr
     crystals = [s for row in wanted if (s := drawn.structures[row]) is not None]
     told = judges(crystals, progress)
     if crystals and lab.tables is not None:
-        beliefs = lab.tables.predict([Candidate(structure) for structure in crystals])
-        told |= {name: beliefs.column(name)[0] for name in NAMES}
-        told |= {f"{name}_std": beliefs.column(name)[1] for name in NAMES}
+        predictions = lab.tables.predict([Candidate(structure) for structure in crystals])
+        told |= {name: predictions.column(name)[0] for name in NAMES}
+        told |= {f"{name}_std": predictions.column(name)[1] for name in NAMES}
     for column in (*{c for columns in SEEN_BY.values() for c in columns}, *(f"{name}_std" for name in NAMES)):
         if column in told or not column.startswith("megnet") or judges.megnet is not None:
             rows[column] = np.nan

@@ -27,7 +27,7 @@ SHARES = (
 
 
 def table(summary: dict[str, Any]) -> str:
-    """One line an arm and judge, as CSV."""
+    """One line per arm and judge, as CSV."""
     rows = []
     for judge, arms in summary["fronts"].items():
         for name, entry in arms.items():
@@ -50,7 +50,7 @@ _PARTS = {"": "value", "_low": "low", "_high": "high"}
 
 
 def draw_fronts(arms: dict[str, list[pd.DataFrame]], path: Path) -> None:
-    """All samples that count and the front of each arm, one panel a judge; known crystals are hollow."""
+    """All samples that count and the front of each arm, one panel per judge; known crystals are hollow."""
     from matplotlib.figure import Figure
 
     some = arms[BASE][0]

@@ -231,7 +231,7 @@ def errors(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 
 @dataclass
-class Judges:
+class IndependentPredictors:
     """Predictors that the reward has nothing to do with: forests of the composition, and MEGNet where it is given."""
 
     forests: list[Any]
@@ -241,7 +241,7 @@ class Judges:
     @classmethod
     def train(
         cls, tables: Tables, config: LearningConfig, judge: JudgeConfig, folder: Path, progress: Progress | None
-    ) -> Judges:
+    ) -> IndependentPredictors:
         """Train the forests on the train split, and measure all on the other ones."""
         from sklearn.ensemble import RandomForestRegressor
 

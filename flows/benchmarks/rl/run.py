@@ -2,7 +2,7 @@
 
 Every arm learns with the same number of reward evaluations, then draws fresh samples, which are judged unrelaxed by the
 potential of the reward and, where one is given, by another potential with a hull of its own. Every arm and seed is a
-file: a killed benchmark goes on where it was.
+file: a killed benchmark resumes.
 """
 
 from __future__ import annotations

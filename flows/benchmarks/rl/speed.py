@@ -1,6 +1,6 @@
 """`discovery-loop benchmark rl-speed`: the cost of an iteration, and the reward against the published scheme.
 
-The published scheme is written anew here: for each structure one call of an ASE calculator, a scan of all known phases
+The published scheme is rewritten here: for each structure one call of an ASE calculator, a scan of all known phases
 for those of its chemical system, and a new PhaseDiagram of pymatgen. Both sides take the same crystals, one after the
 other in small portions, so that whatever else the machine does hits both; CPU seconds are what is compared.
 """
@@ -80,7 +80,7 @@ def run(output: Path, config: RLSpeed | None = None, progress: Progress | None =
 
 
 def reward_speed(builder: Builder, crystals: int, slow: int, seed: int) -> dict[str, float]:
-    """CPU seconds a crystal of energy and hull distance: batched with cached hulls, and the published scheme."""
+    """CPU seconds per crystal of energy and hull distance: batched with cached hulls, and the published scheme."""
     drawn = [candidate.structure for candidate in builder.generator.propose(2 * crystals, seed=seed, round=0)]
     reasons = builder.config.validity(drawn)
     valid = [s for s, reason in zip(drawn, reasons, strict=True) if reason is None][:crystals]
@@ -154,7 +154,7 @@ def iteration_speed(builder: Builder, seed: int, threads: int) -> dict[str, Any]
 
     config = replace(RECIPE, batch_size=BATCH, minibatch_size=BATCH // 2, iterations=2)
     base = builder.generator.base
-    tuner = Finetuner(copy.deepcopy(base.model), base.model, config, seed=seed, anchor=base.checksum)
+    tuner = Finetuner(copy.deepcopy(base.model), base.model, config, seed=seed, reference_checksum=base.checksum)
     reward = builder.reward_for(0)
     with torch_threads(threads):
         tuner.iterate(reward, "speed", 0)

@@ -19,7 +19,7 @@ BASE, TUNED, PPO, PAPER, BEST_OF_N, SUPERVISED = "base", "tuned", "ppo", "paper"
 STEEP = Term("e_above_hull", "minimise", low=0.05, high=1.0, shape=4.0, source="hull")
 # as published: linear in the distance; 1 is 3 eV/atom here, which the KL weight of the paper's variant takes along
 LINEAR = Term("e_above_hull", "minimise", low=-1.0, high=2.0, shape=1.0, source="hull")
-LEARNED = replace(STEEP, source="surrogate")  # the relaxed distance, as a surrogate believes
+LEARNED = replace(STEEP, source="surrogate")  # the relaxed distance, as a surrogate predicts
 REWARD = RewardConfig(terms=(STEEP,), known_factor=0.0, duplicate_factor=0.0)
 RECIPE = FinetuneConfig(iterations=96)
 ANCHORED: dict[str, Any] = {"space_group_anchor": 0.3}
@@ -49,7 +49,7 @@ class Variant:
 
     @property
     def asks_surrogate(self) -> bool:
-        """Whether its reward is what a surrogate believes."""
+        """Whether its reward is what a surrogate predicts."""
         return any(term.source == "surrogate" for term in self.settings(RECIPE)[1].terms)
 
 

@@ -1,11 +1,11 @@
-"""Rungs above the default oracle: some of a round go on to a dearer one, or into a folder for people.
+"""Fidelity tiers above the default oracle: some of a round go on to a dearer one, or into a folder for people.
 
-Which ones, an acquisition decides that knows what the dearer oracle found before and what it costs (`Climbers`); until
-there is enough to go by, or where a rung says so, the best by rank go up. A share of all that go up is picked by chance
-from the same crystals: what the choice is worth can then be seen.
+Which ones, an acquisition decides that knows what the dearer oracle found before and what it costs (`TierSelection`);
+until there is enough to go by, or where a tier says so, the best by rank go up. A share of all that go up is picked by
+chance from the same crystals: what the choice is worth can then be seen.
 
-What a rung finds is kept in the ledger under the relaxed crystal that it was asked about, and shown under its name:
-property ``band_gap`` of rung ``dft`` is ``dft_band_gap``. Surrogates, ranking and reports may use it like any other.
+What a tier finds is kept in the ledger under the relaxed crystal that it was asked about, and shown under its name:
+property ``band_gap`` of tier ``dft`` is ``dft_band_gap``. Surrogates, ranking and reports may use it like any other.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from loop import approval
 from loop.approval import ApprovalRule
 from loop.contracts import Oracle, Recorder
 from loop.errors import ConfigError
-from loop.history import RANK, RUNG, Label, RungHistory
+from loop.history import RANK, TIER, Label, TierHistory
 from loop.properties import heading, spec_of
 from loop.ranking import ranked
 from loop.settings import ENGINE, SHADOW, CampaignSettings
-from loop.stages import SentUp
+from loop.stages import Submitted
 from loop.store import OracleKey
 from loop.values import Candidate, Evaluation, Origin
 
@@ -57,26 +57,26 @@ class HandOff(Protocol):
         ...
 
 
-class Climbers(Protocol):
-    """Chooses which labelled crystals a rung looks at."""
+class TierSelection(Protocol):
+    """Chooses which labelled crystals a tier looks at."""
 
     def __call__(
-        self, seen: Sequence[Label], open: Sequence[Label], settings: CampaignSettings, rung: str, k: int
+        self, seen: Sequence[Label], open: Sequence[Label], settings: CampaignSettings, tier: str, k: int
     ) -> list[int] | None:
         """Indices of at most k of `open`, best first; None where rank is to decide.
 
         Args:
-            seen: those that the rung was asked about before.
+            seen: those that the tier was asked about before.
             open: those that it may be asked about now.
             settings: of the campaign.
-            rung: its name.
+            tier: its name.
             k: how many.
         """
         ...
 
 
 @dataclass(frozen=True)
-class Rung:
+class Tier:
     """An oracle above the default one.
 
     Raises:
@@ -88,16 +88,16 @@ class Rung:
     best: int = 2  # candidates of a round
     only_stable: bool = False
     accepts: Callable[[Structure], bool] | None = None  # what it can measure at all; the others are passed over
-    climbers: Climbers | None = None  # chooses, from this round and earlier ones; None: the best of the round by rank
+    selection: TierSelection | None = None  # from this round and earlier ones; None: the best of the round by rank
     shadow_share: float = 0.0  # of all that go up: picked by chance among those that may, never by rank
     approval: ApprovalRule | None = None  # a person decides before each round's work; None: nobody is asked
 
     def __post_init__(self) -> None:
         """Check values."""
         if not self.name.isidentifier() or self.best < 1:
-            raise ConfigError(f"a rung needs a name such as dft and best >= 1, got {self.name!r} and {self.best}.")
+            raise ConfigError(f"a tier needs a name such as dft and best >= 1, got {self.name!r} and {self.best}.")
         if not 0 <= self.shadow_share < 1:
-            raise ConfigError(f"shadow_share of a rung must be at least 0 and below 1, got {self.shadow_share}.")
+            raise ConfigError(f"shadow_share of a tier must be at least 0 and below 1, got {self.shadow_share}.")
 
     @property
     def key(self) -> OracleKey:
@@ -111,55 +111,55 @@ def key_of(oracle: Oracle | HandOff) -> OracleKey:
 
 
 def chosen_of(
-    labels: Sequence[Label], settings: CampaignSettings, rung: Rung, round: int, told: RungHistory | None
+    labels: Sequence[Label], settings: CampaignSettings, tier: Tier, round: int, told: TierHistory | None
 ) -> dict[str, str]:
-    """Candidate ids of the labels that a rung shall look at in a round, each with the arm that chose it, in order.
+    """Candidate ids of the labels that a tier shall look at in a round, each with the arm that chose it, in order.
 
     Args:
         labels: of all rounds so far.
         settings: of the campaign; its seed decides what chance picks.
-        rung: the rung.
+        tier: the tier.
         round: now.
         told: what it was asked before; None: nothing.
     """
     before = set() if told is None else told.labels.keys()
     seen = [label for label in labels if label.candidate.id in before]
-    open_ = [label for label in labels if label.candidate.id not in before and _may_climb(label, settings, rung)]
+    open_ = [label for label in labels if label.candidate.id not in before and _may_be_submitted(label, settings, tier)]
     here = [label for label in open_ if label.pick.round == round]
-    chance = _by_chance(here, settings, rung, round, told)
+    chance = _by_chance(here, settings, tier, round, told)
     left = [label for label in open_ if label.candidate.id not in chance]
-    k = rung.best - len(chance)
-    rows = None if rung.climbers is None or not k else rung.climbers(seen, left, settings, rung.name, k)
+    k = tier.best - len(chance)
+    rows = None if tier.selection is None or not k else tier.selection(seen, left, settings, tier.name, k)
     if rows is None:
         best = ranked([label for label in left if label.pick.round == round], settings)[:k]
         return {label.candidate.id: RANK for label in best} | dict.fromkeys(chance, SHADOW)
     return {left[row].candidate.id: ENGINE for row in rows} | dict.fromkeys(chance, SHADOW)
 
 
-def _may_climb(label: Label, settings: CampaignSettings, rung: Rung) -> bool:
-    usable = label.evaluation.ok and (not rung.only_stable or label.is_stable(settings))
-    return usable and (rung.accepts is None or rung.accepts(sent_up(label.candidate, label.first).structure))
+def _may_be_submitted(label: Label, settings: CampaignSettings, tier: Tier) -> bool:
+    usable = label.evaluation.ok and (not tier.only_stable or label.is_stable(settings))
+    return usable and (tier.accepts is None or tier.accepts(as_submitted(label.candidate, label.first).structure))
 
 
 def _by_chance(
-    labels: Sequence[Label], settings: CampaignSettings, rung: Rung, round: int, told: RungHistory | None
+    labels: Sequence[Label], settings: CampaignSettings, tier: Tier, round: int, told: TierHistory | None
 ) -> list[str]:
     """So many that the shadow's share of all that ever went up is kept, rounded down: one of two would be half."""
     arms = [] if told is None else list(told.arms.values())
-    owed = math.floor(rung.shadow_share * (len(arms) + rung.best)) - arms.count(SHADOW)
-    n = max(0, min(owed, rung.best, len(labels)))
-    rng = np.random.default_rng(settings.seed_for(round, f"rung-{rung.name}"))
+    owed = math.floor(tier.shadow_share * (len(arms) + tier.best)) - arms.count(SHADOW)
+    n = max(0, min(owed, tier.best, len(labels)))
+    rng = np.random.default_rng(settings.seed_for(round, f"rung-{tier.name}"))  # the former name: seeds stay
     return [labels[row].candidate.id for row in rng.choice(len(labels), n, replace=False)] if n else []
 
 
-def sent_up(candidate: Candidate, evaluation: Evaluation) -> Candidate:
-    """What a rung measures: the relaxed crystal where there is one, as a child of the candidate."""
+def as_submitted(candidate: Candidate, evaluation: Evaluation) -> Candidate:
+    """What a tier measures: the relaxed crystal where there is one, as a child of the candidate."""
     if evaluation.structure is None:
         return candidate
     return Candidate(evaluation.structure, Origin("relaxed", parent=candidate.id), candidate.round)
 
 
-def approved(campaign: Campaign, round: int, rung: Rung, rule: ApprovalRule, labels: Sequence[Label]) -> int:
+def approved(campaign: Campaign, round: int, tier: Tier, rule: ApprovalRule, labels: Sequence[Label]) -> int:
     """Ask a person how many crystals may go up; returns the number, 0 for none. Goes on record."""
     settings = campaign.settings
     names = (settings.stability, settings.objective)
@@ -168,10 +168,10 @@ def approved(campaign: Campaign, round: int, rung: Rung, rule: ApprovalRule, lab
         | {heading(name, spec_of(name).unit): round_to(label.evaluation, name) for name in names}
         for label in labels
     ]
-    path = campaign.directory / approval.FOLDER / f"round_{round:03d}_{rung.name}.yaml"
-    question = approval.ask(path, settings.name, round, rung.name, rule, rows)
+    path = campaign.directory / approval.FOLDER / f"round_{round:03d}_{tier.name}.yaml"
+    question = approval.ask(path, settings.name, round, tier.name, rule, rows)
     answer = campaign.runner.ask(question)
-    campaign.record(round, "label", APPROVAL, {"rung": rung.name, **asdict(answer)})
+    campaign.record(round, "label", APPROVAL, {"tier": tier.name, **asdict(answer)})
     return answer.crystals
 
 
@@ -180,30 +180,30 @@ def round_to(evaluation: Evaluation, name: str) -> float | None:
     return float(f"{evaluation.value(name):.4g}") if name in evaluation.properties else None
 
 
-def climb(campaign: Campaign, round: int, rung: Rung) -> int:
+def run_tier(campaign: Campaign, round: int, tier: Tier) -> int:
     """Have a dearer oracle look at some labels; returns how many. Who was chosen once stays chosen."""
     history = campaign.history
     labels = history.labels()
-    up = {label.candidate.id: sent_up(label.candidate, label.first) for label in labels}
-    told = history.rungs.get(rung.name)
+    up = {label.candidate.id: as_submitted(label.candidate, label.first) for label in labels}
+    told = history.tiers.get(tier.name)
     if told is None or round not in told.rounds:
-        arms = chosen_of(labels, campaign.settings, rung, round, told)
-        if arms and rung.approval is not None:
+        arms = chosen_of(labels, campaign.settings, tier, round, told)
+        if arms and tier.approval is not None:
             shown = [label for label in labels if label.candidate.id in arms]
-            n = approved(campaign, round, rung, rung.approval, shown)
-            arms = chosen_of(labels, campaign.settings, replace(rung, best=n), round, told) if n else {}
+            n = approved(campaign, round, tier, tier.approval, shown)
+            arms = chosen_of(labels, campaign.settings, replace(tier, best=n), round, told) if n else {}
         campaign.store.add_candidates(history.name, [up[key] for key in arms])
         sent = {key: up[key].id for key in arms}
-        event = SentUp(rung.name, rung.key.oracle, rung.key.settings, sent, chosen=True, arms=arms)
-        campaign.record(round, "label", RUNG, event.to_dict())
-    candidates = [up[key] for key in history.rungs[rung.name].rounds[round]]
-    if isinstance(rung.oracle, HandOff):
-        rung.oracle.hand_out(candidates, campaign.directory / rung.name / f"round_{round:03d}")
-    elif isinstance(rung.oracle, Recorder):  # it keeps each as it comes
-        campaign.label(candidates, rung.oracle)
+        event = Submitted(tier.name, tier.key.oracle, tier.key.settings, sent, chosen=True, arms=arms)
+        campaign.record(round, "label", TIER, event.to_dict())
+    candidates = [up[key] for key in history.tiers[tier.name].rounds[round]]
+    if isinstance(tier.oracle, HandOff):
+        tier.oracle.hand_out(candidates, campaign.directory / tier.name / f"round_{round:03d}")
+    elif isinstance(tier.oracle, Recorder):  # it keeps each as it comes
+        campaign.label(candidates, tier.oracle)
     else:
         for done, candidate in enumerate(candidates):  # one by one: each may take hours, and is kept at once
-            campaign.progress(rung.name, done, len(candidates), {})
-            campaign.label([candidate], rung.oracle)
+            campaign.progress(tier.name, done, len(candidates), {})
+            campaign.label([candidate], tier.oracle)
     history.refresh(campaign.store)
     return len(candidates)

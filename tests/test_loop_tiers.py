@@ -16,16 +16,16 @@ from loop.errors import ConfigError, EnergyTypeError, InputError, StoreError
 from loop.history import History
 from loop.ranking import ranked
 from loop.report import export
-from loop.rungs import Rung
 from loop.settings import CampaignSettings
 from loop.store import Store
+from loop.tiers import Tier
 from loop.values import OK, Cost, EnergyType, Evaluation, Quantity, failed
 from oracles.dft.handoff import HandoffConfig, HandoffOracle
 from surrogates.features import FeatureExtractor
 from surrogates.steps import StepAcquisition
-from tests.fakes import fake_parts
+from tests.fakes import fake_components
 
-SETTINGS = CampaignSettings(name="rungs", rounds=1, pool=24, budget=6, chunk=2, seed=1, objective="dear_band_gap")
+SETTINGS = CampaignSettings(name="tiers", rounds=1, pool=24, budget=6, chunk=2, seed=1, objective="dear_band_gap")
 
 
 class DearOracle:
@@ -52,28 +52,28 @@ class DearOracle:
         return Evaluation(*made, OK, {"band_gap": gap}, energy_type=kind, cost=Cost(100.0, cores=2))
 
 
-def run(folder, rungs, settings=SETTINGS):
-    with Campaign(settings, replace(fake_parts(), rungs=rungs), Store(folder / "campaign.db"), folder) as campaign:
+def run(folder, tiers, settings=SETTINGS):
+    with Campaign(settings, replace(fake_components(), tiers=tiers), Store(folder / "campaign.db"), folder) as campaign:
         campaign.run()
         return campaign.history
 
 
 def test_the_best_of_each_round_go_up_as_relaxed(tmp_path):
     dear = DearOracle()
-    history = run(tmp_path, (Rung("dear", dear, best=2),))
+    history = run(tmp_path, (Tier("dear", dear, best=2),))
     labels = {label.candidate.id: label for label in history.labels()}
     for number in (0, 1):
         here = [label for label in labels.values() if label.pick.round == number]
-        expected = [x.candidate.id for x in ranked([x for x in here if x.first.ok], SETTINGS) if x.rungs][:2]
+        expected = [x.candidate.id for x in ranked([x for x in here if x.first.ok], SETTINGS) if x.tiers][:2]
         assert len(expected) == 2
-        assert sum(bool(label.rungs) for label in here) == 2
+        assert sum(bool(label.tiers) for label in here) == 2
     asked = {candidate.id: candidate for candidate in dear.asked}
     assert len(asked) == len(dear.asked)  # a crystal that two candidates relax to is measured once
     for label in labels.values():
-        if label.rungs:
-            relaxed = history.rungs["dear"].labels[label.candidate.id]
+        if label.tiers:
+            relaxed = history.tiers["dear"].labels[label.candidate.id]
             assert asked[relaxed].structure.volume == pytest.approx(label.first.structure.volume)
-            if label.rungs["dear"].ok:
+            if label.tiers["dear"].ok:
                 wanted = label.first.structure.volume / len(label.first.structure) / 10
                 assert label.evaluation.value("dear_band_gap") == label.first.value("dear_band_gap")
                 assert label.first.value("dear_band_gap") == pytest.approx(wanted)
@@ -85,8 +85,8 @@ class Smallest:
     def __init__(self):
         self.asked = []
 
-    def __call__(self, seen, open, settings, rung, k):
-        self.asked.append((rung, len(seen), {label.pick.round for label in open}))
+    def __call__(self, seen, open, settings, tier, k):
+        self.asked.append((tier, len(seen), {label.pick.round for label in open}))
         if len(seen) < 2:
             return None
         volumes = [label.first.structure.volume / len(label.first.structure) for label in open]
@@ -94,18 +94,18 @@ class Smallest:
 
 
 def test_an_acquisition_chooses_among_all_rounds_once_it_has_something_to_go_by(tmp_path):
-    dear, climbers = DearOracle(), Smallest()
-    history = run(tmp_path, (Rung("dear", dear, best=2, climbers=climbers),), replace(SETTINGS, rounds=2))
-    rung = history.rungs["dear"]
-    assert [len(rung.rounds[number]) for number in (0, 1, 2)] == [2, 2, 2]
-    assert [rung.arms[key] for key in rung.rounds[0]] == ["rank", "rank"]
-    assert [rung.arms[key] for number in (1, 2) for key in rung.rounds[number]] == ["engine"] * 4
-    assert [seen for _, seen, _ in climbers.asked] == [0, 2, 4]
-    assert climbers.asked[2][2] == {0, 1, 2}  # earlier rounds' crystals may go up, too
+    dear, selection = DearOracle(), Smallest()
+    history = run(tmp_path, (Tier("dear", dear, best=2, selection=selection),), replace(SETTINGS, rounds=2))
+    tier = history.tiers["dear"]
+    assert [len(tier.rounds[number]) for number in (0, 1, 2)] == [2, 2, 2]
+    assert [tier.arms[key] for key in tier.rounds[0]] == ["rank", "rank"]
+    assert [tier.arms[key] for number in (1, 2) for key in tier.rounds[number]] == ["engine"] * 4
+    assert [seen for _, seen, _ in selection.asked] == [0, 2, 4]
+    assert selection.asked[2][2] == {0, 1, 2}  # earlier rounds' crystals may go up, too
     again = DearOracle()
-    assert run(tmp_path, (Rung("dear", again, best=2, climbers=Smallest()),), replace(SETTINGS, rounds=2)).rungs[
+    assert run(tmp_path, (Tier("dear", again, best=2, selection=Smallest()),), replace(SETTINGS, rounds=2)).tiers[
         "dear"
-    ].rounds == rung.rounds  # fmt: skip
+    ].rounds == tier.rounds  # fmt: skip
     assert not again.asked
 
 
@@ -113,33 +113,33 @@ def test_the_acquisition_of_steps_finds_larger_gaps_than_rank_did(tmp_path):
     """The dear gap is a tenth of the volume per atom, which features tell; what came back teaches it."""
     acquisition = StepAcquisition(FeatureExtractor())
     settings = replace(SETTINGS, rounds=2, pool=48, budget=12)
-    history = run(tmp_path, (Rung("dear", DearOracle(), best=5, climbers=acquisition),), settings)
-    rung = history.rungs["dear"]
-    assert {rung.arms[key] for key in rung.rounds[0]} == {"rank"}
-    assert {rung.arms[key] for key in rung.rounds[2]} == {"engine"}
+    history = run(tmp_path, (Tier("dear", DearOracle(), best=5, selection=acquisition),), settings)
+    tier = history.tiers["dear"]
+    assert {tier.arms[key] for key in tier.rounds[0]} == {"rank"}
+    assert {tier.arms[key] for key in tier.rounds[2]} == {"engine"}
     labels = {label.candidate.id: label for label in history.labels()}
-    open_ = [x for key, x in labels.items() if key not in rung.labels and x.may_be_new and x.is_stable(settings)]
-    chosen = [labels[key].first.structure.volume for key in rung.rounds[2] if labels[key].is_stable(settings)]
+    open_ = [x for key, x in labels.items() if key not in tier.labels and x.may_be_new and x.is_stable(settings)]
+    chosen = [labels[key].first.structure.volume for key in tier.rounds[2] if labels[key].is_stable(settings)]
     assert len(open_) > 2
     assert len(chosen) > 2
     assert sum(chosen) / len(chosen) > sum(x.first.structure.volume for x in open_) / len(open_)
 
 
 def test_a_share_goes_up_by_chance(tmp_path):
-    history = run(tmp_path, (Rung("dear", DearOracle(), best=2, shadow_share=0.25),), replace(SETTINGS, rounds=3))
-    arms = history.rungs["dear"].arms
+    history = run(tmp_path, (Tier("dear", DearOracle(), best=2, shadow_share=0.25),), replace(SETTINGS, rounds=3))
+    arms = history.tiers["dear"].arms
     assert len(arms) == 8
     assert sorted(arms.values()) == ["rank"] * 6 + ["shadow"] * 2
     with pytest.raises(ConfigError, match="shadow_share"):
-        Rung("dear", DearOracle(), shadow_share=1.0)
+        Tier("dear", DearOracle(), shadow_share=1.0)
 
 
-def test_a_rung_is_counted_apart_and_shown(tmp_path):
+def test_a_tier_is_counted_apart_and_shown(tmp_path):
     dear = DearOracle()
-    history = run(tmp_path, (Rung("dear", dear, best=3),))
+    history = run(tmp_path, (Tier("dear", dear, best=3),))
     assert history.paid == 12  # of the default oracle alone
     with Store(tmp_path / "campaign.db") as store:
-        costs = {cost.oracle: cost for cost in store.costs("rungs")}
+        costs = {cost.oracle: cost for cost in store.costs("tiers")}
     assert costs["dear@1"].labels == len(dear.asked)
     assert costs["dear@1"].core_hours == pytest.approx(len(dear.asked) * 200 / 3600)
     table = pd.read_csv(tmp_path / "ranked.csv")
@@ -152,36 +152,36 @@ def test_a_rung_is_counted_apart_and_shown(tmp_path):
     assert list(stable.index) == list(range(len(stable)))
 
 
-def test_what_a_rung_cannot_measure_is_passed_over(tmp_path):
+def test_what_a_tier_cannot_measure_is_passed_over(tmp_path):
     settings, first, dear = replace(SETTINGS, rounds=0), DearOracle(), DearOracle()
-    run(tmp_path / "all", (Rung("dear", first, best=1),), settings)
+    run(tmp_path / "all", (Tier("dear", first, best=1),), settings)
     refused = first.asked[0].formula
-    rung = Rung("dear", dear, best=1, accepts=lambda structure: structure.composition.reduced_formula != refused)
-    run(tmp_path / "some", (rung,), settings)
+    tier = Tier("dear", dear, best=1, accepts=lambda structure: structure.composition.reduced_formula != refused)
+    run(tmp_path / "some", (tier,), settings)
     assert len(dear.asked) == 1
     assert dear.asked[0].formula != refused
 
 
-def test_a_killed_rung_goes_on_to_the_same_list(tmp_path):
+def test_a_killed_tier_goes_on_to_the_same_list(tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    run(whole, (Rung("dear", DearOracle(), best=3),))
+    run(whole, (Tier("dear", DearOracle(), best=3),))
     with pytest.raises(KeyboardInterrupt):
-        run(cut, (Rung("dear", DearOracle(fail_at=2), best=3),))
+        run(cut, (Tier("dear", DearOracle(fail_at=2), best=3),))
     rest = DearOracle()
-    run(cut, (Rung("dear", rest, best=3),))
+    run(cut, (Tier("dear", rest, best=3),))
     assert (cut / "ranked.csv").read_text() == (whole / "ranked.csv").read_text()
     with Store(cut / "campaign.db") as store:
-        assert {cost.oracle: cost for cost in store.costs("rungs")}["dear@1"].labels == 2 + len(rest.asked)
+        assert {cost.oracle: cost for cost in store.costs("tiers")}["dear@1"].labels == 2 + len(rest.asked)
 
 
 def test_labels_of_two_oracles_do_not_mix(tmp_path):
-    run(tmp_path, (Rung("dear", DearOracle()),), replace(SETTINGS, rounds=0))
+    run(tmp_path, (Tier("dear", DearOracle()),), replace(SETTINGS, rounds=0))
     other = DearOracle()
     other.settings_hash = "2" * 8
     with pytest.raises(StoreError, match="do not mix"):
-        run(tmp_path, (Rung("dear", other),), replace(SETTINGS, rounds=1))
+        run(tmp_path, (Tier("dear", other),), replace(SETTINGS, rounds=1))
     with pytest.raises(ConfigError, match="best >= 1"):
-        Rung("dear", other, best=0)
+        Tier("dear", other, best=0)
 
 
 # people --------------------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_labels_of_two_oracles_do_not_mix(tmp_path):
 def finished(tmp_path_factory):
     """A finished campaign that handed out four crystals a round."""
     folder = tmp_path_factory.mktemp("finished") / "campaign"
-    run(folder, (Rung("handoff", HandoffOracle(), best=4),), replace(SETTINGS, objective="handoff_band_gap"))
+    run(folder, (Tier("handoff", HandoffOracle(), best=4),), replace(SETTINGS, objective="handoff_band_gap"))
     return folder
 
 
@@ -209,12 +209,12 @@ def give_back(folder, frame, **options):
     path = folder / "back.csv"
     frame.to_csv(path, index=False)
     with Store(folder / "campaign.db") as store:
-        return import_labels(store, "rungs", path, **options)
+        return import_labels(store, "tiers", path, **options)
 
 
 def reload(folder):
     with Store(folder / "campaign.db") as store:
-        return History.load(store, "rungs")
+        return History.load(store, "tiers")
 
 
 def test_inputs_are_handed_out(campaign):
@@ -270,13 +270,13 @@ def test_imported_labels_train_the_next_round(campaign):
     give_back(campaign, rows.drop(columns=["energy (eV/atom)"]))
     seen = []
 
-    class Watching(type(fake_parts().surrogate)):
+    class Watching(type(fake_components().surrogate)):
         def fit(self, candidates, evaluations, **more):
             seen.extend(evaluation.value("handoff_band_gap") for evaluation in evaluations)
             return super().fit(candidates, evaluations, **more)
 
     settings = replace(SETTINGS, objective="handoff_band_gap", rounds=2)
-    parts = replace(fake_parts(), surrogate=Watching(), rungs=(Rung("handoff", HandoffOracle(), best=4),))
+    parts = replace(fake_components(), surrogate=Watching(), tiers=(Tier("handoff", HandoffOracle(), best=4),))
     with Campaign(settings, parts, Store(campaign / "campaign.db"), campaign) as going_on:
         going_on.run()
     assert seen.count(2.5) == 4
@@ -299,7 +299,7 @@ def test_bad_rows_are_counted_not_taken(campaign):
     assert done.taken == 0
     assert dict(done.skipped) == {"unknown id": 1, "bad value": 3, "no result": 1, "unknown status": 1}
     assert "row 2: unknown id: nobody" in done.examples
-    assert reload(campaign).rungs["handoff"].evaluations == {}
+    assert reload(campaign).tiers["handoff"].evaluations == {}
 
 
 def test_repeats(campaign):
@@ -339,8 +339,8 @@ def test_energies_of_two_types_do_not_mix(campaign):
     assert give_back(campaign, frame[:1]).taken == 1
     with pytest.raises(EnergyTypeError, match="several types"):  # nor with what came before
         give_back(campaign, frame[1:])
-    assert give_back(campaign, frame[1:], rung="pbesol").taken == 1
-    assert reload(campaign).rungs["pbesol"].evaluations[names[1]].value("energy") == -2
+    assert give_back(campaign, frame[1:], tier="pbesol").taken == 1
+    assert reload(campaign).tiers["pbesol"].evaluations[names[1]].value("energy") == -2
 
 
 def test_a_crystal_that_became_another_one_is_refused(campaign):
@@ -359,4 +359,4 @@ def test_what_is_no_table_is_one_error(campaign, text):
     path = campaign / "bad.csv"
     path.write_text(text)
     with Store(campaign / "campaign.db") as store, pytest.raises(InputError):
-        import_labels(store, "rungs", path)
+        import_labels(store, "tiers", path)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 INTERVAL = 3.0  # seconds between two updates of the progress artifact
 SHOWN = 100  # rows of the ranked table
 BEST = 20  # finds with links
+DRAWN = 4  # of them, in pictures
+LONG = ("prototype", "prototype_count", "decoration")  # columns behind the others: the page is narrow
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -107,7 +109,9 @@ class Watcher:
     def _show_best(self, campaign: Campaign) -> None:
         from prefect.artifacts import create_markdown_artifact
 
-        text = f"# Best finds of campaign {self._name} so far\n\n{markdown(best_rows(campaign))}"
+        text = (
+            f"# Best finds of campaign {self._name} so far\n\n{markdown(best_rows(campaign))}\n\n{pictures(campaign)}"
+        )
         create_markdown_artifact(text, key=f"{slug(self._name)}-best", description=f"Best finds of {self._name}")
 
     def _show_figures(self, campaign: Campaign) -> None:
@@ -127,7 +131,12 @@ class Watcher:
 
         address = address_of(campaign.directory.resolve() / "report.html")
         if address is not None:  # a browser opens no file from a page, so without a server there is no link to give
-            create_link_artifact(address, link_text="report.html", key=f"{slug(self._name)}-report-html")
+            create_link_artifact(
+                address,
+                link_text="report.html",
+                key=f"{slug(self._name)}-report-html",
+                description=f"The whole report of {self._name}, interactive",
+            )
 
     def _show_ranked(self, rows: list[dict[str, Any]]) -> None:
         from prefect.artifacts import create_table_artifact
@@ -185,9 +194,14 @@ def ranked_rows(campaign: Campaign) -> list[dict[str, Any]]:
     from loop.report.columns import columns
     from loop.report.export import ranked_rows as all_rows
 
-    shown = columns(campaign.history)
+    shown = short_first(columns(campaign.history))
     rows = [{head: row.get(key) for key, head in shown.items()} for row in all_rows(campaign.history)[:SHOWN]]
     return [{head: round(v, 4) if isinstance(v, float) else v for head, v in row.items()} for row in rows]
+
+
+def short_first(shown: Mapping[str, str]) -> dict[str, str]:
+    """Columns with what decides before what takes room."""
+    return {key: shown[key] for key in sorted(shown, key=LONG.__contains__)}
 
 
 def headed(rows: Sequence[Mapping[str, Any]], shown: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -202,14 +216,39 @@ def best_rows(campaign: Campaign) -> list[dict[str, Any]]:
     from loop.report.export import ranked_rows as all_rows
     from loop.report.export import write_cifs
 
-    finds, shown = in_group(all_rows(campaign.history), FIND)[:BEST], columns(campaign.history, BRIEF)
+    finds, shown = in_group(all_rows(campaign.history), FIND)[:BEST], short_first(columns(campaign.history, BRIEF))
     write_cifs(campaign.history, campaign.directory)
     rows = headed([{name: row.get(name) for name in shown} for row in finds], shown)
-    for find, row in zip(finds, rows, strict=True):
-        paths = sorted((campaign.directory / "cifs").glob(f"{find['rank']:0>3}_*.cif"))
-        address = address_of(paths[0]) if paths else None
-        row["crystal"] = f"[CIF]({address})" if address else find["candidate_id"]
-    return rows
+    return [{"crystal": linked(campaign.directory, find), **row} for find, row in zip(finds, rows, strict=True)]
+
+
+def linked(directory: Path, find: Mapping[str, Any]) -> str:
+    """A find's formula, which leads to its CIF where the results are served."""
+    path = cif_of(directory, find["rank"])
+    address = None if path is None else address_of(path)
+    return f"[{find['formula']}]({address})" if address else str(find["formula"])
+
+
+def cif_of(directory: Path, rank: int) -> Path | None:
+    """The file that `write_cifs` wrote for a rank."""
+    return next(iter(sorted((directory / "cifs").glob(f"{rank:03d}_*.cif"))), None)
+
+
+def pictures(campaign: Campaign) -> str:
+    """The first of the best finds, drawn; one that cannot be read is left out."""
+    from loop.ranking import FIND
+    from loop.report.columns import in_group
+    from loop.report.export import ranked_rows as all_rows
+    from loop.report.figures import crystal
+
+    found = []
+    for find in in_group(all_rows(campaign.history), FIND)[:DRAWN]:
+        path = cif_of(campaign.directory, find["rank"])
+        if path is not None:
+            title = f"{find['rank']}: {find['formula']}, space group {find['space_group']}"
+            shown = image(partial(crystal, path.read_text(encoding="utf-8")), title)
+            found.append(f"### {title}\n\n{shown}")
+    return "\n\n".join(found)
 
 
 def figures(campaign: Campaign) -> str:
@@ -223,13 +262,16 @@ def figures(campaign: Campaign) -> str:
         "Calibration of the surrogate": drawn.calibration_curve,
         "Funnel": drawn.funnel,
     }
-    parts = []
-    for title, draw in wanted.items():
-        figure = draw(campaign.history)
-        if figure is not None:
-            data = base64.b64encode(drawn.to_svg(figure, slug(title)).encode()).decode()
-            parts.append(f"## {title}\n\n![{title}](data:image/svg+xml;base64,{data})")
-    return "\n\n".join(parts)
+    images = {title: image(partial(draw, campaign.history), title) for title, draw in wanted.items()}
+    return "\n\n".join(f"## {title}\n\n{shown}" for title, shown in images.items() if shown)
+
+
+def image(draw: Callable[[], Any], title: str) -> str:
+    """A figure as an image inside markdown; empty where there is too little to draw."""
+    from loop.report.figures import to_svg
+
+    text = to_svg(draw, slug(title))
+    return "" if text is None else f"![{title}](data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()})"
 
 
 def cost_rows(campaign: Campaign) -> list[dict[str, Any]]:
@@ -248,13 +290,13 @@ def cost_rows(campaign: Campaign) -> list[dict[str, Any]]:
                 "usable": cost.usable,
                 "s per label": round(cost.seconds / max(cost.labels, 1), 3),
                 "core-hours": round(cost.core_hours, 4),
-                "labels left at most": most,
-                "core-hours left at most": round(most * cost.core_hours / max(cost.labels, 1), 4),
+                "labels left": most,
+                "core-hours left": round(most * cost.core_hours / max(cost.labels, 1), 4),
             }
         )
     hours, done = history.seconds() / 3600, max(len(history.reports()), 1)
-    everything = {"oracle": "all stages", "hours": round(hours, 4), "hours left": round(hours / done * left, 4)}
-    return [*rows, everything]
+    everything = {"hours": round(hours, 4), "hours left": round(hours / done * left, 4)}
+    return [*rows, {"oracle": "all stages", **everything}] if rows else []
 
 
 def told_of(summary: Mapping[str, Any]) -> str:

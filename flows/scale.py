@@ -144,7 +144,7 @@ def local(scale: Scale) -> Any:
         number: {"cls": Nanny, "options": {**mine, "env": environment(scale, number)}}
         for number in range(scale.workers)
     }
-    scheduler = {"cls": Scheduler, "options": {**common, "port": 0}}
+    scheduler = {"cls": Scheduler, "options": {**common, "port": 0, "dashboard_address": f"{LOOPBACK}:0"}}
     return SpecCluster(scheduler=scheduler, workers=workers, silence_logs=logging.CRITICAL)
 
 

@@ -60,8 +60,9 @@ class Question:
     @property
     def text(self) -> str:
         """In one sentence."""
+        crystals = "1 crystal" if self.budget == 1 else f"{self.budget} crystals"
         return (
-            f"Round {self.round} of campaign {self.campaign} would send {self.budget} crystals to {self.tier}. Without "
+            f"Round {self.round} of campaign {self.campaign} would send {crystals} to {self.tier}. Without "
             f"an answer until {self.deadline:%Y-%m-%d %H:%M} UTC: {self.otherwise}."
         )
 

@@ -103,7 +103,6 @@ def listening(processes: list[psutil.Process]) -> set[str]:
 
 
 def test_nothing_listens_beyond_loopback(two):
-    """First of all: a nanny whose worker is killed while it starts gives up, and is missing afterwards."""
     here = psutil.Process()
     two.wait_for_workers(2, timeout=60)
     assert listening([here, *here.children(recursive=True)]) == {"127.0.0.1"}
@@ -206,6 +205,19 @@ def test_a_killed_campaign_takes_its_workers_along_and_goes_on(tmp_path, two, al
     ranked = campaign_on(two, tmp_path / "c", partial(LoggedOracle, log, 0.0))
     assert ranked.read_text() == alone
     assert len(lines(log)) == begun + 18 - kept
+
+
+def test_a_nanny_that_gave_up_is_replaced(tmp_path, monkeypatch):
+    """What Dask's nanny does when its worker is killed while it starts: it closes, and nobody starts another."""
+    monkeypatch.setattr(scale, "LOOK_SECONDS", 0.2)
+    with scale.connected(Scale(workers=2), tmp_path) as client:
+        gone = client.cluster.workers[0]
+        client.sync(gone.close, reason="nanny-start-failed")
+        deadline = time.monotonic() + 120
+        while client.cluster.workers.get(0) in (None, gone) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        client.wait_for_workers(2, timeout=120)
+        assert client.cluster.workers[0] is not gone
 
 
 def test_a_scheduler_that_is_not_there(tmp_path, monkeypatch):

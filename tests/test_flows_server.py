@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from functools import partial
-from http.server import ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 import pytest
@@ -110,6 +110,58 @@ def test_deployments_name_the_flow_and_valid_presets():
     named = {item["name"]: item.get("parameters", {}).get("config") for item in deployments}
     assert set(presets()) == {config for config in named.values() if config}
     assert named["quickstart"] == "quickstart"
+
+
+def test_the_form_has_one_input_for_what_may_be_left_out():
+    """Prefect's own shows a choice of types with None among them, and calls it 'Property is type "None"'."""
+    from prefect.utilities.callables import parameter_schema
+
+    from flows.discovery import discovery_loop
+
+    shown = parameter_schema(discovery_loop).model_dump()["properties"]
+    assert sum("anyOf" in kind for kind in shown.values()) == 7
+    plain = {name: server.plain_input(kind) for name, kind in shown.items()}
+    assert {name: kind["type"] for name, kind in plain.items()} == {
+        "config": "string", "results": "string", "rounds": "integer", "budget": "integer", "seed": "integer",
+        "elements": "array", "required": "array", "overrides": "object",
+    }  # fmt: skip
+    assert plain["rounds"]["minimum"] == 1
+    assert "default" not in plain["rounds"]  # an empty input would be sent as None, which the server refuses
+    assert plain["config"] == shown["config"]
+    either = {"anyOf": [{"type": "integer"}, {"type": "string"}, {"type": "null"}]}
+    assert server.plain_input(either) == either
+
+
+def test_the_form_names_each_preset():
+    from flows.configfile import presets
+    from flows.discovery import discovery_loop
+
+    assert all(name in discovery_loop.description for name in presets())
+
+
+def test_a_server_whose_database_is_locked_is_asked_again(monkeypatch):
+    class Busy(BaseHTTPRequestHandler):
+        asked = 0
+
+        def do_POST(self):
+            Busy.asked += 1
+            self.send_response(503 if Busy.asked < 3 else 200)
+            self.end_headers()
+            self.wfile.write(b'{"fine": true}')
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setattr(server, "BUSY_WAITS", (0.01, 0.01))
+    with ThreadingHTTPServer((server.HOST, 0), Busy) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        here = server.Local(server.Path("/nowhere"), httpd.server_port)
+        assert server.call(here, "flow_runs/filter", {}) == {"fine": True}
+        assert Busy.asked == 3
+        Busy.asked = -10
+        with pytest.raises(server.ServerError, match="503"):
+            server.call(here, "flow_runs/filter", {})
+        httpd.shutdown()
 
 
 def test_reports_are_served_and_nothing_else(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -32,7 +33,7 @@ from loop.report.words import goal_verdicts, rate_verdict
 from loop.settings import CampaignSettings
 from loop.store import Store
 from loop.values import Quantity
-from tests.fakes import FakeGenerator, FakeOracle, fake_components
+from tests.fakes import FakeGenerator, FakeOracle, fake_components, rocksalt
 from tests.readers import READERS, same_crystal
 
 SETTINGS = CampaignSettings(name="<b>reported</b>", rounds=2, pool=30, budget=8, chunk=8, seed=2)
@@ -535,9 +536,19 @@ def test_static_figures_are_the_same_twice(stiff):
 
     history = stiff[0]
     for draw in (figures.learning_curve, figures.hit_rates, figures.pareto, figures.funnel, figures.calibration_curve):
-        first = figures.to_svg(draw(history), "a")
-        assert first == figures.to_svg(draw(history), "a")
+        first = figures.to_svg(partial(draw, history), "a")
+        assert first == figures.to_svg(partial(draw, history), "a")
+        assert "fill: #ffffff" in first  # the UI may be dark
         assert not re.search(r"<image|<script", first)
+
+
+def test_a_crystal_is_drawn_with_all_its_atoms():
+    from loop.io.cif_writer import to_symmetrised_cif
+    from loop.report import figures
+
+    text = figures.to_svg(partial(figures.crystal, to_symmetrised_cif(rocksalt())), "a")
+    assert text.count("#ab5cf2") >= 13  # sodium: 14 on corners and faces, the cell's others hide none wholly
+    assert text.count("#1ff01f") >= 12
 
 
 def test_every_count_is_that_of_the_hull_of_today(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib as mpl
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from loop.history import History, Label
 from loop.metrics import coverage, pareto_front, wilson
 from loop.properties import heading, spec_of
+from loop.report.candidates import picture_of
 from loop.report.columns import unit_of
 from loop.report.crystal_charts import FUNNEL
 from loop.report.drawing import COLOURS, FAINT, GOOD, INK, NAMES
@@ -38,14 +40,22 @@ STYLE: Any = {  # matplotlib types the keys as literals
     "legend.frameon": False,
     "legend.fontsize": 9,
 }
-HALF = (5.2, 3.5)  # inches
+HALF, SMALL = (5.2, 3.5), (2.4, 2.4)  # inches
 
 
-def to_svg(figure: Figure, name: str) -> str:
-    """SVG element without XML header; `name` keeps its ids apart from those of other figures in a page."""
+def to_svg(draw: Callable[[], Figure | None], name: str) -> str | None:
+    """SVG element without XML header, on white, since the UI may be dark; None where there is nothing to draw.
+
+    Args:
+        draw: makes the figure.
+        name: keeps its ids apart from those of other figures in a page.
+    """
     text = io.StringIO()
     with mpl.rc_context(STYLE | {"svg.hashsalt": name}):
-        figure.savefig(text, format="svg", bbox_inches="tight", transparent=True, metadata={"Date": None})
+        figure = draw()
+        if figure is None:
+            return None
+        figure.savefig(text, format="svg", bbox_inches="tight", facecolor="white", metadata={"Date": None})
     svg = text.getvalue()[text.getvalue().index("<svg") :]
     return re.sub(r'<g id="[^"]*"', "<g", svg)  # names of groups repeat in every figure, and nothing refers to them
 
@@ -54,6 +64,21 @@ def _axes(size: tuple[float, float], columns: int = 1) -> tuple[Figure, list[Axe
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
     return figure, list(axes)
+
+
+def crystal(cif: str) -> Figure:
+    """The cell of a CIF with its atoms, those on its faces repeated, as ASE draws them."""
+    from ase import Atoms
+    from ase.visualize.plot import plot_atoms
+
+    seen = picture_of(cif)
+    atoms = Atoms(
+        [atom[0] for atom in seen["atoms"]], [atom[1:] for atom in seen["atoms"]], cell=seen["cell"], pbc=False
+    )
+    figure, (axes,) = _axes(SMALL)
+    plot_atoms(atoms, axes, rotation="-80x,15y,5z", radii=0.45)
+    axes.set_axis_off()
+    return figure
 
 
 def learning_curve(history: History) -> Figure:

@@ -254,6 +254,7 @@ def test_real_campaign_survives_kill_9(tmp_path):
     assert process.poll() is None, process.stderr.read() if process.stderr else ""
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    process.stderr.close()
     before = finished_labels(results)
     assert 2 <= len(before) < 7
     resumed = run("resume", results, "--json")

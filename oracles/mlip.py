@@ -302,7 +302,7 @@ def _measured(outcome: Relaxed) -> dict[str, Quantity]:
 
 
 def _smallest(outcome: Relaxed) -> Relaxed:
-    """The relaxed crystal in its primitive cell: that is what dearer oracles and people compute on."""
+    """The relaxed crystal in its primitive cell: that is what costlier oracles and people compute on."""
     if outcome.structure is None:
         return outcome
     return replace(outcome, structure=primitive(outcome.structure, ROUND_OFF))

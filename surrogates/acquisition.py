@@ -240,7 +240,7 @@ def _improvement(view: PoolPosterior, _: Sequence[Candidate], k: int, __: Acquis
 
 
 def _probability(view: PoolPosterior, _: Sequence[Candidate], k: int, __: AcquisitionConfig, ___: int) -> list[int]:
-    """Likeliest to keep the constraints, whatever the objectives: for finding many that do. Ties go to improvement."""
+    """Highest probability of feasibility, whatever the objectives; ties go to improvement."""
     likely, improvement = view.log_feasible(), view.log_improvement()
     return [int(i) for i in np.lexsort((-improvement, -likely))[:k]]
 

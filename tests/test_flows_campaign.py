@@ -244,7 +244,7 @@ def finished_labels(results) -> dict[str, float]:
 
 
 def test_real_campaign_survives_kill_9(tmp_path):
-    """Real generator, potential, surrogates and selection, killed while it labels, then gone on with."""
+    """Real generator, potential, surrogates and selection, killed while it labels, then resumed."""
     results = tmp_path / "r"
     command = [sys.executable, "-m", "flows.cli", "run", "smoke", "--results", str(results), *TINY]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

@@ -81,7 +81,7 @@ class DftOracle:
     """Implements `loop.contracts.Oracle`.
 
     A calculation that is cut off leaves its finished steps in a scratch folder and continues from the last good one;
-    one that ends, well or not, leaves nothing, unless `Resources.keep` says that a dearer step may follow it.
+    one that ends, well or not, leaves nothing, unless `Resources.keep` says that a costlier step may follow it.
 
     Args:
         config: settings.
@@ -245,7 +245,7 @@ class Calculation:
         self.seconds += self.outcome.seconds
 
     def job(self, steps: list[str], cell: Structure) -> dict[str, Any]:
-        """What the engine is told."""
+        """Settings of the engine."""
         numbers, lattice = self.config.numbers, cell.lattice.matrix
         moments = starting_moments(cell)
         magnetic = self.config.spin == "auto" and any(moments)

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from flows import build, configfile, outcome, plain
 from flows.cli import app
 from flows.config import CampaignConfig
+from loop.io.crystals import read_crystals
 from loop.settings import CampaignSettings
 from tests.fakes import FakeGenerator, FakeOracle, fake_components
 
@@ -81,6 +82,16 @@ def test_run_status_report_export(tmp_path, fakes):
         assert made.exit_code == 0, made.stderr
         assert (tmp_path / f"out-{format}").exists()
     assert run("export", results, "--format", "docx", "--output", tmp_path / "x").exit_code == 2
+    for name, format in {"x.cif": "cif", "folder": "cif", "x.csv": "csv", "x.vasp": "poscar", "x.db": "ase-db"}.items():
+        made = run("export", results, "--output", tmp_path / name, "--json")
+        assert json.loads(made.stdout)["format"] == format
+        assert len(read_crystals(tmp_path / name).readable()) == json.loads(made.stdout)["rows"]
+    refused = run("export", results, "--output", tmp_path / "x.xlsx")
+    assert refused.exit_code == 1
+    assert "expected a name ending in .csv, .json" in refused.stderr
+    assert not (tmp_path / "x.xlsx").exists()
+    written = json.loads(run("report", results, "--json").stdout)
+    assert written == {"report": str(results / "report.html")}
 
 
 @pytest.mark.usefixtures("quick_report")

@@ -231,7 +231,8 @@ def export(
     directory: Folder,
     output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to write.")],
     format: Annotated[
-        Format | None, typer.Option("--format", "-f", help="What to write. Default: by the ending of OUTPUT; none: a folder of CIFs.")
+        Format | None,
+        typer.Option("--format", "-f", help="Default: by the ending of OUTPUT; no ending: a folder of CIFs."),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -105,6 +105,11 @@ def test_interrupt_then_resume_pays_for_nothing_twice(tmp_path, fakes):
     status = json.loads(run("status", results, "--json").stdout)
     assert status["state"].startswith("round 1 of 2, label")
     assert status["labels_pending"] > 0
+    halfway = [status[name] for name in ("stable_new", "stable_not_judged", "stable_known")]
+    assert status["stable"] == sum(halfway)
+    assert status["stable_not_judged"] > 0  # no find yet, and not known either
+    told = run("status", results).stdout
+    assert "compared with the known ones when the round's labels are in" in told
     second = fakes["oracle"] = FakeOracle()
     assert run("resume", results).exit_code == 0
     kept = set(first.evaluated[:6])  # the chunk of two that was under way is lost

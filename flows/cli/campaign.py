@@ -161,16 +161,23 @@ def outcome_text(directory: Path, summary: dict[str, Any]) -> str:
     from flows.console import aligned, shown
     from loop.report.columns import headings
 
-    apart = ("top", "known", "units")
+    apart = ("top", "not_judged", "known", "units")
     counts = {name: value for name, value in summary.items() if name not in apart and value != ""}
     width = max(len(name) for name in counts)
     units = summary.get("units", {})
     lines = [f"{name:<{width}}  {shown(value)} {units.get(name, '')}".rstrip() for name, value in counts.items()]
-    titles = {"top": "best finds (stable and new):", "known": "stable, but known or a copy (no finds):"}
+    titles = {
+        "top": "best finds (stable and new):",
+        "not_judged": "stable; relaxed crystals are compared with the known ones when the round's labels are in:",
+        "known": "stable, but known or a copy (no finds):",
+    }
     for name, title in titles.items():
         if rows := summary.get(name, []):
             lines += ["", title, *(f"  {line}" for line in aligned(rows, headings(rows[0], units)))]
-    return "\n".join([*lines, "", f"results: {directory}/ranked.csv, ranked.json, cifs/, report.html"])
+    there = ", ".join(
+        name for name in ("ranked.csv", "ranked.json", "cifs/", "report.html") if (directory / name).exists()
+    )
+    return "\n".join([*lines, "", f"results: {directory}/{there}"])
 
 
 def status(directory: Folder, json: Json = False) -> None:

@@ -9,13 +9,17 @@ from typing import Any
 
 from loop.history import History, Label
 from loop.properties import heading
-from loop.ranking import FAILED, FIND, KNOWN_STABLE, SUSPECTS, UNSTABLE, ranked
+from loop.ranking import FAILED, FIND, KNOWN_STABLE, SUSPECTS, UNJUDGED, UNSTABLE, ranked
 from loop.report.columns import HEADINGS, goal_names, unit_of
 from loop.report.export import file_stem
 
 MAX_ROWS = 100  # of each part of the ranked list in the page; ranked.csv has them all
 PARTS = {  # groups of the ranked list: title, words
     (FIND,): ("Finds: stable and new", "New as proposed and as relaxed."),
+    (UNJUDGED,): (
+        "Stable, not compared with known crystals yet",
+        "That is done for the relaxed crystals of a round when all its labels are in.",
+    ),
     (KNOWN_STABLE,): ("Stable, but known or a copy", "No finds: each is the crystal that is named."),
     (SUSPECTS,): (
         "Suspect: implausibly far below the hull",

@@ -207,6 +207,8 @@ def test_a_table_of_formulas_or_ids_gets_its_crystals(table, tmp_path):
     assert read.frame["material_id"].tolist()[::2] == ["mvc-10", "mp-6"]
     assert read.frame["message"][0] == "the lowest of 2 known crystals of this formula"
     assert len(read_known_labels(out, (Property("exp_band_gap", "eV"),)).candidates) == 2
+    with pytest.raises(InputError, match="`discovery-loop reference lookup` puts the known crystals into it"):
+        read_crystals(path)
     path.write_text("material_id;gap\nmp-2;8.5\nmp-999;1\n")
     assert run("reference", "lookup", "--input", path, "--output", out, "--table", table).exit_code == 0
     assert read_crystals(out).ids == ["mp-2", "mp-999"]

@@ -171,7 +171,7 @@ class Builder:
 
     @cached_property
     def tiers(self) -> tuple[Tier, ...]:
-        """Dearer oracles for the best of each round. The DFT engine is looked for here, before anything is spent."""
+        """Costlier oracles for the best of each round. The DFT engine is looked for here, before anything is spent."""
         found = []
         for name, tier in (("dft", self.config.oracle.dft), ("handoff", self.config.oracle.handoff)):
             if tier is not None:

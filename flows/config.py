@@ -74,7 +74,7 @@ class DftTier(DftConfig):
     """A person decides before each round's work; none: nobody is asked."""
 
     def oracle_config(self) -> DftConfig:
-        """What the oracle itself is told."""
+        """Settings of the oracle itself."""
         return DftConfig(**{item.name: getattr(self, item.name) for item in fields(DftConfig)})
 
 
@@ -94,7 +94,7 @@ class HandoffTier(HandoffConfig):
     """A person decides before each round's work; none: nobody is asked."""
 
     def oracle_config(self) -> HandoffConfig:
-        """What the oracle itself is told."""
+        """Settings of the oracle itself."""
         return HandoffConfig(**{item.name: getattr(self, item.name) for item in fields(HandoffConfig)})
 
 

@@ -16,11 +16,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from flows.hiding import hidden
 from flows.records import finite
@@ -80,24 +83,42 @@ def shown(value: Any) -> str:
 SHOWN = ("reward", "kl", "train", "nll", "failures", "drawn")  # metrics worth a place beside a progress bar
 
 
+def rate(per_second: float | None) -> str:
+    """``12/s``, or ``3.4 s each`` where one takes longer than a second."""
+    if not per_second:
+        return ""
+    if per_second >= 100:
+        return f"{per_second:,.0f}/s"
+    return f"{per_second:.3g}/s" if per_second >= 1 else f"{1 / per_second:.3g} s each"
+
+
+class RateColumn(ProgressColumn):
+    """How fast a stage of several parts goes."""
+
+    def render(self, task: Task) -> Text:
+        """The rate of the last parts, or that of all once the stage has ended."""
+        return Text(rate(task.finished_speed or task.speed) if task.total and task.total > 1 else "")
+
+
 @dataclass
 class PlainProgress:
     """Progress as lines, for logs: one line of a stage at most every `PLAIN_INTERVAL` seconds."""
 
-    started: dict[str, float] = field(default_factory=dict)
+    started: dict[str, tuple[float, int]] = field(default_factory=dict)  # when, and how much was done by then
     printed: dict[str, float] = field(default_factory=dict)
 
     def __call__(self, stage: str, done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
         """`loop.contracts.Progress`."""
         now = time.monotonic()
         if stage not in self.started or done < 1:
-            self.started[stage] = self.printed[stage] = now
+            self.started[stage], self.printed[stage] = (now, done), now
         if total <= 1 or now - self.printed[stage] < PLAIN_INTERVAL:
             return
         self.printed[stage] = now
-        elapsed = now - self.started[stage]
-        left = f", {elapsed / done * (total - done):.0f} s to go" if 0 < done < total else ""
-        note(f"  {stage} {done}/{total} ({elapsed:.0f} s{left})  {described(metrics)}".rstrip())
+        begun, before = self.started[stage]
+        each = (now - begun) / (done - before) if done > before else 0.0
+        left = f", {rate(1 / each)}, {each * (total - done):.0f} s to go" if each and done < total else ""
+        note(f"  {stage} {done}/{total} ({now - begun:.0f} s{left})  {described(metrics)}".rstrip())
 
     def log(self, line: str) -> None:
         """Print a line that stays."""
@@ -156,6 +177,6 @@ def progress(quiet: bool = False) -> Iterator[Reporter]:
         yield PlainProgress()
     else:
         columns = [TextColumn("{task.description:<18}"), BarColumn(24), MofNCompleteColumn()]
-        columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[metrics]}")]
+        columns += [TimeElapsedColumn(), RateColumn(), TimeRemainingColumn(), TextColumn("{task.fields[metrics]}")]
         with Progress(*columns, console=err, transient=True) as bars:
             yield RichProgress(bars)

@@ -58,7 +58,7 @@ class AsTasks:
     """`loop.running.Runner`: each stage is a task; that of labels is one task per batch, side by side.
 
     Args:
-        blocks: notification blocks that are told of questions.
+        blocks: notification blocks that get the questions.
     """
 
     def __init__(self, blocks: Sequence[str] = ()) -> None:

@@ -13,6 +13,7 @@ from flows.provenance import cores, versions
 from loop.errors import ConfigError, DiscoveryLoopError, EngineError
 
 if TYPE_CHECKING:
+    from loop.contracts import Progress
     from loop.registry import Registry
 
 LEAST_DISK_GIB = 2.0
@@ -28,12 +29,17 @@ class Check:
     text: str
 
 
-def examine() -> list[Check]:
+def examine(progress: Progress | None = None) -> list[Check]:
     """Run all checks; a check that breaks is a failed check."""
     checks: list[Callable[[], Check]] = [
         packages, threads, gpu, checkpoint, known_crystals, potential, references, overlays, mace, dft, prefect, disk
     ]  # fmt: skip
-    return [*(attempt(check) for check in checks), *registered()]
+    done: list[Check] = []
+    for check in checks:
+        done.append(attempt(check))
+        if progress:
+            progress("checks", len(done), len(checks), {})
+    return [*done, *registered()]
 
 
 def registered() -> list[Check]:

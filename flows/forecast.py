@@ -45,7 +45,7 @@ def _learning(config: CampaignConfig) -> dict[str, Any]:
 
 
 def _known(config: CampaignConfig) -> dict[str, Any]:
-    """What surrogates are taught beside the campaign's labels."""
+    """What surrogates are trained on beside the campaign's labels."""
     if config.surrogate.known is None:
         return {}
     known = read_known_labels(config.surrogate.known, config.surrogate.gp.properties)
@@ -57,7 +57,7 @@ def _known(config: CampaignConfig) -> dict[str, Any]:
 
 
 def _tiers(config: CampaignConfig) -> dict[str, Any]:
-    """Calls of dearer oracles, at most."""
+    """Calls of costlier oracles, at most."""
     rounds, oracle = config.campaign.rounds + 1, config.oracle
     found: dict[str, Any] = {}
     if oracle.dft is not None:

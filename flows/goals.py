@@ -59,7 +59,7 @@ def one_goal(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measured_properties(config: CampaignConfig) -> set[str]:
-    """Names of all properties that labels of a campaign can have: of the oracle, of dearer ones, of known labels."""
+    """Names of all properties that labels of a campaign can have: of the oracle, of costlier ones, of known labels."""
     oracle = config.oracle
     with ORACLES.blaming(oracle.kind):
         found = set(ORACLES.get(oracle.kind).measures(oracle.chosen_options))

@@ -40,10 +40,15 @@ class Journal:
             self._file = self.path.open("a+b")
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            self._file.close()
             raise InputError(f"{output} is being written by another process: wait, or choose another name.") from error
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error.strerror or error}.") from error
-        self._read(json.loads(json.dumps({"settings": settings}, default=str)))
+        try:
+            self._read(json.loads(json.dumps({"settings": settings}, default=str)))
+        except BaseException:
+            self._file.close()
+            raise
         self.found = len(self.done)
 
     def write(self, key: str, result: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ def send(blocks: Sequence[str], subject: str, text: str, logger: Logger) -> None
         blocks: names such as slack-webhook/materials, as the UI shows them.
         subject: the message's.
         text: the message.
-        logger: is told of blocks that do not work, by name: their errors may hold their addresses, which are secrets.
+        logger: gets the names of blocks that do not work, no more: errors may hold their addresses, which are secrets.
     """
     for name in blocks:
         try:

@@ -18,7 +18,7 @@ from surrogates.product import ProductSurrogate
 from surrogates.properties import GPConfig, Property
 
 
-class Taught:
+class WithKnownLabels:
     """A surrogate that knows what predictions are for, and what was known before the campaign. To be mixed in."""
 
     labels: np.ndarray
@@ -64,7 +64,7 @@ class Taught:
         self._typical = None
 
 
-class CampaignSurrogate(Taught, GPSurrogate):
+class CampaignSurrogate(WithKnownLabels, GPSurrogate):
     """Implements `loop.contracts.Surrogate`: one process per property."""
 
     def __init__(
@@ -78,7 +78,7 @@ class CampaignSurrogate(Taught, GPSurrogate):
         self.teach(typical, known)
 
 
-class CampaignProductSurrogate(Taught, ProductSurrogate):
+class CampaignProductSurrogate(WithKnownLabels, ProductSurrogate):
     """Implements `loop.contracts.Surrogate`: one process per property, and a product predicted by two models."""
 
 

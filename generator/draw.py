@@ -1,4 +1,4 @@
-"""Crystals to order: space groups from p(g) or given, conditions, guard."""
+"""Conditional generation: space groups from p(g) or given, conditions, guard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Prompts: what the network is told of a crystal before its first letter.
+"""Prompts: what the network knows of a crystal before its first letter.
 
 A prompt names the elements that occur, all of them and no other, and may add their shares of the atoms. Training leaves
 it out for a part of the crystals, so one network gives p(crystal) and p(crystal | prompt); without a prompt the encoder

@@ -1,4 +1,4 @@
-"""In which order and how fast a network learns: batches of alike lengths, learning rate."""
+"""In which order and how fast a network learns: batches of similar lengths, learning rate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUCKETS = 32  # batches that are sorted by length together
 
 
 def batches(lengths: np.ndarray, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Random batches of alike lengths, so that little is padding: shuffle, sort within pools, shuffle the batches."""
+    """Random batches of similar lengths, so that little is padding: shuffle, sort within pools, shuffle the batches."""
     order = rng.permutation(len(lengths))
     pools = [order[i : i + BUCKETS * size] for i in range(0, len(order), BUCKETS * size)]
     cuts = [

@@ -1,4 +1,4 @@
-"""Before something dear a person may be asked: approve, reject, or change how many; until a deadline, then by default.
+"""Before a costly step a person may be asked: approve, reject, or change how many; until a deadline, then by default.
 
 The question is a file in the campaign's folder, and so is the answer: written by hand, by `discovery-loop approve`, or
 by a form that an engine shows. What is decided stays decided when the campaign is resumed.

@@ -77,7 +77,7 @@ class Components:
     screen: Screen | None = None
     rehull: Rehull | None = None
     phases: Callable[[str], list[HullEntry]] | None = None  # known phases of a chemical system such as Li-O, for people
-    tiers: tuple[Tier, ...] = ()  # dearer oracles for the best of each round
+    tiers: tuple[Tier, ...] = ()  # costlier oracles for the best of each round
 
 
 class Campaign:
@@ -157,7 +157,7 @@ class Campaign:
     def steps(self) -> Iterator[Step]:
         """Run what is left of all rounds, one stage at a time; each is on record when it is yielded.
 
-        Whoever stops asking stops the campaign there, and `steps` of the same campaign continues later. After the last
+        A caller that stops iterating stops the campaign; `steps` of the same campaign continues later. After the last
         round, or where a stop rule holds, the reason is recorded.
         """
         while not self.finished:
@@ -181,7 +181,7 @@ class Campaign:
     def record_stop(self) -> str:
         """Write into the ledger why no further round is begun, once; returns the reason, empty where there is none.
 
-        `steps` does it; for whoever runs single stages.
+        `steps` does it; for drivers that run single stages.
         """
         round, stage = self.history.next_stage
         reason = stop_reason(self.history) if stage == STAGES[0] else ""

@@ -57,7 +57,7 @@ STRUCTURES = sa.Table(
     TABLES,
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("key", sa.String(64), nullable=False),  # id of the first description of this crystal
-    sa.Column("family", sa.String(256), nullable=False, index=True),  # what equal crystals have alike; "" for none
+    sa.Column("family", sa.String(256), nullable=False, index=True),  # what equal crystals share; "" for none
     sa.Column("value", sa.Text),  # Identity as JSON, of first descriptions
 )
 

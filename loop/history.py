@@ -48,7 +48,7 @@ class Label:
     first: Evaluation  # as the oracle gave it
     novelty_relaxed: str = ""  # verdict on the relaxed crystal
     match_relaxed: str = ""  # what that is a copy of, where it is one
-    tiers: dict[str, Evaluation] = field(default_factory=dict)  # of dearer oracles, by name of the tier
+    tiers: dict[str, Evaluation] = field(default_factory=dict)  # of costlier oracles, by name of the tier
     prototype: str = ""  # of the relaxed crystal, see `loop.prototypes`; empty in ledgers that do not say it
     parent: str = ""  # fcc, bcc or hcp where the crystal is an ordering of that lattice
 
@@ -137,7 +137,7 @@ class History:
     candidates: dict[str, Candidate]
     evaluations: dict[str, Evaluation]
     paid: int
-    tiers: dict[str, TierHistory] = field(default_factory=dict)  # dearer oracles, by name
+    tiers: dict[str, TierHistory] = field(default_factory=dict)  # costlier oracles, by name
     begun: float = 0.0  # time of the first event, seconds since the epoch
     latest: float = 0.0  # and of the last one when this history was read
     core_hours: float = 0.0  # that the oracles cost; read only where a stop rule asks for it

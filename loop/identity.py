@@ -62,7 +62,7 @@ class Identity:
 
     @property
     def family(self) -> str:
-        """What equal crystals have exactly alike: composition of the primitive cell and space group."""
+        """What equal crystals share exactly: composition of the primitive cell and space group."""
         return f"{self.structure.composition.formula.replace(' ', '')}|{self.space_group}"
 
     def equals(self, other: Identity) -> bool:

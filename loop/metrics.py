@@ -20,10 +20,6 @@ class Interval:
     low: float
     high: float
 
-    def excludes(self, number: float) -> bool:
-        """Whether the interval is known and does not contain the number."""
-        return bool(self.low > number or self.high < number)
-
 
 def wilson(hits: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """A share with its Wilson score interval (E. B. Wilson, J. Am. Stat. Assoc. 22, 209 (1927)).

@@ -1,4 +1,4 @@
-"""What every crystal must be, whoever reads it: a cell with a volume, in which no two atoms share a place.
+"""What every crystal must be, in any file: a cell with a volume, in which no two atoms share a place.
 
 One function, called where crystals are read, so that no verb scores, predicts or learns from what is no crystal. The
 bounds are far outside of what any phase at any pressure has: they stop misread files, not unusual crystals.

@@ -1,6 +1,6 @@
 """Properties of crystals, said once: name, unit, label, which way is better, and what is physically possible.
 
-Everything that prints, imports or checks a property asks here. A property of a dearer oracle carries that oracle's
+Everything that prints, imports or checks a property asks here. A property of a costlier oracle carries that oracle's
 name in front (``dft_band_gap``) and is otherwise the same property.
 """
 
@@ -86,7 +86,7 @@ def spec_of(name: str, unit: str = "") -> PropertySpec:
     """What is known of a property.
 
     Args:
-        name: of a property, or of a dearer oracle and a property, as ``dft_band_gap``; or of a product of properties,
+        name: of a property, or of a costlier oracle and a property, as ``dft_band_gap``; or of a product of properties,
             as ``dft_band_gap*dft_dielectric_electronic``.
         unit: of the values at hand, for a property that is not known.
     """
@@ -119,7 +119,7 @@ def physical(name: str, value: float) -> float:
     """A value that its property can have, the same for labels that are imported and for known ones.
 
     Args:
-        name: of the property, or of a dearer oracle and a property, as ``dft_band_gap``.
+        name: of the property, or of a costlier oracle and a property, as ``dft_band_gap``.
         value: in the property's unit.
 
     Raises:

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from loop.goal import Goal
-from loop.history import Label
+from loop.history import NOT_JUDGED, Label
 from loop.metrics import pareto_front
 from loop.settings import CampaignSettings
 
 # groups of the list, best first; a report shows the first by themselves
 FIND, KNOWN_STABLE, SUSPECTS, UNSTABLE, FAILED = "find", "known", "suspect", "unstable", "failed"
-GROUPS = (FIND, KNOWN_STABLE, SUSPECTS, UNSTABLE, FAILED)
+UNJUDGED = NOT_JUDGED  # stable, in a round whose relaxed crystals are not compared with the known ones yet
+GROUPS = (FIND, UNJUDGED, KNOWN_STABLE, SUSPECTS, UNSTABLE, FAILED)
 
 
 def ranked(labels: list[Label], settings: CampaignSettings) -> list[Label]:
@@ -28,7 +29,8 @@ def ranked(labels: list[Label], settings: CampaignSettings) -> list[Label]:
         groups[group_of(label, settings)].append(label)
     found: list[Label] = []
     for name, members in groups.items():
-        fronts = pareto_fronts(members, settings.goals) if name in (FIND, KNOWN_STABLE) else [0] * len(members)
+        by_goals = name in (FIND, UNJUDGED, KNOWN_STABLE)
+        fronts = pareto_fronts(members, settings.goals) if by_goals else [0] * len(members)
         keys = [_sort_key(name, label, front, settings) for label, front in zip(members, fronts, strict=True)]
         found += [members[i] for i in sorted(range(len(members)), key=keys.__getitem__)]
     return found
@@ -42,6 +44,8 @@ def group_of(label: Label, settings: CampaignSettings) -> str:
         return SUSPECTS
     if not label.is_stable(settings):
         return UNSTABLE
+    if label.verdict == NOT_JUDGED:
+        return UNJUDGED
     return FIND if label.is_new else KNOWN_STABLE
 
 

@@ -172,7 +172,7 @@ class PropertyReward:
     def __init__(self, config: RewardConfig, inputs: RewardInputs) -> None:
         self.config = config
         self.inputs = inputs
-        self.counts: Counter[str] = Counter()  # how often each guard bit, over the life of this object
+        self.counts: Counter[str] = Counter()  # how often each guard was triggered, over the life of this object
         self.failures: Counter[str] = Counter()  # crystals refused as invalid, by the rule that they broke
         sources = [(term, _source(term, config, inputs)) for term in config.terms]
         self._active = [(term, source) for term, source in sources if source is not None]

@@ -1,4 +1,4 @@
-"""What a campaign is told: its settings, its stages, and the seeds derived from one number."""
+"""Settings of a campaign, its stages, and the seeds derived from one number."""
 
 from __future__ import annotations
 

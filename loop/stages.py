@@ -114,7 +114,7 @@ class Labelled:
     paid: int  # oracle calls of this campaign; labels of another one that shares the ledger are free
     novelty: dict[str, Novelty] = field(default_factory=dict)  # by candidate id
     prototypes: dict[str, Prototype] = field(default_factory=dict)  # by candidate id
-    tiers: dict[str, int] = field(default_factory=dict)  # how many went on to each dearer oracle
+    tiers: dict[str, int] = field(default_factory=dict)  # how many went on to each costlier oracle
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ RECORDS: dict[str, type[StageRecord]] = {
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of one round that is done: what a driver of a campaign is told of it."""
+    """One stage of one round that is done: what a driver of a campaign gets."""
 
     round: int
     stage: str
@@ -184,7 +184,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Submitted:
-    """Who was sent to a dearer oracle, or came back from people: an event of its own, before the label stage ends."""
+    """Who was sent to a costlier oracle, or came back from people: an event of its own, before the label stage ends."""
 
     tier: str
     oracle: str  # name@version

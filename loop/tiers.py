@@ -1,6 +1,6 @@
-"""Fidelity tiers above the default oracle: some of a round go on to a dearer one, or into a folder for people.
+"""Fidelity tiers above the default oracle: some of a round go on to a costlier one, or into a folder for people.
 
-Which ones, an acquisition decides that knows what the dearer oracle found before and what it costs (`TierSelection`);
+Which ones, an acquisition decides that knows what the costlier oracle found before and what it costs (`TierSelection`);
 until there is enough to go by, or where a tier says so, the best by rank go up. A share of all that go up is picked by
 chance from the same crystals: what the choice is worth can then be seen.
 
@@ -181,7 +181,7 @@ def round_to(evaluation: Evaluation, name: str) -> float | None:
 
 
 def run_tier(campaign: Campaign, round: int, tier: Tier) -> int:
-    """Have a dearer oracle look at some labels; returns how many. Who was chosen once stays chosen."""
+    """Have a costlier oracle look at some labels; returns how many. Who was chosen once stays chosen."""
     history = campaign.history
     labels = history.labels()
     up = {label.candidate.id: as_submitted(label.candidate, label.first) for label in labels}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +10,7 @@ from typing import Any
 
 from loop.errors import ConfigError, EnergyTypeError
 from loop.hull import Hull, HullResult
+from loop.io.files import hash_of
 from loop.stability import REFUSED
 from loop.values import OK, Candidate, Cost, Evaluation, Quantity, failed
 from oracles.potentials.base import ROUND_OFF, Potential
@@ -147,7 +146,7 @@ class PotentialOracle:
             self.potential.about.dtype,
             settings,
         ]
-        return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return hash_of(what)[:16]
 
     def evaluate(
         self, candidates: Sequence[Candidate], progress: Callable[[int, int], None] | None = None
@@ -302,7 +301,7 @@ def _measured(outcome: Relaxed) -> dict[str, Quantity]:
 
 
 def _smallest(outcome: Relaxed) -> Relaxed:
-    """The relaxed crystal in its primitive cell: that is what dearer oracles and people compute on."""
+    """The relaxed crystal in its primitive cell: that is what costlier oracles and people compute on."""
     if outcome.structure is None:
         return outcome
     return replace(outcome, structure=primitive(outcome.structure, ROUND_OFF))

@@ -214,16 +214,43 @@ class PoolPosterior:
         return orders.ravel()[np.sort(first)][:n]
 
 
-Strategy = Callable[[PoolPosterior, Sequence[Candidate], int, AcquisitionConfig, int], list[int]]
-"""``strategy(view, candidates, k, config, seed)`` -> indices, best first."""
+@dataclass(frozen=True)
+class PoolRequest:
+    """What a strategy chooses from, how many and by which settings.
+
+    Attributes:
+        posterior: of the pool.
+        candidates: the pool.
+        k: how many indices, at most as many as there are candidates.
+        config: settings; those of a package's own strategy are in ``config.options``.
+        seed: of all that is drawn.
+    """
+
+    posterior: PoolPosterior
+    candidates: Sequence[Candidate]
+    k: int
+    config: AcquisitionConfig
+    seed: int
+
+    def joint(self, rows: np.ndarray) -> JointPrediction:
+        """Joint posterior of some candidates."""
+        return self.posterior.surrogate.joint([self.candidates[i] for i in rows])
+
+    def screened(self) -> np.ndarray:
+        """Indices of promising candidates, as many as the settings screen."""
+        return self.posterior.screened(max(self.config.screen, self.k))
+
+
+Strategy = Callable[[PoolRequest], list[int]]
+"""From a request to indices, best first."""
 
 
 def _top(score: np.ndarray, k: int) -> list[int]:
     return [int(i) for i in np.argsort(-score, kind="stable")[:k]]
 
 
-def _random(_: PoolPosterior, candidates: Sequence[Candidate], k: int, __: AcquisitionConfig, seed: int) -> list[int]:
-    return [int(i) for i in np.random.default_rng(seed).permutation(len(candidates))[:k]]
+def _random(request: PoolRequest) -> list[int]:
+    return [int(i) for i in np.random.default_rng(request.seed).permutation(len(request.candidates))[: request.k]]
 
 
 def _behind_feasible(score: np.ndarray, log_feasible: np.ndarray, config: AcquisitionConfig) -> np.ndarray:
@@ -231,29 +258,31 @@ def _behind_feasible(score: np.ndarray, log_feasible: np.ndarray, config: Acquis
     return np.where(log_feasible >= np.log(config.feasible), score, score.min() - 1.0 + log_feasible)
 
 
-def _greedy(view: PoolPosterior, _: Sequence[Candidate], k: int, config: AcquisitionConfig, __: int) -> list[int]:
-    return _top(_behind_feasible(view.scalar()[0], view.log_feasible(), config), k)
+def _greedy(request: PoolRequest) -> list[int]:
+    view = request.posterior
+    return _top(_behind_feasible(view.scalar()[0], view.log_feasible(), request.config), request.k)
 
 
-def _improvement(view: PoolPosterior, _: Sequence[Candidate], k: int, __: AcquisitionConfig, ___: int) -> list[int]:
-    return _top(view.log_improvement(), k)
+def _improvement(request: PoolRequest) -> list[int]:
+    return _top(request.posterior.log_improvement(), request.k)
 
 
-def _probability(view: PoolPosterior, _: Sequence[Candidate], k: int, __: AcquisitionConfig, ___: int) -> list[int]:
-    """Likeliest to keep the constraints, whatever the objectives: for finding many that do. Ties go to improvement."""
-    likely, improvement = view.log_feasible(), view.log_improvement()
-    return [int(i) for i in np.lexsort((-improvement, -likely))[:k]]
+def _probability(request: PoolRequest) -> list[int]:
+    """Highest probability of feasibility, whatever the objectives; ties go to improvement."""
+    likely, improvement = request.posterior.log_feasible(), request.posterior.log_improvement()
+    return [int(i) for i in np.lexsort((-improvement, -likely))[: request.k]]
 
 
-def _ucb(view: PoolPosterior, candidates: Sequence[Candidate], k: int, config: AcquisitionConfig, _: int) -> list[int]:
+def _ucb(request: PoolRequest) -> list[int]:
     """GP-BUCB (Desautels et al., JMLR 15, 4053 (2014)): choose one, shrink variances as if it were labelled, repeat.
 
     The covariance after a label does not depend on its value, so what is shrunk is exact.
     """
+    view, k, config = request.posterior, request.k, request.config
     score, feasible = upper_confidence_bound(*view.scalar(), config.beta), view.log_feasible()
     rows = np.array(_top(_behind_feasible(score, feasible, config), max(config.screen, k)))
     likely = feasible[rows]
-    covariance = view.surrogate.joint([candidates[i] for i in rows]).covariance.copy()
+    covariance = request.joint(rows).covariance.copy()
     here = replace(view, mean=view.mean[rows], std=view.std[rows])
     chosen: list[int] = []
     for _ in range(min(k, len(rows))):
@@ -269,16 +298,14 @@ def _ucb(view: PoolPosterior, candidates: Sequence[Candidate], k: int, config: A
     return [int(rows[i]) for i in chosen]
 
 
-def _thompson(
-    view: PoolPosterior, candidates: Sequence[Candidate], k: int, config: AcquisitionConfig, seed: int
-) -> list[int]:
+def _thompson(request: PoolRequest) -> list[int]:
     """Each choice is the best of one joint sample of the posterior, among those that keep the constraints in it."""
-    rows = view.screened(max(config.screen, k))
-    joint = view.surrogate.joint([candidates[i] for i in rows])
-    rng = np.random.default_rng(seed)
+    view, rows = request.posterior, request.screened()
+    joint = request.joint(rows)
+    rng = np.random.default_rng(request.seed)
     factors = [np.linalg.cholesky(c + 1e-9 * np.trace(c) / len(c) * np.eye(len(c))) for c in joint.covariance]
     chosen: list[int] = []
-    for _ in range(min(k, len(rows))):
+    for _ in range(min(request.k, len(rows))):
         noise = rng.standard_normal(joint.mean.shape)
         values = joint.mean + np.column_stack([factor @ z for factor, z in zip(factors, noise.T, strict=True)])
         score = view.weigh(view.goals.values(values))
@@ -289,16 +316,15 @@ def _thompson(
 
 
 def _batch(name: str) -> Strategy:
-    def strategy(
-        view: PoolPosterior, candidates: Sequence[Candidate], k: int, config: AcquisitionConfig, seed: int
-    ) -> list[int]:
+    def strategy(request: PoolRequest) -> list[int]:
         from surrogates import batch  # torch and botorch: only where they serve
 
-        rows = view.screened(max(config.screen, k))
-        joint = view.surrogate.joint([candidates[i] for i in rows])
-        request = batch.Request(joint, view.goals, view.reached(), view.incumbent, k, samples=config.samples, seed=seed)
-        chosen = getattr(batch, name)(request)
-        return [int(rows[i]) for i in chosen]
+        view, rows = request.posterior, request.screened()
+        asked = batch.Request(
+            request.joint(rows), view.goals, view.reached(), view.incumbent, request.k,
+            samples=request.config.samples, seed=request.seed,
+        )  # fmt: skip
+        return [int(rows[i]) for i in getattr(batch, name)(asked)]
 
     return strategy
 
@@ -358,4 +384,4 @@ class PoolAcquisition:
             return []
         view = PoolPosterior.of(candidates, surrogate, self.config)
         with ACQUISITIONS.blaming(self.config.strategy):
-            return self._strategy(view, candidates, k, self.config, seed)
+            return self._strategy(PoolRequest(view, candidates, k, self.config, seed))

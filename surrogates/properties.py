@@ -99,7 +99,7 @@ def default_property(name: str) -> Property | None:
     """How a property is modelled where nothing is said of it; None for one that is not known here.
 
     Args:
-        name: of a property, or of a dearer oracle and a property, as ``dft_band_gap``; or of a product of properties.
+        name: of a property, or of a costlier oracle and a property, as ``dft_band_gap``; or of a product of properties.
     """
     if PRODUCT in name:
         return _product(name)

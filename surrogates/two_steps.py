@@ -1,4 +1,4 @@
-"""Whom to measure next where a figure of merit is the product of two measurements, and the second is the dear one.
+"""Whom to measure next where a figure of merit is the product of two measurements, and the second is the costly one.
 
 The first factor is measured alone; whether the second is worth its price is decided then, by its gain per cost beside
 that of beginning another crystal. The exact rule for boxes that are opened in two steps (Weitzman, Econometrica 47, 641

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import warnings
 from collections.abc import Callable
 
@@ -11,6 +12,7 @@ import gemmi
 import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Structure
+from pymatgen.ext.optimade import OptimadeRester
 from pymatgen.io.cif import CifParser
 
 from loop.io.cif import parse_cif
@@ -45,6 +47,12 @@ def by_gemmi(text: str) -> Structure:
 def by_ourselves(text: str) -> Structure:
     basis, numbers, coordinates = parse_cif(text)
     return Structure(basis, numbers.tolist(), coordinates)
+
+
+def optimade_by_pymatgen(line: str) -> Structure:
+    """A structure of a line of OPTIMADE, as pymatgen makes it of a provider's answer."""
+    found = OptimadeRester._get_snls_from_resource({"data": [json.loads(line)]}, "", "")
+    return next(iter(found.values())).structure
 
 
 READERS: dict[str, Callable[[str], Structure]] = {

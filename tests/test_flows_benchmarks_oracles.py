@@ -28,6 +28,7 @@ def judge():
     return Judge(RobustnessBenchmark(max_steps=2))
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # of lengths of 1e300 A, which are among the damages
 def test_a_sample_of_damaged_inputs_has_named_outcomes(judge):
     rows = [row for start in range(0, 125, 25) for row in judge(list(range(start, start + 25)))]
     assert [row for row in rows if row["status"] == ESCAPED or unnamed(row)] == []
@@ -73,7 +74,8 @@ def serve_deadly(connection, config):
     robustness._serve(connection, config)
 
 
-def test_crashes_and_hangs_are_found_and_the_rest_goes_on(monkeypatch):
+@pytest.mark.filterwarnings("ignore:resource_tracker")  # of multiprocessing, about the process that is killed here
+def test_crashes_and_hangs_are_found_and_the_rest_continues(monkeypatch):
     monkeypatch.setattr(robustness, "_serve_process", serve_deadly)
     worker = Worker(RobustnessBenchmark(silence=5.0))
     rows = worker.put([1, 2, 3, 4]) + worker.put([5])

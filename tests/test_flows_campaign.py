@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from flows import build, configfile, outcome, plain
 from flows.cli import app
 from flows.config import CampaignConfig
+from loop.io.crystals import read_crystals
 from loop.settings import CampaignSettings
 from tests.fakes import FakeGenerator, FakeOracle, fake_components
 
@@ -81,6 +82,16 @@ def test_run_status_report_export(tmp_path, fakes):
         assert made.exit_code == 0, made.stderr
         assert (tmp_path / f"out-{format}").exists()
     assert run("export", results, "--format", "docx", "--output", tmp_path / "x").exit_code == 2
+    for name, format in {"x.cif": "cif", "folder": "cif", "x.csv": "csv", "x.vasp": "poscar", "x.db": "ase-db"}.items():
+        made = run("export", results, "--output", tmp_path / name, "--json")
+        assert json.loads(made.stdout)["format"] == format
+        assert len(read_crystals(tmp_path / name).readable()) == json.loads(made.stdout)["rows"]
+    refused = run("export", results, "--output", tmp_path / "x.xlsx")
+    assert refused.exit_code == 1
+    assert "expected a name ending in .csv, .json" in refused.stderr
+    assert not (tmp_path / "x.xlsx").exists()
+    written = json.loads(run("report", results, "--json").stdout)
+    assert written == {"report": str(results / "report.html")}
 
 
 @pytest.mark.usefixtures("quick_report")
@@ -94,6 +105,11 @@ def test_interrupt_then_resume_pays_for_nothing_twice(tmp_path, fakes):
     status = json.loads(run("status", results, "--json").stdout)
     assert status["state"].startswith("round 1 of 2, label")
     assert status["labels_pending"] > 0
+    halfway = [status[name] for name in ("stable_new", "stable_not_judged", "stable_known")]
+    assert status["stable"] == sum(halfway)
+    assert status["stable_not_judged"] > 0  # no find yet, and not known either
+    told = run("status", results).stdout
+    assert "compared with the known ones when the round's labels are in" in told
     second = fakes["oracle"] = FakeOracle()
     assert run("resume", results).exit_code == 0
     kept = set(first.evaluated[:6])  # the chunk of two that was under way is lost
@@ -244,7 +260,7 @@ def finished_labels(results) -> dict[str, float]:
 
 
 def test_real_campaign_survives_kill_9(tmp_path):
-    """Real generator, potential, surrogates and selection, killed while it labels, then gone on with."""
+    """Real generator, potential, surrogates and selection, killed while it labels, then resumed."""
     results = tmp_path / "r"
     command = [sys.executable, "-m", "flows.cli", "run", "smoke", "--results", str(results), *TINY]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -254,6 +270,7 @@ def test_real_campaign_survives_kill_9(tmp_path):
     assert process.poll() is None, process.stderr.read() if process.stderr else ""
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    process.stderr.close()
     before = finished_labels(results)
     assert 2 <= len(before) < 7
     resumed = run("resume", results, "--json")

@@ -80,6 +80,7 @@ def test_a_killed_relaxation_goes_on_where_it_was(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    process.stderr.close()
     assert not (tmp_path / "cut.csv").exists()
     found = lines_of(journal) - 1
     assert 3 <= found < 10

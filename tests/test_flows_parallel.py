@@ -80,6 +80,7 @@ def test_workers_leave_when_their_parent_is_killed(tmp_path):
     assert len(children) >= 2
     parent.kill()
     parent.wait()
+    parent.stdout.close()
     _, alive = psutil.wait_procs(children, timeout=10)
     for process in alive:
         process.kill()

@@ -53,6 +53,7 @@ def test_end_takes_the_whole_family():
     child = int(process.stdout.readline())
     assert server.end(entry_of(process.pid))
     assert process.wait(5) == 0
+    process.stdout.close()
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 

@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from pymatgen.core import Lattice, Structure
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.console import short
+from flows.console import PlainProgress, rate, short
 from flows.doctor import Check, attempt
 from loop.errors import CheckpointError
 from loop.io.crystals import write_crystals
@@ -115,3 +116,30 @@ def test_shells_can_complete_verbs():
     asked = {"_DISCOVERY_LOOP_COMPLETE": "complete_bash", "COMP_WORDS": "discovery-loop exp", "COMP_CWORD": "1"}
     said = CliRunner().invoke(app, [], prog_name="discovery-loop", env=asked)
     assert said.output.split() == ["export"]
+
+
+def verbs(command, path=()):
+    """All verbs with the words that call them."""
+    own = getattr(command, "commands", {})
+    found = [verb for name, part in own.items() for verb in verbs(part, (*path, name))]
+    return found + ([(" ".join(path), command)] if not own or command.params else [])
+
+
+def test_every_verb_prints_its_result_as_json_too():
+    asked = dict(verbs(typer.main.get_command(app)))
+    assert len(asked) > 50
+    without = {name for name, verb in asked.items() if "--json" not in {o for p in verb.params for o in p.opts}}
+    assert without == {"", "schema"}  # options of the whole program; the schema is JSON
+
+
+def test_progress_in_a_log_tells_the_rate_and_the_time_left(monkeypatch, capsys):
+    times = iter([0.0, 6.0, 12.0, 13.0])
+    monkeypatch.setattr("flows.console.time.monotonic", lambda: next(times))
+    progress = PlainProgress()
+    progress("label", 10, 100)  # a resumed run: ten were done before
+    progress("label", 12, 100)
+    progress("label", 70, 100)
+    progress("label", 71, 100)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["  label 12/100 (6 s, 3 s each, 264 s to go)", "  label 70/100 (12 s, 5/s, 6 s to go)"]
+    assert [rate(value) for value in (None, 0, 1234.5)] == ["", "", "1,234/s"]

@@ -18,6 +18,17 @@ from generator.rl.ppo import Ppo
 from generator.rl.raft import Raft
 from generator.rl.replay import ReplayBuffer
 from generator.rl.rollout import policy_log_prob
+from generator.rl.strata import (
+    CLASSES,
+    STRATA,
+    better_half,
+    class_shares,
+    classes,
+    prototypes,
+    strata,
+    stratum_shares,
+    weights,
+)
 from loop.errors import ConfigError
 from tests.test_generator_likelihood import SMALL, random_model
 
@@ -201,3 +212,55 @@ def test_nonsense_is_refused(changes):
 def test_nonsense_options_of_an_algorithm_are_refused(kind, option):
     with pytest.raises(ConfigError, match=next(iter(option))):
         kind(**option)
+
+
+OXIDE, FLUORIDE = (225, (1, 2), (12, 8)), (225, (1, 2), (3, 9))
+NITRIDE, ALLOY = (216, (1, 3), (31, 7)), (221, (1, 2), (29, 79))
+CLASSIFIED = {"oxides": OXIDE, "halides": FLUORIDE, "pnictides": NITRIDE, "intermetallics": ALLOY}
+
+
+def test_classes_are_those_of_the_most_electronegative_element():
+    batch = batch_of(*CLASSIFIED.values(), (225, (1, 2), (57, 16)), (225, (1, 2), (22, 6)), (225, (1,), (10,)))
+    assert [CLASSES[i] for i in classes(batch)] == [*CLASSIFIED, "chalcogenides", "others", "intermetallics"]
+    assert (strata(batch) % 2).tolist() == [0, 0, 0, 0, 1, 0, 0]  # lanthanum
+    assert class_shares(batch)["share_oxides"] == pytest.approx(1 / 7)
+    assert stratum_shares(batch).sum() == pytest.approx(1)
+
+
+def test_decorations_are_one_prototype():
+    found = prototypes(batch_of(OXIDE, FLUORIDE, NITRIDE, (225, (2, 1), (11, 17))))
+    assert len(set(found)) == 2
+    assert found[0] == found[1] == found[3]
+
+
+def test_each_class_is_judged_by_itself_and_weighs_what_the_reference_gives_it():
+    """Alloys earn ten times what oxides do, and are three in four: half of the learning is still of oxides."""
+    batch = batch_of(*[ALLOY] * 3, OXIDE)
+    of_row, rewards = strata(batch), np.array([10.0, 10.0, 10.0, 1.0])
+    assert better_half(rewards, of_row).tolist() == [0, 1, 2, 3]
+    shares = stratum_shares(batch_of(ALLOY, OXIDE))
+    found = weights(of_row, shares, prototypes(batch), 1.0)
+    assert found == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+    mixed = np.array([0, 0, 0, 1])  # two of the alloys' prototype would be limited, within their class
+    assert weights(np.zeros(4, int), np.eye(12)[0], mixed, 0.5) == pytest.approx(np.array([2, 2, 2, 3]) / 9)
+
+
+def favours_intermetallics(candidates):
+    """A hundred times as much for crystals without a non-metal."""
+    metal = [c is not None and all(e.is_metal for e in c.structure.composition) for c in candidates]
+    return np.where(metal, 1.0, 0.01), [{}] * len(candidates)
+
+
+def test_raft_by_class_learns_from_every_class(base):
+    """What is learned from holds the classes in the reference's shares, where otherwise it would be one class alone."""
+    config = replace(CONFIG, iterations=4, batch_size=32, kl_weight=0.0, limits=DriftLimits(99), keep_classes=True)
+    tuner, rows = tuned(base, config, favours_intermetallics)
+    best = tuner.replay.best
+    drawn = [strata(best[tuner._replayed_by_class(best)]) for _ in range(20)]
+    there = np.isin(np.arange(STRATA), strata(best))  # strata without a crystal leave their share to the others
+    wanted = np.where(there, tuner.stratum_shares, 0.0) / tuner.stratum_shares[there].sum()
+    found = np.bincount(np.concatenate(drawn), minlength=STRATA) / sum(map(len, drawn))
+    np.testing.assert_allclose(found, wanted, atol=0.12)
+    best_half = tuner.replay.best_rewards[tuner.replay.good]
+    assert best_half.min() > 0.1  # without classes all that is learned from is metal
+    assert sum(rows[-1][f"share_{name}"] for name in CLASSES) == pytest.approx(1)

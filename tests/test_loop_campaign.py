@@ -225,7 +225,7 @@ def test_it_stops_when_the_policy_drifts(tmp_path):
     history, _ = run(tmp_path, replace(SETTINGS, **limits), generator=Collapsed())
     assert len(history.reports()) == 2
     assert history.stopped == "drift: uniqueness is 0.0417, the limit is 0.2"
-    history, _ = run(tmp_path, replace(SETTINGS, stop_below={}, rounds=2), generator=Collapsed())  # gone on with
+    history, _ = run(tmp_path, replace(SETTINGS, stop_below={}, rounds=2), generator=Collapsed())  # resumed
     assert len(history.reports()) == 3
 
 

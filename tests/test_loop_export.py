@@ -5,11 +5,13 @@ import io
 import json
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from ase.db import connect
 from ase.io import read
+from jsonschema import Draft202012Validator
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.vasp import Poscar
@@ -26,7 +28,9 @@ from loop.report.export import FORMATS, export, final_structure, ranked_rows
 from loop.settings import CampaignSettings
 from loop.store import Store
 from tests.fakes import fake_components, rocksalt
+from tests.readers import optimade_by_pymatgen, same_atoms
 
+CASES = Path(__file__).parent / "cases"
 SETTINGS = CampaignSettings(name="exported", rounds=1, pool=24, budget=6, chunk=6, seed=1)
 REQUIRED = ["rank", "candidate_id", "formula", "space_group", "n_atoms", "e_above_hull", "e_above_hull_sigma"]
 REQUIRED += ["bulk_modulus", "energy_type", "status", "novelty", "round", "arm", "cost_seconds", "decomposition"]
@@ -164,6 +168,26 @@ def test_optimade_resources_satisfy_the_models_of_the_optimade_tools(history, tm
     export(history, "optimade", tmp_path / "out.jsonl")
     for line in (tmp_path / "out.jsonl").read_text().splitlines()[1:]:
         models.StructureResource(**json.loads(line))
+
+
+def test_optimade_resources_satisfy_the_schema_of_the_optimade_tools(history, tmp_path):
+    schema = json.loads((CASES / "97_optimade_schema" / "structure.schema.json").read_text())
+    valid = Draft202012Validator(schema).is_valid
+    export(history, "optimade", tmp_path / "out.jsonl")
+    entries = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()[1:]]
+    assert all(map(valid, entries))
+    for name, wrong in {"nsites": "8", "species": [{"name": "Na"}], "dimension_types": [1, 1, 2]}.items():
+        assert not valid({**entries[0], "attributes": entries[0]["attributes"] | {name: wrong}})
+    del entries[0]["attributes"]["structure_features"]
+    assert not valid(entries[0])
+
+
+def test_a_line_of_optimade_with_as_many_species_as_sites_is_the_crystal_to_pymatgen():
+    """pymatgen takes the list of species for the sites then: they have to come in the order of the sites."""
+    cell = Lattice([[0, 2.95, 2.95], [2.95, 0, 2.95], [2.95, 2.95, 0]])
+    half_heusler = Structure(cell, ["Ti", "Ni", "Sn"], [[0, 0, 0], [0.25] * 3, [0.5] * 3])
+    line = json.dumps(resource("x", half_heusler, {}, "2026-01-01T00:00:00Z"))
+    assert same_atoms(half_heusler, optimade_by_pymatgen(line), 1e-6)
 
 
 def test_optimade_names_and_symbols_are_those_of_the_specification():

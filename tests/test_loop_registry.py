@@ -44,8 +44,8 @@ def length(request):
 def broken(request):
     return 1 / 0
 
-def last(view, candidates, k, config, seed):
-    return list(range(len(candidates)))[::-1][:k]
+def last(request):
+    return list(range(len(request.candidates)))[::-1][: request.k]
 
 ORACLE = OracleKind(lambda options: Toy(), lambda options: ("e_above_hull", "bulk_modulus"), Options)
 GENERATOR = GeneratorKind(lambda request: FakeGenerator(request.options.bias), Options)

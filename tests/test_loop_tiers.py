@@ -1,4 +1,4 @@
-"""Dearer oracles for the best of a round, and labels that come back from people."""
+"""Costlier oracles for the best of a round, and labels that come back from people."""
 
 from __future__ import annotations
 

@@ -13,12 +13,14 @@ from pymatgen.core import Composition, Element, Lattice, Structure
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.known_labels import read_known_labels
 from loop.errors import InputError
 from loop.io.cif import parse_cif
 from loop.io.cif_writer import to_cif
 from loop.io.crystals import read_crystals
 from oracles.references.build import EXACT, build, pack
 from oracles.references.crystals import DEFAULT, STEPS, expand, load_reference_crystals, operations, primitive_basis
+from surrogates.properties import Property
 from tests.crystals import SYSTEMS
 
 CELLS = {2: (5, 6, 7, 81, 94, 103), 15: (5, 6, 7, 90, 101, 90), 74: (5, 6, 7, 90, 90, 90), 142: (5, 5, 7, 90, 90, 90),
@@ -190,6 +192,42 @@ def test_show_and_export(table, tmp_path):
     assert done.exit_code == 0, done.output
     written = read_crystals(tmp_path / "s.csv")
     assert dict(zip(written.ids, written.frame["e_above_hull"], strict=True)) == {"mp-1": 0.01, "mp-6": 0.06}
+
+
+def test_a_table_of_formulas_or_ids_gets_its_crystals(table, tmp_path):
+    path, out = tmp_path / "gaps.csv", tmp_path / "known.csv"
+    path.write_text("formula,exp_band_gap (eV),note\nClNa,8.5,007\nNaBr,7.1,no\nTiO2,3.0,12e5\n")
+    done = run("reference", "lookup", "--input", path, "--output", out, "--table", table, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["statuses"] == {"ok": 2, "failed:not-known": 1}
+    assert "row 1: no known crystal is NaBr" in done.stderr
+    read = read_crystals(out)
+    assert read.frame["note"].tolist() == ["007", "no", "12e5"]
+    assert [s and s.composition.reduced_formula for s in read.structures] == ["NaCl", None, "TiO2"]
+    assert read.frame["material_id"].tolist()[::2] == ["mvc-10", "mp-6"]
+    assert read.frame["message"][0] == "the lowest of 2 known crystals of this formula"
+    assert len(read_known_labels(out, (Property("exp_band_gap", "eV"),)).candidates) == 2
+    with pytest.raises(InputError, match="`discovery-loop reference lookup` puts the known crystals into it"):
+        read_crystals(path)
+    path.write_text("material_id;gap\nmp-2;8.5\nmp-999;1\n")
+    assert run("reference", "lookup", "--input", path, "--output", out, "--table", table).exit_code == 0
+    assert read_crystals(out).ids == ["mp-2", "mp-999"]
+    known = load_reference_crystals(table).structure("mp-2")
+    assert strict(known).fit(known, read_crystals(out).structures[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("name,gap\nrutile,3.0\n", "expected a column material_id (as mp-149) or formula"),
+        ("formula,gap\nNaBr,7.1\nXx,1\n", "none of its 2 rows names a known crystal in the column 'formula'"),
+    ],
+)
+def test_a_table_that_names_no_known_crystal_is_refused(text, reason, table, tmp_path):
+    (tmp_path / "names.csv").write_text(text)
+    done = run("reference", "lookup", "-i", tmp_path / "names.csv", "-o", tmp_path / "x.csv", "--table", table)
+    assert (done.exit_code, (tmp_path / "x.csv").exists()) == (1, False)
+    assert reason in done.stderr
 
 
 @pytest.mark.parametrize(

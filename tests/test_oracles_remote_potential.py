@@ -194,6 +194,7 @@ def test_workers_leave_with_a_parent_that_is_killed(tmp_path):
     worker = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
     parent.wait()
+    parent.stdout.close()
     worker.wait(timeout=20)  # raises where it stays
 
 

@@ -40,7 +40,7 @@ from loop.values import Candidate, Origin
 from oracles.references.crystals import load_reference_crystals
 from tests.crystals import SYSTEMS
 from tests.fakes import FakeGenerator, best_length, fake_components
-from tests.readers import READERS, by_ourselves, of_atoms, same_atoms, same_crystal
+from tests.readers import READERS, by_ourselves, of_atoms, optimade_by_pymatgen, same_atoms, same_crystal
 
 SNAPPED = 2e-4  # of a lattice vector: pymatgen takes coordinates within 1e-4 of 1/3 and the like for these
 
@@ -197,7 +197,9 @@ def read_export(format: str, place) -> dict[str, list[Structure]]:
         return ours | {"pymatgen": [Structure.from_dict(row["structure"]) for row in json.loads(place.read_text())]}
     if format in ("extxyz", "ase-db"):
         return ours | {"ase": [of_atoms(atoms) for atoms in ase.io.read(place, index=":")]}
-    return ours  # csv's CIFs are in the test above; OPTIMADE is read by ourselves alone
+    if format == "optimade":
+        return ours | {"pymatgen": [optimade_by_pymatgen(line) for line in place.read_text().splitlines()[1:]]}
+    return ours  # csv's CIFs are in the test above
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -1,4 +1,4 @@
-"""Two measurements, the second the dear one: gains against Monte Carlo."""
+"""Two measurements, the second the costly one: gains against Monte Carlo."""
 
 import numpy as np
 import pytest

@@ -70,7 +70,7 @@ BENCHMARKS = (
     ),
     Benchmark(
         "ladder",
-        "Two fidelities of a property: who gets the dear one, by rank, by chance, and by the surrogate of the step.",
+        "Two fidelities of a property: who gets the costly one, by rank, by chance, and by the surrogate of the step.",
         "pool.ladder",
         "LadderConfig",
     ),

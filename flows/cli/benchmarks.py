@@ -11,8 +11,8 @@ import typer
 
 from flows.benchmarks.harness import BENCHMARKS, Benchmark
 from flows.cli import benchmarks_generator, benchmarks_operate, benchmarks_oracles
-from flows.cli.records import Json, Output, Seed
-from flows.console import emit, note, progress
+from flows.cli.records import Json, Output, Seed, Settings, print_record, settings_of
+from flows.console import progress
 
 Data = Annotated[list[Path], typer.Option("--data", help="CSV with a cif column and labels. Repeatable.")]
 
@@ -29,8 +29,7 @@ def speed(output: Output, seed: Seed = 0, json: Json = False) -> None:
 
     with progress() as report:
         record = run(output, seed=seed, progress=report)
-    emit(record["results"], json)
-    note(f"wrote {output}/record.json")
+    print_record(record, output, json)
 
 
 @app.command()
@@ -48,12 +47,11 @@ def references(
 
     with progress() as report:
         record = run(output, n, data, not unrelaxed, seed=seed, former=former, progress=report)
-    _print_record(record, output, json)
+    print_record(record, output, json)
 
 
 Table = Annotated[Path, typer.Option("--data", help="CSV with a cif column and labels.")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="Campaigns for each strategy, or in each system.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as budget=200.")]
 
 
 def verb_of(benchmark: Benchmark) -> Callable[..., None]:
@@ -67,9 +65,9 @@ def verb_of(benchmark: Benchmark) -> Callable[..., None]:
         json: bool = False,
     ) -> None:
         with progress() as report:
-            chosen = _settings(benchmark.settings, settings, seeds)
+            chosen = settings_of(benchmark.settings, settings, seeds)
             record = benchmark.run(*([data] if benchmark.data else []), output, chosen, report)
-        _print_record(record, output, json)
+        print_record(record, output, json)
 
     options: dict[str, Any] = {"output": Output}
     options |= {"data": Table} if benchmark.data else {}
@@ -97,22 +95,16 @@ def rl(
     judge_model: Annotated[Path | None, typer.Option(help="Folder of a matgl potential, for a second opinion.")] = None,
     judge_python: Annotated[Path | None, typer.Option(help="Python that has matgl 2.0.4; else this one.")] = None,
     data: Annotated[list[Path] | None, typer.Option(help="CSV of the known crystals, for the second hull.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as samples=300.")] = None,
+    settings: Settings = None,
     json: Json = False,
 ) -> None:
     """Fine-tuning: stable, unique, new crystals of base, tuned policy, equal-cost baselines and ablations."""
-    from flows import configfile
     from flows.benchmarks.rl.run import RLConfig, run
-    from flows.config import forbid_extra
 
-    chosen = configfile.parse_settings(settings or [])
-    if seeds is not None:
-        chosen["seeds"] = seeds
-    if judge_model is not None:
-        chosen["judge"] = {"model": judge_model, "python": judge_python, "data": data or []}
+    judge = {"judge": {"model": judge_model, "python": judge_python, "data": data or []}} if judge_model else {}
     with progress() as report:
-        record = run(output, configfile.load(forbid_extra(RLConfig), None, chosen), report)
-    _print_record(record, output, json)
+        record = run(output, settings_of(RLConfig, settings, seeds, judge), report)
+    print_record(record, output, json)
 
 
 @app.command("rl-properties")
@@ -128,18 +120,12 @@ def rl_properties(
     json: Json = False,
 ) -> None:
     """Fine-tuning for a wide gap and a high dielectric constant: Pareto fronts, and retrieval."""
-    from flows import configfile
     from flows.benchmarks.rl.properties import PropertiesConfig, run
-    from flows.config import forbid_extra
 
-    chosen = configfile.parse_settings(settings or [])
-    if seeds is not None:
-        chosen["seeds"] = seeds
-    if judge_model is not None:
-        chosen["judge"] = {"model": judge_model, "python": judge_python}
+    judge = {"judge": {"model": judge_model, "python": judge_python}} if judge_model else {}
     with progress() as report:
-        record = run(data, output, configfile.load(forbid_extra(PropertiesConfig), None, chosen), report)
-    _print_record(record, output, json)
+        record = run(data, output, settings_of(PropertiesConfig, settings, seeds, judge), report)
+    print_record(record, output, json)
 
 
 @app.command("dielectric-dft")
@@ -152,16 +138,13 @@ def dielectric_dft(
     json: Json = False,
 ) -> None:
     """The same with DFT as judge of crystals that nobody has computed: tune, propose, relax, compute. Resumes."""
-    from flows import configfile
     from flows.benchmarks.dielectric.real import RealConfig, run
-    from flows.config import forbid_extra
 
     usual = {"dft.preset": "test", "dft.max_atoms": 6, "dft.time_limit": 1200.0}
     usual |= {"dft.resources.python": python, "dft.resources.cores": cores}
-    chosen = usual | configfile.parse_settings(settings or [])
     with progress() as report:
-        record = run(data, output, configfile.load(forbid_extra(RealConfig), None, chosen), report)
-    _print_record(record, output, json)
+        record = run(data, output, settings_of(RealConfig, settings, usual=usual), report)
+    print_record(record, output, json)
 
 
 @app.command("rl-speed")
@@ -182,7 +165,7 @@ def rl_speed(
     config = RLSpeed(crystals, slow, checkpoint, threads, seed)
     with progress() as report:
         record = run(output, config, report)
-    _print_record(record, output, json)
+    print_record(record, output, json)
 
 
 @app.command()
@@ -201,7 +184,7 @@ def novelty(
 
     check_folder(output)
     record = write_benchmark(output, measure(data, crystals, pairs, seed))
-    _print_record(record, output, json)
+    print_record(record, output, json)
 
 
 @app.command()
@@ -224,23 +207,7 @@ def dft(
     config = DftConfig(resources=Resources(cores=cores), time_limit=time_limit)
     with progress() as report:
         record = run(output, preset or ["test"], config, names=crystal, lattice=lattice, progress=report)
-    _print_record(record, output, json)
-
-
-def _settings(kind: type[Any], settings: list[str] | None, seeds: int | None = None) -> Any:
-    """The settings of a benchmark with what the user changes."""
-    from flows import configfile
-    from flows.config import forbid_extra
-
-    chosen = configfile.parse_settings(settings or [])
-    if seeds is not None:
-        chosen["seeds"] = seeds
-    return configfile.load(forbid_extra(kind), None, chosen)
-
-
-def _print_record(record: dict[str, Any], output: Path, json: bool) -> None:
-    emit(record if json else {"results": record["results"]}, json)
-    note(f"wrote {output}/record.json")
+    print_record(record, output, json)
 
 
 def register(parent: typer.Typer) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.records import Json, Output, Seed, print_record
+from flows.cli.records import Json, Output, Seed, Settings, print_record, settings_of
 from flows.console import progress
 
 Checkpoint = Annotated[Path | None, typer.Option(help="Checkpoint folder.")]
@@ -50,17 +50,14 @@ def learning(
     output: Output,
     train: Annotated[Path, typer.Option(help="Crystals to draw the training set from.")],
     held_out: Annotated[Path, typer.Option(help="Crystals to draw the held-out set from.")],
-    settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as seconds=60.")] = None,
+    settings: Settings = None,
     json: Json = False,
 ) -> None:
     """Fifteen minutes of training at the small size, against the original; resumes where it was cut off."""
-    from flows import configfile
     from flows.benchmarks.generator.learning import LearningConfig, run
-    from flows.config import forbid_extra
 
-    config = configfile.load(forbid_extra(LearningConfig), None, configfile.parse_settings(settings or []))
     with progress() as report:
-        record = run(train, held_out, output, config, report)
+        record = run(train, held_out, output, settings_of(LearningConfig, settings), report)
     print_record(record, output, json)
 
 

@@ -28,7 +28,7 @@ def relaxation(
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
-    """Batched relaxation against ASE one by one with the same CHGNet: speed, and whether both end alike."""
+    """Batched relaxation against ASE one by one with the same CHGNet: speed, and how often both agree."""
     from flows.benchmarks.oracles.relaxation import RelaxationBenchmark, run
 
     optimizers = tuple(optimizer or ("LBFGS",))

@@ -36,8 +36,9 @@ class Format(StrEnum):
     zip = "zip"
 
 
-ENDINGS = {".json": Format.json, ".extxyz": Format.extxyz, ".xyz": Format.extxyz, ".db": Format.ase_db}
-ENDINGS |= {".jsonl": Format.optimade, ".zip": Format.zip, ".poscar": Format.poscar}
+ENDINGS = {".csv": Format.csv, ".json": Format.json, ".extxyz": Format.extxyz, ".xyz": Format.extxyz}
+ENDINGS |= {".db": Format.ase_db, ".jsonl": Format.optimade, ".zip": Format.zip, ".cif": Format.cif, "": Format.cif}
+ENDINGS |= {".poscar": Format.poscar, ".vasp": Format.poscar}
 OWN_FILES = {"campaign.db", "config.yaml", "record.json", "ranked.csv", "ranked.json", "report.html", "cifs"}
 OWN_FILES |= {"generator", "surrogate", "pools", "oracle", "handoff", "approvals", "scale", "figures"}
 
@@ -47,6 +48,7 @@ def init(
     preset: Annotated[str, typer.Option(help="Preset to begin with.")] = "quickstart",
     output: Annotated[Path | None, typer.Option(help="File to write. Default: NAME.yaml.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    json: Json = False,
 ) -> None:
     """Write the configuration of a new campaign, to be edited."""
     from flows.configfile import presets, read_text
@@ -62,7 +64,7 @@ def init(
     path.write_text(renamed(read_text(preset), name), encoding="utf-8")
     emit(
         {"file": str(path)},
-        False,
+        json,
         f"wrote {path}\ncheck it:  discovery-loop validate {path}\nrun it:    discovery-loop run {path}",
     )
 
@@ -159,16 +161,23 @@ def outcome_text(directory: Path, summary: dict[str, Any]) -> str:
     from flows.console import aligned, shown
     from loop.report.columns import headings
 
-    apart = ("top", "known", "units")
+    apart = ("top", "not_judged", "known", "units")
     counts = {name: value for name, value in summary.items() if name not in apart and value != ""}
     width = max(len(name) for name in counts)
     units = summary.get("units", {})
     lines = [f"{name:<{width}}  {shown(value)} {units.get(name, '')}".rstrip() for name, value in counts.items()]
-    titles = {"top": "best finds (stable and new):", "known": "stable, but known or a copy (no finds):"}
+    titles = {
+        "top": "best finds (stable and new):",
+        "not_judged": "stable; relaxed crystals are compared with the known ones when the round's labels are in:",
+        "known": "stable, but known or a copy (no finds):",
+    }
     for name, title in titles.items():
         if rows := summary.get(name, []):
             lines += ["", title, *(f"  {line}" for line in aligned(rows, headings(rows[0], units)))]
-    return "\n".join([*lines, "", f"results: {directory}/ranked.csv, ranked.json, cifs/, report.html"])
+    there = ", ".join(
+        name for name in ("ranked.csv", "ranked.json", "cifs/", "report.html") if (directory / name).exists()
+    )
+    return "\n".join([*lines, "", f"results: {directory}/{there}"])
 
 
 def status(directory: Folder, json: Json = False) -> None:
@@ -214,6 +223,7 @@ def report(
             help="Folder to write to. Default: the campaign's, or where that can only be read, the present one.",
         ),
     ] = None,
+    json: Json = False,
 ) -> None:
     """Write the HTML report of a campaign; works while it runs."""
     from flows.outcome import write_report
@@ -221,14 +231,15 @@ def report(
 
     with open_history(directory) as history:
         path = write_report(history, output or (directory if os.access(directory, os.W_OK) else Path.cwd()))
-    emit({"report": str(path)}, False, f"wrote {path}")
+    emit({"report": str(path)}, json, f"wrote {path}")
 
 
 def export(
     directory: Folder,
     output: Annotated[Path, typer.Option("--output", "-o", help="File or folder to write.")],
     format: Annotated[
-        Format | None, typer.Option("--format", "-f", help="What to write. Default: by the ending of OUTPUT, else csv.")
+        Format | None,
+        typer.Option("--format", "-f", help="Default: by the ending of OUTPUT; no ending: a folder of CIFs."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -236,10 +247,23 @@ def export(
     from flows.plain import export_campaign, open_history
 
     _refuse_own_files(directory, output)
-    chosen = format or ENDINGS.get(output.suffix.lower(), Format.csv)
+    chosen = format or _format_of(output)
     with open_history(directory) as history:
         summary = export_campaign(history, directory, chosen.value, output)
     emit(summary, json, f"wrote {summary['rows']} candidates to {output}")
+
+
+def _format_of(output: Path) -> Format:
+    """The format that the ending of a name stands for.
+
+    Raises:
+        InputError: no format has this ending.
+    """
+    found = ENDINGS.get(output.suffix.lower())
+    if found is None:
+        endings = ", ".join(ending for ending in ENDINGS if ending)
+        raise InputError(f"expected a name ending in {endings} or in nothing, or --format; got {output}")
+    return found
 
 
 def _refuse_own_files(directory: Path, output: Path) -> None:

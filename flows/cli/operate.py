@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import Environment, Json, Trust
-from flows.console import emit, note
+from flows.console import emit, note, progress
 
 
 def up(
@@ -51,10 +51,11 @@ def doctor(
     """
     from flows.doctor import examine, examine_potential
 
-    if potential is None:
-        checks = examine()
-    else:
-        checks = examine_potential(potential, device=device, trust=trust, environment=environment)
+    with progress() as report:
+        if potential is None:
+            checks = examine(report)
+        else:
+            checks = examine_potential(potential, device=device, trust=trust, environment=environment)
     marks = {"ok": "[ok]  ", "absent": "[--]  ", "failed": "[FAIL]"}
     text = "\n".join(f"{marks[check.state]} {check.name:<14} {check.text}" for check in checks)
     emit({check.name: {"state": check.state, "text": check.text} for check in checks}, json, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +13,28 @@ from flows.console import emit, note
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the record, tables and figures.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
 Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as budget=200.")]
+
+
+def settings_of(
+    kind: type[Any], settings: list[str] | None, seeds: int | None = None, usual: Mapping[str, Any] | None = None
+) -> Any:
+    """The settings of a benchmark, a frozen dataclass: its defaults, what a verb's own options say, what `--set` says.
+
+    Raises:
+        ConfigError: there is no such setting, or its value makes no sense.
+    """
+    from flows import configfile
+    from flows.config import forbid_extra
+
+    chosen = {**(usual or {}), **configfile.parse_settings(settings or [])}
+    if seeds is not None:
+        chosen["seeds"] = seeds
+    return configfile.load(forbid_extra(kind), None, chosen)
 
 
 def print_record(record: dict[str, Any], output: Path, json: bool) -> None:
     """The whole record as JSON, or its results as lines; and where it lies."""
-    emit(record if json else record["results"], json)
+    results = record["results"]
+    emit(record if json else results if isinstance(results, Mapping) else {"results": results}, json)
     note(f"wrote {output}/record.json")

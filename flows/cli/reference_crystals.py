@@ -1,4 +1,4 @@
-"""Verbs of the known crystals that ship: reference show, reference export, reference build."""
+"""Verbs of the known crystals that ship: reference show, lookup, export, build."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ reference_app = typer.Typer(no_args_is_help=True)
 
 @reference_app.callback()
 def reference() -> None:
-    """Known crystals of the Materials Project (CC BY 4.0), as they ship: show, export, build the table again."""
+    """Known crystals of the Materials Project (CC BY 4.0), as they ship: show, look up, export, build again."""
 
 
 @reference_app.command()
@@ -55,6 +55,31 @@ def show(
     if len(ids) == 1:
         emit({}, json, f"\n{crystals.structure(ids[0])}")
     note(_attribution())
+
+
+@reference_app.command()
+def lookup(
+    input: Annotated[Path, typer.Option("--input", "-i", help="CSV with a column material_id (as mp-149) or formula.")],
+    output: Output,
+    table: Table = None,
+    json: Json = False,
+) -> None:
+    """Put the known crystals into a table that names them; a formula stands for its lowest crystal. Columns stay."""
+    from flows.tables.columns import write_output
+    from flows.tables.lookup import look_up
+    from flows.tables.outputs import check_crystals
+    from flows.tables.screening import statuses_of
+    from oracles.references.crystals import load_reference_crystals
+
+    check_crystals(output, input)
+    with progress() as report:
+        rows, frame = look_up(input, load_reference_crystals(table), report)
+    write_output(output, rows, frame, rows.structures)
+    for name, status, message in zip(rows.ids, frame["status"], frame["message"], strict=True):
+        if status != "ok":
+            note(f"row {name}: {message}")
+    summary = {"rows": len(frame), "statuses": statuses_of(frame), "attribution": _attribution()}
+    emit({**summary, "output": str(output)}, json)
 
 
 @reference_app.command()

@@ -1,4 +1,4 @@
-"""Tables in, tables out: what every verb from files to files does alike.
+"""Tables in, tables out: what all verbs from files to files share.
 
 Each output keeps the input's id, its other columns and the crystal, so that verbs chain. Columns of the input that a
 verb would overwrite, or that describe a crystal which it changes, are kept as ``input_NAME``.

@@ -31,7 +31,7 @@ TERMS = ("g", "w", "a", "xyz", "l")
 
 @dataclass(frozen=True)
 class Generated:
-    """Crystals to order, and what it took."""
+    """Crystals drawn under conditions, and what it took."""
 
     candidates: list[Candidate]
     batch: CrystalBatch  # their tokens as drawn

@@ -34,7 +34,7 @@ class Imported:
     """What became of a file's rows."""
 
     taken: int = 0
-    failed: int = 0  # of those taken: measured in vain, as their status says
+    failed: int = 0  # of those taken: measured without a usable result, as their status says
     extended: int = 0  # of those taken: they add properties to a label that was there
     skipped: Counter[str] = field(default_factory=Counter)  # by reason
     examples: list[str] = field(default_factory=list)

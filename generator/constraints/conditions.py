@@ -100,7 +100,7 @@ class Sampling:
 
     def _contradictions(self) -> None:
         if not self.allowed:
-            raise ConditionError("no element is left: elements, exclude, chemical_system and formula leave none over")
+            raise ConditionError("no element is left: elements, exclude, chemical_system and formula leave none")
         beyond = self.required - self.allowed
         if beyond:
             raise ConditionError(

@@ -24,7 +24,7 @@ KINDS = 5
 class Crystals:
     """A `CrystalBatch` as tensors on one device: G (n,), W and A (n, S), XYZ (n, S, 3), L (n, 6).
 
-    `prompt` (n, SIZE) is what the network is told of each (`generator.prompt`), None: nothing of any.
+    `prompt` (n, SIZE) is what the network knows of each (`generator.prompt`), None: nothing of any.
     """
 
     G: Tensor

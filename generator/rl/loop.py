@@ -24,11 +24,13 @@ from torch import Tensor
 from generator.likelihood import space_group_logp
 from generator.model import CrystalFormer
 from generator.representation.sequence import Crystals
+from generator.representation.tokens import CrystalBatch
 from generator.rl import state as rl_state
 from generator.rl.config import FinetuneConfig, adapted
 from generator.rl.drift import SHARES_DECAY, drift, element_ratios, element_shares, keys, over_represented
 from generator.rl.replay import ReplayBuffer
 from generator.rl.rollout import Rollout, policy_log_prob, to_candidates
+from generator.rl.strata import better_half, class_shares, prototypes, strata, stratum_shares, weights
 from generator.sample import Sample, draw_space_groups, sample
 from loop.contracts import Progress, Reward
 
@@ -152,10 +154,20 @@ class Finetuner:
         return row
 
     @cached_property
+    def reference_batch(self) -> CrystalBatch:
+        """Crystals of the reference, with whose shares of elements and classes the policy's are compared."""
+        n = BASE_BATCHES * self.config.batch_size
+        return self._draw(self.reference, np.random.default_rng(self.seed), n)[0].batch
+
+    @cached_property
     def reference_shares(self) -> np.ndarray:
         """Share of the reference's crystals that hold each element, (119,)."""
-        n = BASE_BATCHES * self.config.batch_size
-        return element_shares(self._draw(self.reference, np.random.default_rng(self.seed), n)[0].batch)
+        return element_shares(self.reference_batch)
+
+    @cached_property
+    def stratum_shares(self) -> np.ndarray:
+        """Share of the reference's crystals in each stratum of `generator.rl.strata`."""
+        return stratum_shares(self.reference_batch)
 
     def _draw(self, model: CrystalFormer, rng: np.random.Generator, n: int) -> tuple[Sample, np.ndarray]:
         conditions = self.config.conditions
@@ -175,7 +187,8 @@ class Finetuner:
             factors = over_represented(batch, ratios, config.element_limit)
             shaped = np.where(shaped > 0, shaped * factors, shaped)
         p_groups = space_group_logp(self.policy, config.conditions).exp().detach().double().cpu().numpy()
-        return shaped, drift(batch, ratios, p_groups) | {"shaped_reward": float(shaped.mean())}
+        watched = drift(batch, ratios, p_groups) | class_shares(batch)
+        return shaped, watched | {"shaped_reward": float(shaped.mean())}
 
     def update(self, drawn: Sample, rewards: np.ndarray, groups: np.ndarray, names: list[str]) -> dict[str, float]:
         """Move the policy towards crystals that did better than others; `names` are the keys of what was drawn."""
@@ -214,11 +227,23 @@ class Finetuner:
 
     def replayed_log_prob(self) -> Tensor:
         """Mean log-probability (scalar, nats) of some of the good crystals in the replay buffer."""
-        good, kept = self.replay.good, self.replay.best
-        if kept is None or not len(good):
+        kept = self.replay.best
+        if kept is None or not len(self.replay.good):
             return torch.zeros((), dtype=self.policy.dtype, device=self.policy.device)
-        rows = self.rng.choice(good, size=min(len(good), self.config.minibatch_size), replace=False)
+        rows = self._replayed_by_class(kept) if self.config.keep_classes else self._replayed()
         return self.log_prob(Crystals.from_batch(kept[rows], self.policy.head.weight)).sum(1).mean()
+
+    def _replayed(self) -> np.ndarray:
+        """Rows of the buffer for a minibatch, any of the better half."""
+        good = self.replay.good
+        return self.rng.choice(good, size=min(len(good), self.config.minibatch_size), replace=False)
+
+    def _replayed_by_class(self, kept: CrystalBatch) -> np.ndarray:
+        """Rows of the buffer for a minibatch: the better half of each stratum, in the reference's shares."""
+        of_row = strata(kept)
+        good = better_half(self.replay.best_rewards, of_row)
+        chance = weights(of_row[good], self.stratum_shares, prototypes(kept[good]), self.config.prototype_limit)
+        return self.rng.choice(good, size=self.config.minibatch_size, p=chance)
 
     def steps_per_pass(self, n: int) -> int:
         """Minibatches in a pass over n crystals."""

@@ -112,9 +112,12 @@ def _database(path: Path, rows: Rows) -> None:
 def _cif_file(path: Path, rows: Rows) -> None:
     present = rows.present()
     names = file_names([re.sub(r"[^\w.+-]", "_", rows.ids[row], flags=re.ASCII)[:75] for row, _ in present])
-    pairs = zip(names, present, strict=True)
-    texts = [re.sub(r"\Adata_\S*", f"data_{name}", rows.cif(crystal)) for name, (_, crystal) in pairs]
-    _save(path, "".join(texts).encode())
+    _save(path, one_cif_file(names, [rows.cif(crystal) for _, crystal in present]).encode())
+
+
+def one_cif_file(names: Sequence[str], texts: Sequence[str]) -> str:
+    """Several CIFs as one text, each a data block of its name."""
+    return "".join(re.sub(r"\Adata_\S*", f"data_{name}", text) for name, text in zip(names, texts, strict=True))
 
 
 def _cif_folder(path: Path, rows: Rows) -> None:

@@ -148,7 +148,10 @@ def read_texts(path: Path) -> tuple[pd.DataFrame, list[str]]:
         raise InputError(f"expected a CSV file with a column {CIF_COLUMN!r} at {path}, there is no such file")
     frame = read_cells(path)
     if CIF_COLUMN not in frame:
-        raise InputError(f"expected a column {CIF_COLUMN!r} in {path}, found {', '.join(map(str, frame.columns))}")
+        found = ", ".join(map(str, frame.columns))
+        named = {"formula", "material_id"} & set(map(str, frame.columns))
+        hint = "; `discovery-loop reference lookup` puts the known crystals into it" if named else ""
+        raise InputError(f"expected a column {CIF_COLUMN!r} in {path}, found {found}{hint}")
     column = next((name for name in ID_COLUMNS if name in frame), None)
     if column is None:
         return frame, [str(row) for row in range(len(frame))]

@@ -150,6 +150,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hash_of(what: Any) -> str:
+    """Checksum of anything that JSON can hold, whatever the order of its keys; other things count as their text."""
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def write_candidates(path: Path, candidates: Sequence[Candidate]) -> None:
     """Keep candidates in a gzipped file of JSON lines."""
     lines = "".join(json.dumps(candidate.to_dict(), separators=(",", ":")) + "\n" for candidate in candidates)

@@ -33,6 +33,8 @@ def resource(identifier: str, structure: Structure, values: dict[str, Any], modi
     counts = Counter(symbols)
     divisor = gcd(*counts.values())
     elements = sorted(counts)
+    # in the order of the sites: where there are as many species as sites, pymatgen takes the ones for the others
+    present = list(dict.fromkeys(symbols))
     attributes = {
         "elements": elements,
         "nelements": len(elements),
@@ -46,7 +48,7 @@ def resource(identifier: str, structure: Structure, values: dict[str, Any], modi
         "cartesian_site_positions": structure.cart_coords.tolist(),
         "nsites": len(structure),
         "species_at_sites": symbols,
-        "species": [{"name": e, "chemical_symbols": [e], "concentration": [1.0]} for e in elements],
+        "species": [{"name": e, "chemical_symbols": [e], "concentration": [1.0]} for e in present],
         "structure_features": [],
         "last_modified": modified,
     }

@@ -13,13 +13,13 @@ import numpy as np
 from loop.history import History, Label
 from loop.io.cif_writer import to_symmetrised_cif
 from loop.properties import heading, spec_of
-from loop.ranking import FIND, KNOWN_STABLE, SUSPECTS, UNSTABLE
+from loop.ranking import FIND, KNOWN_STABLE, SUSPECTS, UNJUDGED, UNSTABLE
 from loop.report.columns import goal_names, unit_of
 from loop.report.export import file_stem, final_structure
 from loop.report.tables import energy, number
 from loop.stability import IMPLAUSIBLE
 
-SHOWN = {FIND: 40, KNOWN_STABLE: 6, SUSPECTS: 6}  # cards of each part of the ranked list
+SHOWN = {FIND: 40, UNJUDGED: 6, KNOWN_STABLE: 6, SUSPECTS: 6}  # cards of each part of the ranked list
 NEAREST = 6  # unstable ones where nothing is stable and new
 OPINION = "second_opinion_"  # columns of a potential that neither rewards nor labels
 EDGE = 1e-3  # of a lattice vector: atoms so near a face are drawn on the opposite one, too

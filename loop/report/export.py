@@ -18,6 +18,7 @@ from loop.errors import ConfigError, InputError
 from loop.history import History, Label
 from loop.io.ase_database import to_bytes
 from loop.io.cif_writer import to_cif, to_symmetrised_cif
+from loop.io.crystal_writers import one_cif_file
 from loop.io.extxyz import to_extxyz
 from loop.io.files import write_bytes, write_folder, write_marked_folder, write_text
 from loop.io.poscar import to_poscar
@@ -141,7 +142,8 @@ def export(history: History, format: str, output: Path, *, directory: Path | Non
     Args:
         history: the campaign.
         format: one of `FORMATS`.
-        output: file, or folder for ``cif`` and ``poscar``; appears only when complete.
+        output: file, or folder for ``poscar`` and for ``cif`` (a name ending in .cif: one file of all crystals);
+            appears only when complete.
         directory: the campaign's folder, whose report and record go into a ``zip``.
 
     Returns:
@@ -187,7 +189,12 @@ def _to_json(history: History, output: Path) -> None:
 
 
 def _to_cifs(history: History, output: Path) -> None:
-    _to_folder(history, output, ".cif", to_symmetrised_cif)
+    if output.suffix.lower() != ".cif":
+        _to_folder(history, output, ".cif", to_symmetrised_cif)
+        return
+    labels = _ranked(history)
+    names = [file_stem(rank, label) for rank, label in enumerate(labels, start=1)]
+    write_text(output, one_cif_file(names, [to_symmetrised_cif(final_structure(label)) for label in labels]))
 
 
 def _to_poscars(history: History, output: Path) -> None:

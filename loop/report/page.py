@@ -16,7 +16,7 @@ from typing import Any
 from loop.history import History, Label
 from loop.io.files import write_text
 from loop.properties import spec_of
-from loop.ranking import FIND, KNOWN_STABLE, SUSPECTS, UNSTABLE, ranked
+from loop.ranking import FIND, KNOWN_STABLE, SUSPECTS, UNJUDGED, UNSTABLE, ranked
 from loop.report import charts, crystal_charts, phases
 from loop.report.candidates import Card, cards
 from loop.report.columns import best_objective, counts, diversity, goal_text, in_group, unit_of
@@ -32,6 +32,7 @@ Facts = Sequence[tuple[str, str]]
 ASSETS = ("plotly-cartesian.min.js", "3Dmol-min.js", "page.js", "page.css")
 PARTS = {
     FIND: "Finds: stable and new",
+    UNJUDGED: "Stable, not compared with known crystals yet",
     KNOWN_STABLE: "Stable, but known or a copy: no finds",
     SUSPECTS: "Suspect: implausibly far below the hull",
     UNSTABLE: "Nothing is stable and new: the nearest to the hull",

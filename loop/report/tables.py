@@ -9,13 +9,17 @@ from typing import Any
 
 from loop.history import History, Label
 from loop.properties import heading
-from loop.ranking import FAILED, FIND, KNOWN_STABLE, SUSPECTS, UNSTABLE, ranked
+from loop.ranking import FAILED, FIND, KNOWN_STABLE, SUSPECTS, UNJUDGED, UNSTABLE, ranked
 from loop.report.columns import HEADINGS, goal_names, unit_of
 from loop.report.export import file_stem
 
 MAX_ROWS = 100  # of each part of the ranked list in the page; ranked.csv has them all
 PARTS = {  # groups of the ranked list: title, words
     (FIND,): ("Finds: stable and new", "New as proposed and as relaxed."),
+    (UNJUDGED,): (
+        "Stable, not compared with known crystals yet",
+        "That is done for the relaxed crystals of a round when all its labels are in.",
+    ),
     (KNOWN_STABLE,): ("Stable, but known or a copy", "No finds: each is the crystal that is named."),
     (SUSPECTS,): (
         "Suspect: implausibly far below the hull",
@@ -136,7 +140,7 @@ def _cells(row: dict[str, Any], label: Label, history: History, with_card: Colle
 
 
 def _higher(history: History) -> list[tuple[str, str]]:
-    """Properties that dearer oracles have measured and a person reads: name in the row and heading."""
+    """Properties that costlier oracles have measured and a person reads: name in the row and heading."""
     shown = ("band_gap", "dielectric_electronic", "dielectric_total")
     return [
         (f"{tier}_{key}", heading(f"{tier}_{key}"))

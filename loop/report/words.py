@@ -23,7 +23,7 @@ from loop.stages import Finetuned, Proposed
 AGAINST = {SHADOW: "random picks from the same pools", BASELINE: "random picks from the untuned generator"}
 CLAIMS = {SHADOW: "selection beats chance", BASELINE: "learning and selection pay"}
 RATES = {SHADOW: "acceleration", BASELINE: "gain_over_baseline"}
-OFF = 0.15  # difference of observed and expected coverage that is told
+OFF = 0.15  # difference of observed and expected coverage that is reported
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def not_shown(history: History, rows: Sequence[dict[str, Any]], gains: Sequence[
         items.append("No gain over chance: labels of the engine and of a random arm, and finds among them, are needed.")
     if finds and not history.tiers:
         items.append(
-            f"No find was checked by a dearer method: all {len(finds)} rest on {history.oracle.oracle} alone. A "
+            f"No find was checked by a costlier method: all {len(finds)} rest on {history.oracle.oracle} alone. A "
             "potential's errors are found where an optimiser looks: check the best by DFT before quoting them."
         )
     for name, tier in history.tiers.items():
@@ -181,7 +181,7 @@ def total(found: Iterable[Mapping[str, int]]) -> str:
 
 
 def _tier_text(history: History, name: str) -> str:
-    """What a dearer oracle was asked and how much of it came back."""
+    """What a costlier oracle was asked and how much of it came back."""
     tier = history.tiers[name]
     evaluations = tier.evaluations.values()
     types = sorted({str(evaluation.energy_type) for evaluation in evaluations if evaluation.energy_type})

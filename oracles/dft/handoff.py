@@ -28,7 +28,7 @@ README = """Crystals of a discovery-loop campaign, to be measured.
 
 One folder per crystal: structure.cif and POSCAR are the same crystal, the first in its conventional cell with its
 symmetry, the second in the cell that the campaign holds; metadata.json tells where it comes from.
-Fill in labels.csv, one row per crystal, and give it back:
+Fill in labels.csv, one row per crystal, and return it:
 
     discovery-loop import-labels CAMPAIGN_FOLDER labels.csv
 
@@ -81,7 +81,7 @@ class HandoffOracle:
 
     @property
     def settings_hash(self) -> str:
-        """The same for all hand-offs: what people measured is told by what they gave back."""
+        """The same for all hand-offs: what people measured stands in what they return."""
         return handoff_key()[1]
 
     def hand_out(self, candidates: Sequence[Candidate], folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -20,6 +19,7 @@ import numpy as np
 from pymatgen.core import Structure
 
 from loop.errors import ConfigError
+from loop.io.files import hash_of
 from loop.values import NOT_CONVERGED, OK, TIMEOUT, Candidate, Cost, EnergyType, Evaluation, Quantity, failed
 from oracles.dft.mesh import mesh_size, monkhorst_pack, response_mesh
 from oracles.dft.presets import DftSettings, starting_moments
@@ -81,7 +81,7 @@ class DftOracle:
     """Implements `loop.contracts.Oracle`.
 
     A calculation that is cut off leaves its finished steps in a scratch folder and continues from the last good one;
-    one that ends, well or not, leaves nothing, unless `Resources.keep` says that a dearer step may follow it.
+    one that ends, well or not, leaves nothing, unless `Resources.keep` says that a costlier step may follow it.
 
     Args:
         config: settings.
@@ -108,14 +108,14 @@ class DftOracle:
         left_out = ("resources", "preset", "settings", *without)  # what the two latter lead to is in `numbers`
         settings = {name: value for name, value in asdict(self.config).items() if name not in left_out}
         numbers = {name: value for name, value in asdict(self.config.numbers).items() if LATER.get(name) != value}
-        return _hash([VERSION, self.engine.version, self.engine.data, numbers, settings])
+        return hash_of([VERSION, self.engine.version, self.engine.data, numbers, settings])[:16]
 
     @cached_property
     def energy_type(self) -> EnergyType:
         """Type of the energies; they are relative to GPAW's atoms, and meet those of the same settings only."""
         numbers = self.config.numbers
         what = [self.engine.version, self.engine.data, numbers.ecut, numbers.k_spacing, numbers.width, self.config.spin]
-        return EnergyType("GPAW", numbers.functional, "none", _hash(what))
+        return EnergyType("GPAW", numbers.functional, "none", hash_of(what)[:16])
 
     def evaluate(
         self, candidates: Sequence[Candidate], progress: Callable[[int, int], None] | None = None
@@ -140,7 +140,9 @@ class DftOracle:
             return self._evaluation(candidate, refused, message=message)
         way = reduced(candidate.structure, self.config.symprec)
         keep = self.config.resources.keep and "dielectric" not in self.config.properties
-        key = _hash([candidate.id, self._hash_of(without=("properties",))])  # steps are shared, whatever is asked for
+        key = hash_of([candidate.id, self._hash_of(without=("properties",))])[
+            :16
+        ]  # steps are shared, whatever is asked for
         with _work_folder(self.config.resources.scratch, key, keep=keep) as folder:
             calculation = Calculation(self, folder, way.primitive)
             calculation.run()
@@ -245,7 +247,7 @@ class Calculation:
         self.seconds += self.outcome.seconds
 
     def job(self, steps: list[str], cell: Structure) -> dict[str, Any]:
-        """What the engine is told."""
+        """Settings of the engine."""
         numbers, lattice = self.config.numbers, cell.lattice.matrix
         moments = starting_moments(cell)
         magnetic = self.config.spin == "auto" and any(moments)
@@ -264,15 +266,6 @@ class Calculation:
             "empty_bands": EMPTY_BANDS + math.ceil(sum(moments) / 2),  # the majority spin fills that many more
             "response": {"kpts": response_mesh(lattice, numbers.response_k_spacing).tolist()},
         }
-
-
-def build_dft_oracle(config: DftConfig = DftConfig()) -> DftOracle:
-    """Make the oracle; picklable, so that worker processes can do it too.
-
-    Raises:
-        EngineError: there is no DFT engine here.
-    """
-    return DftOracle(config)
 
 
 def _measured(steps: dict[str, Any], final: Structure) -> dict[str, Quantity]:
@@ -337,7 +330,3 @@ def _forget_failure(folder: Path) -> None:
             path.write_text(json.dumps(steps))
         except (ValueError, AttributeError):
             path.unlink()
-
-
-def _hash(what: Any) -> str:
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +13,7 @@ from ase.data import chemical_symbols
 from pymatgen.core import Structure
 
 from loop.errors import ConfigError
+from loop.io.files import hash_of
 from loop.values import EnergyType
 from oracles.potentials.base import Potential, PotentialInfo, PotentialKind, PotentialRequest, SinglePoint
 from oracles.potentials.calculator import to_atoms
@@ -67,7 +66,7 @@ def load_ase(path: str, *, options: Mapping[str, Any] | None = None) -> AsePoten
         raise ConfigError(f"The ASE calculator {path!r} with {options} cannot be made: {error}.") from error
     if lacking:
         raise ConfigError(f"The ASE calculator {path!r} gives no {', '.join(sorted(lacking))}, which relaxation needs.")
-    settings = hashlib.sha256(json.dumps([path, options], sort_keys=True, default=str).encode()).hexdigest()
+    settings = hash_of([path, options])
     about = PotentialInfo(
         name=path,
         energy_type=EnergyType(attribute, "", "none", settings),

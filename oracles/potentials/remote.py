@@ -84,8 +84,9 @@ class Worker:
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, env=_environment(place),
             )  # fmt: skip
         except OSError as error:
+            self._errors.close()
             raise PotentialError(f"The worker of a potential cannot be started by {place.python}: {error}") from error
-        self._finalizer = weakref.finalize(self, _end, self._process)
+        self._finalizer = weakref.finalize(self, _end, self._process, self._errors)
         self.about, _ = self.ask({**place.job, "threads": place.threads}, limit=START_SECONDS)
         if "error" in self.about:
             self.close()
@@ -117,9 +118,9 @@ class Worker:
             protocol.send(self._process.stdin, message, arrays)
             return protocol.receive(self._process.stdout)
         except (EOFError, OSError, ValueError) as error:
-            hung = late.finished.is_set()
+            reason = f"no answer within {limit:g} s" if late.finished.is_set() else self._last_words()
             self.close()
-            raise WorkerDiedError(f"no answer within {limit:g} s" if hung else self._last_words()) from error
+            raise WorkerDiedError(reason) from error
         finally:
             late.cancel()
 
@@ -128,6 +129,7 @@ class Worker:
         self._finalizer()
 
     def _last_words(self) -> str:
+        _stop(self._process)
         self._errors.seek(0)
         lines = [line for line in self._errors.read()[-4000:].decode(errors="replace").splitlines() if line.strip()]
         return (lines or [f"exit code {self._process.returncode}"])[-1][:300]
@@ -303,8 +305,16 @@ def _environment(place: Place) -> dict[str, str]:
     return {**os.environ, **threads, **place.environment, "PYTHONPATH": os.pathsep.join(path)}
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a worker: it leaves by itself when its input ends, unless it is computing."""
+def _end(process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+    """End a worker, and close all that connects to it."""
+    _stop(process)
+    if process.stdout:
+        process.stdout.close()
+    errors.close()
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a worker has left: by itself when its input ends, unless it is computing."""
     with contextlib.suppress(OSError):
         if process.stdin:
             process.stdin.close()
@@ -313,5 +323,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.kill()
         process.wait()
-    if process.stdout:
-        process.stdout.close()

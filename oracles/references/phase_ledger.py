@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loop.errors import InputError
-from loop.io.files import make_folder
+from loop.io.files import hash_of, make_folder
 from loop.store import OracleKey, Store
 from loop.values import Cost, Evaluation, Quantity, structure_id
 from oracles.relax import RelaxConfig, Relaxed, relax
@@ -58,8 +56,7 @@ class PhaseLedger:
         self.potential, self.config = potential, config
         self.where = where or default_ledger()
         what = [VERSION, asdict(potential.energy_type), potential.about.dtype, relaxation(config)]
-        digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
-        self.key = OracleKey(f"phase-{potential.name}@{VERSION}", digest)
+        self.key = OracleKey(f"phase-{potential.name}@{VERSION}", hash_of(what)[:16])
 
     def energies(self, crystals: Mapping[str, Structure], progress: Progress | None = None) -> dict[str, Evaluation]:
         """Relax what the ledger does not hold, wait for what other processes relax, and return all of it by id.

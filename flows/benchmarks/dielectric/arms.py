@@ -1,6 +1,6 @@
 """Three ways to spend a budget of DFT on one pool: the closed loop, the published protocol, and chance.
 
-All begin with the same surrogates, taught by published labels. The closed loop learns from each of its own labels, and
+All begin with the same surrogates, trained on published labels. The closed loop learns from each of its own labels, and
 decides after every gap whether the constant is worth its price (`surrogates.two_steps`); the published protocol takes
 the best by predicted merit and computes both; chance takes any.
 """

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 BATCH = 100
 PROTOCOL = (
     "One step: forward, backward, clipping and update by AdamW, dropout 0.1, float32, batches of 100 "
-    "crystals of alike length as `discovery-loop pretrain` forms them. Steps of an epoch differ: their mean is taken, "
+    "crystals of similar length as `discovery-loop pretrain` forms them. Steps of an epoch differ: the mean is taken, "
     "over batches spread evenly from the shortest to the longest of an epoch, after a warm-up. CPU seconds of this "
     "process against CPU seconds of the original's process (`ratio_cpu`: the same work on the same kind of core), and "
     "wall seconds with the threads in `settings` against those of the original on two cores (`ratio_wall`: on an idle "

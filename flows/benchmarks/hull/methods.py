@@ -103,7 +103,7 @@ class Ours:
     """Probability of stability by a Gaussian process that learns what relaxation does, new prototypes only.
 
     Each crystal of the pool that is valid and not known is asked about in the order of its probability of lying within
-    the tolerance of the present hull; of crystals that share formula and symmetry only the likeliest is ever tried, and
+    the tolerance of the present hull; of those that share formula and symmetry only the most probable is tried, and
     none that shares them with a known crystal: relaxation keeps symmetry, and most of these end in the known one.
 
     Args:
@@ -139,7 +139,7 @@ class Ours:
             self._surrogate.adapt(self._candidates)
 
     def propose(self, episode: Episode, k: int) -> list[Candidate]:
-        """The k likeliest, each of another prototype."""
+        """The k most probable, each of another prototype."""
         chosen = []
         for i in np.argsort(-self.log_stable(episode), kind="stable"):
             if self._kinds[i] not in self._taken:

@@ -116,7 +116,7 @@ def run(output: Path, config: HullConfig | None = None, progress: Progress | Non
     Raises:
         EnergyTypeError: the potential is not that of the reference phases.
     """
-    from flows.benchmarks.hull.summary import draw, summarise, tables
+    from flows.benchmarks.hull.summary import PUBLISHED, draw, summarise, tables
 
     config = config or HullConfig()
     make_folder(output / "episodes")
@@ -139,6 +139,7 @@ def run(output: Path, config: HullConfig | None = None, progress: Progress | Non
         "protocol": PROTOCOL,
         "settings": asdict(config),
         "results": summary,
+        "published": PUBLISHED,
         "seconds_this_run": round(time.perf_counter() - began, 1),
         "files": files_of([*sorted(output.glob("*.csv")), figure]),
     }

@@ -7,21 +7,20 @@ its calls): the mean of the best 20 found, against the mean of the best 20 of al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from flows.benchmarks.harness import files_of, write_benchmark
-from flows.benchmarks.pool.run import PoolConfig, campaigns, extractor_of
-from flows.benchmarks.pool.simulation import RANDOM, Engine, Outcome
+from flows.benchmarks.pool.run import PoolConfig, SimulatedCampaigns, campaigns, extractor_of
+from flows.benchmarks.pool.simulation import RANDOM, Outcome
 from flows.benchmarks.pool.tasks import TASKS, Pool, load_pool
 from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.io.files import make_folder, sha256, write_text
 from loop.metrics import bootstrap_mean
-from loop.validity import ValidityRules
 
 FINAL = 20  # candidates in the final list
 PROTOCOL = (
@@ -32,8 +31,8 @@ WITHOUT_WINDOW = tuple(name for name, task in TASKS.items() if not task.constrai
 
 
 @dataclass(frozen=True)
-class GateConfig:
-    """Settings of the benchmark; see `PoolConfig` for those of the same name.
+class GateConfig(SimulatedCampaigns):
+    """Settings of the benchmark.
 
     Attributes:
         shares: of the calls of exhaustive labelling.
@@ -45,16 +44,6 @@ class GateConfig:
     budget: int | None = None
     tasks: tuple[str, ...] = WITHOUT_WINDOW  # in a window the best 20 are all alike
     strategies: tuple[str, ...] = (RANDOM, "greedy", "ucb")
-    seeds: int = 10
-    pool_size: int | None = 2000
-    pool_seed: int = 0
-    validity: ValidityRules = field(default_factory=ValidityRules)
-    initial: int = 20
-    batch: int = 20
-    shadow: float = 0.1
-    workers: int = 1
-    potential: str = "chgnet"
-    engine: Engine = field(default_factory=Engine)
 
     def of(self, pool: Pool) -> PoolConfig:
         """Campaigns that reach the largest share of the pool.
@@ -66,10 +55,8 @@ class GateConfig:
         budget = needed if self.budget is None else self.budget
         if budget < needed:
             raise ConfigError(f"a budget of at least {needed} labels is needed for the shares {self.shares}")
-        shared = {
-            name: getattr(self, name) for name in ("strategies", "seeds", "initial", "batch", "shadow", "workers")
-        }
-        return PoolConfig((pool.task,), budget=budget, potential=self.potential, engine=self.engine, **shared)
+        shared = {item.name: getattr(self, item.name) for item in fields(SimulatedCampaigns)}
+        return PoolConfig(**{**shared, "tasks": (pool.task,)}, budget=budget)
 
 
 def run(data: Path, output: Path, config: GateConfig | None = None, progress: Progress | None = None) -> dict[str, Any]:

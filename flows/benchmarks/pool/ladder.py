@@ -1,8 +1,8 @@
 """`discovery-loop benchmark ladder`: does the surrogate of the step between two fidelities find the best sooner?
 
-Crystals have a cheap value each, and a dear one that is hidden until it is paid for. What is measured next is decided
+Crystals have a cheap value each, and a costly one that is hidden until it is paid for. What is measured next is decided
 by rank of the cheap value, by chance, or by `surrogates.steps`. All spend the same: what counts is the share of the
-best by the dear value that was found, on average over the budget.
+best by the costly value that was found, on average over the budget.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Task:
     """Two fidelities of a property.
 
     Attributes:
-        prop: the dear one.
+        prop: the costly one.
         objective: what is wanted of it.
         columns: of the table, without which a row does not take part.
-        high: dear values from the columns; NaN leaves a row out.
+        high: costly values from the columns; NaN leaves a row out.
         low: cheap values from the columns; None: a potential computes them from the crystals (bulk moduli).
     """
 
@@ -102,7 +102,7 @@ class LadderConfig:
         crystals: of each task, drawn once from the table; `pool` of them, drawn by the seed, are a campaign's.
         pool: crystals of a campaign.
         max_atoms: of the cell.
-        top: share of the pool that is looked for, best dear values first.
+        top: share of the pool that is looked for, best costly values first.
         initial: crystals measured first, by rank in all strategies but chance.
         batch: crystals measured together.
         budget: what may be spent, in mean costs of the pool's crystals.
@@ -177,9 +177,9 @@ def run(data: Path, output: Path, config: LadderConfig, progress: Progress | Non
     write_text(output / "campaigns.csv", frame.to_csv(index=False, lineterminator="\n", float_format="%.5g"))
     record = {
         "benchmark": "ladder",
-        "protocol": f"pools of {config.pool} crystals with a cheap value each; the dear value costs electrons to the "
+        "protocol": f"pools of {config.pool} crystals with a cheap value each; the costly value costs electrons to the "
         f"power {config.cost_slope:g} and is paid for until {config.budget:g} mean costs are spent; area: share of the "
-        f"best {config.top:.0%} by the dear value that was found, averaged over what was spent; differences are paired "
+        f"best {config.top:.0%} by the costly value that was found, averaged over the budget; differences are paired "
         "by seed, with 95 % bootstrap intervals over seeds",
         "settings": asdict(config),
         "data": {"file": data.name, "sha256": sha256(data)},
@@ -198,7 +198,7 @@ def simulate(
     seed: int,
     config: LadderConfig,
 ) -> dict[str, float]:
-    """One campaign: ``area`` and ``found`` (shares of the best), ``measured`` and ``best`` (dear value)."""
+    """One campaign: ``area`` and ``found`` (shares of the best), ``measured`` and ``best`` (costly value)."""
     goals = bind([task.objective], [], [task.prop])
     cheap, dear = (goals.values(task.prop.to_scale(values)[:, None])[:, 0] for values in (world.low, world.high))
     ranking = np.argsort(-cheap, kind="stable")

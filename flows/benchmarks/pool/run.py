@@ -29,8 +29,8 @@ DESCRIPTORS = 64  # of CHGNet
 
 
 @dataclass(frozen=True)
-class PoolConfig:
-    """Settings of the benchmark.
+class SimulatedCampaigns:
+    """Settings of campaigns on a table whose labels are hidden.
 
     Attributes:
         tasks: keys of `TASKS`.
@@ -39,11 +39,8 @@ class PoolConfig:
         pool_size: crystals of a pool, drawn at random from those with the label that are valid; None takes all.
         pool_seed: of that draw.
         validity: crystals that a campaign would not take are in no pool: noble gases, say, whose gaps are the largest.
-        known: labelled crystals of other formulas, of which all strategies but chance know from the start: what a
-            campaign has from the Materials Project, say. They do not count as labels.
         initial: random labels at the start of a campaign.
         batch: labels per round.
-        budget: labels of a campaign.
         shadow: share of a batch that chance picks; see `pool_simulation.Campaign`.
         workers: processes, of one thread each.
         potential: its frozen descriptors join the features, except where it was trained on the label; ``none``: never.
@@ -56,14 +53,26 @@ class PoolConfig:
     pool_size: int | None = 2000
     pool_seed: int = 0
     validity: ValidityRules = field(default_factory=ValidityRules)
-    known: int = 0
     initial: int = 20
     batch: int = 20
-    budget: int = 240
     shadow: float = 0.1
     workers: int = 1
     potential: str = "chgnet"
     engine: Engine = field(default_factory=Engine)
+
+
+@dataclass(frozen=True)
+class PoolConfig(SimulatedCampaigns):
+    """Settings of the benchmark.
+
+    Attributes:
+        known: labelled crystals of other formulas, of which all strategies but chance know from the start: what a
+            campaign has from the Materials Project, say. They do not count as labels.
+        budget: labels of a campaign.
+    """
+
+    known: int = 0
+    budget: int = 240
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strategies", tuple(FORMER.get(name, name) for name in self.strategies))

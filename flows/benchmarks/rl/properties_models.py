@@ -130,7 +130,7 @@ class Tables:
 
 
 class OnePass:
-    """Energies and descriptors of crystals from one forward pass, whoever asks: hull first, then surrogate.
+    """Energies and descriptors of crystals from one forward pass, hull first, then surrogate.
 
     Remembers the crystals of the last calls, up to `KEEP`.
     """

@@ -1,0 +1,94 @@
+"""Classes of chemistry that a policy is kept in: what pays in one class is not compared with what pays in another.
+
+A reward that asks for stability is earned most easily by intermetallics with f-block elements, and a policy that
+follows it leaves the oxides (measured: 26 to 4 %, f-block 39 to 66 %). Where the better half is taken within each
+stratum, and strata are learned from in the reference policy's shares, it looks for the stable crystals of every class.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+from pymatgen.core import Element
+
+from generator.representation.tokens import CrystalBatch
+from generator.rl.drift import F_BLOCK
+
+CLASSES = ("intermetallics", "oxides", "chalcogenides", "halides", "pnictides", "others")
+_ANIONS = {
+    "oxides": "O",
+    "chalcogenides": "S Se Te",
+    "halides": "F Cl Br I",
+    "pnictides": "N P As Sb Bi",
+    "others": "H B C",
+}
+STRATA = 2 * len(CLASSES)  # each class without and with an f-block element
+
+
+@cache
+def _of_elements() -> tuple[np.ndarray, np.ndarray]:
+    """By atomic number, (119,) each: class of crystals whose most electronegative element it is; Pauling's value."""
+    of_symbol = {symbol: name for name, symbols in _ANIONS.items() for symbol in symbols.split()}
+    kinds, pull = np.zeros(119, dtype=int), np.zeros(119)
+    for z in range(1, 104):  # the heavier ones have no value, and are in no crystal
+        element = Element.from_Z(z)
+        kinds[z] = CLASSES.index(of_symbol.get(element.symbol, "intermetallics"))
+        pull[z] = 0.0 if element.is_noble_gas else element.X
+    return kinds, np.nan_to_num(pull)
+
+
+def classes(batch: CrystalBatch) -> np.ndarray:
+    """Index in `CLASSES` of each crystal, (n,): that of its most electronegative element (Pauling)."""
+    kinds, pull = _of_elements()
+    rows = np.arange(len(batch))
+    strongest = np.where(batch.W > 0, pull[batch.A], -1.0).argmax(axis=1)
+    found: np.ndarray = kinds[batch.A[rows, strongest]]
+    return found
+
+
+def strata(batch: CrystalBatch) -> np.ndarray:
+    """Stratum of each crystal, (n,), 0 to `STRATA` - 1: twice its class, and one more with an f-block element."""
+    f_block = (np.isin(batch.A, F_BLOCK) & (batch.W > 0)).any(axis=1)
+    return 2 * classes(batch) + f_block
+
+
+def stratum_shares(batch: CrystalBatch) -> np.ndarray:
+    """Share of the crystals in each stratum, (`STRATA`,)."""
+    return np.bincount(strata(batch), minlength=STRATA) / max(len(batch), 1)
+
+
+def class_shares(batch: CrystalBatch) -> dict[str, float]:
+    """Share of the crystals in each class, as `share_oxides` and so on."""
+    counts = np.bincount(classes(batch), minlength=len(CLASSES)) / max(len(batch), 1)
+    return {f"share_{name}": float(share) for name, share in zip(CLASSES, counts, strict=True)}
+
+
+def prototypes(batch: CrystalBatch) -> np.ndarray:
+    """Number of each crystal's space group and Wyckoff letters, elements aside, (n,): equal ones are decorations."""
+    letters = np.sort(batch.W, axis=1)
+    return np.unique(np.column_stack([batch.G, letters]), axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def better_half(rewards: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Rows (ascending) whose reward is not below the mean of their own stratum; `rewards` and `strata` are (n,)."""
+    sums = np.bincount(strata, weights=rewards, minlength=STRATA)
+    means = sums / np.maximum(np.bincount(strata, minlength=STRATA), 1)
+    return np.flatnonzero(rewards >= means[strata] - 1e-12)
+
+
+def weights(strata: np.ndarray, shares: np.ndarray, prototypes: np.ndarray, limit: float) -> np.ndarray:
+    """Probability of each crystal to be learned from, (n,), such that strata have their shares.
+
+    Args:
+        strata: (n,) of the crystals.
+        shares: (`STRATA`,) to aim for; strata without a crystal leave theirs to the others.
+        prototypes: (n,) numbers of their prototypes.
+        limit: share of the crystals beyond which a prototype's weigh less; 1: no limit.
+    """
+    counts = np.bincount(prototypes)[prototypes] / len(prototypes)
+    each = np.minimum(1.0, limit / counts)
+    totals = np.bincount(strata, weights=each, minlength=STRATA)
+    found = each * shares[strata] / np.where(totals[strata] > 0, totals[strata], 1.0)
+    result: np.ndarray = found / found.sum() if found.sum() > 0 else each / each.sum()
+    return result

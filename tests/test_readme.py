@@ -1,0 +1,116 @@
+"""What README and docs show is true: figures are those of the records, commands and configurations are accepted."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from itertools import takewhile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import typer
+import yaml
+
+from flows.cli import app
+from flows.config import CampaignConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def record(name: str):
+    return json.loads((ROOT / "results" / name / "record.json").read_text())
+
+
+def results(name: str):
+    return record(name)["results"]
+
+
+def quickstart() -> list[str]:
+    """What README says of the quickstart, from its record and its ranked list."""
+    found = record("2026-11-28-quickstart")
+    last, summary = found["rounds"][-1]["metrics"], found["summary"]
+    rows = pd.read_csv(ROOT / "results" / "2026-11-28-quickstart" / "ranked.csv")
+    mean = rows[rows["group"] == "find"].groupby("arm")["bulk_modulus"].mean()
+    low, high = last["acceleration_low"], last["acceleration_high"]
+    best = summary["top"][0]
+    return [
+        f"{last['engine_hits']:.0f} of the engine's {last['engine_labels']:.0f} picks are stable",
+        f"{last['shadow_hits']:.0f} of {last['shadow_labels']:.0f} random picks",
+        f"{last['acceleration']:.2f} times (95 %: {low:.2f} to {high:.2f})",
+        f"finds {mean['engine']:.0f} GPa, {mean['baseline']:.0f} by the untuned generator",
+        f"{mean['shadow']:.0f} by random picks",
+        f"{summary['decorations']} of the {summary['stable_new']} finds",
+        f"{summary['stable_new']} stable and new in all, best bulk modulus (GPa) {summary['best_objective']:.1f}",
+        f"{best['formula']} matches no known crystal and lies {best['e_above_hull']:.3f} eV/atom above",
+    ]
+
+
+def others() -> list[str]:
+    """What README says of the benchmarks."""
+    hull = results("references")["relaxed_full_hull"]
+    tasks = ("bulk_modulus", "band_gap_max", "formation_energy", "dielectric")
+    pool = [row["af"] for row in results("pool") if row["strategy"] in ("ucb", "logei") and row["task"] in tasks]
+    simulated = results("dielectric-simulated")["random"]
+    closed = simulated["closed"]["above_end"]
+    level = results("ladder-bulk")["bulk_modulus"]["ours - rank"]
+    ahead = sum(task["ours - rank"]["low"] > 0 for task in results("ladder").values())
+    training = [own["ratio_cpu"] for size in results("training").values() for own in (size["published"], size["own"])]
+    relaxation = results("relaxation")["batched against ase-LBFGS"]
+    slowest, fastest = relaxation["speedup_cpu_95"]
+    return [
+        f"precision {hull['precision']:.2f} and recall {hull['recall']:.2f}; mean error {hull['mae']:.3f} eV/atom",
+        f"{min(pool):.0f} to {max(pool):.0f} times fewer labels",
+        f"{closed['value']:.1f} crystals above the 99th percentile after 40 evaluations "
+        f"({closed['low']:.1f} to {closed['high']:.1f}); its protocol {simulated['paper']['above_end']['value']:.1f}, "
+        f"chance {simulated['random']['above_end']['value']:.1f}",
+        f"better than ranking on {['no', 'one', 'two', 'three'][ahead]} tasks, level on a fourth "
+        f"(bulk modulus: difference {level['low']:.2f} to {level['high']:.2f})",
+        f"sampling {results('sampling')['published_own_layout']['ratio']:,.0f} times",
+        f"training {min(training):.0f} to {max(training):.0f} times as fast",
+        f"batched relaxation {relaxation['speedup_cpu']:.0f} times ASE ({slowest:.1f} to {fastest:.1f})",
+    ]
+
+
+@pytest.mark.parametrize("said", [*quickstart(), *others()])
+def test_figures_of_the_readme_are_those_of_the_records(said):
+    assert said in " ".join(README.split())
+
+
+def test_the_readme_is_short():
+    assert len(README.encode()) <= 10_000
+
+
+def commands(page: str) -> list[str]:
+    """Lines of a page's blocks that call the command line, continued lines joined."""
+    text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"^    (discovery-loop .*)", text, re.MULTILINE)
+    for language, block in re.findall(r"^ *```(\w*)\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE):
+        if language in ("", "sh", "bash"):
+            lines = (line.strip() for line in block.splitlines())
+            found += [line for line in lines if line.startswith("discovery-loop ")]
+    return found
+
+
+@pytest.mark.parametrize("page", ["README.md", *PAGES])
+def test_every_command_that_is_shown_has_its_verb_and_options(page):
+    """Parsed, not run: the tutorials are run by test_docs."""
+    for line in commands(page):
+        words = list(takewhile(lambda word: word not in ("|", ">", ";", "&&"), shlex.split(line, comments=True)))[1:]
+        command = typer.main.get_command(app)
+        while words and words[0] in getattr(command, "commands", ()):
+            command = command.commands[words.pop(0)]
+        command.make_context(line, words)  # refuses options that are not there
+
+
+@pytest.mark.parametrize("page", ["README.md", *(page for page in PAGES if page != "docs/extending.md")])
+def test_every_configuration_that_is_shown_is_one(page):
+    """But for the page whose package is not installed: test_plugin runs that."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for block in re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        held = yaml.safe_load(block)
+        if "campaign" in held and "goal" in held:  # a whole file, not a part of one
+            CampaignConfig.model_validate(held)

@@ -218,7 +218,7 @@ def best_rows(campaign: Campaign) -> list[dict[str, Any]]:
 
     finds, shown = in_group(all_rows(campaign.history), FIND)[:BEST], short_first(columns(campaign.history, BRIEF))
     write_cifs(campaign.history, campaign.directory)
-    rows = headed([{name: row.get(name) for name in shown} for row in finds], shown)
+    rows = headed([{name: row.get(name) for name in shown if name != "formula"} for row in finds], shown)
     return [{"crystal": linked(campaign.directory, find), **row} for find, row in zip(finds, rows, strict=True)]
 
 

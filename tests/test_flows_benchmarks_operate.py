@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from flows.benchmarks.operate.growth import GrowthBenchmark, growth
+from flows.benchmarks.operate.growth import run as grow
 from flows.benchmarks.operate.resume import (
     PLACES,
     Outcome,
@@ -16,7 +18,7 @@ from flows.benchmarks.operate.resume import (
 )
 from flows.benchmarks.operate.speed import OverheadBenchmark, campaign, run_overhead
 from flows.benchmarks.operate.world import SleepingOracle, calls
-from loop.settings import CampaignSettings
+from loop.settings import STAGES, CampaignSettings
 
 
 def test_killed_campaigns_end_in_the_same_list(tmp_path, monkeypatch):
@@ -71,3 +73,19 @@ def test_kills_are_drawn_in_the_order_of_a_campaign():
 def test_each_scenario_has_its_turn():
     scenarios = ResumeBenchmark(database="postgresql://x").scenarios
     assert set(in_turns(scenarios)) == set(scenarios)
+
+
+def test_a_long_campaign_is_measured_stage_by_stage(tmp_path):
+    record = grow(tmp_path, GrowthBenchmark(rounds=3, pool=12, budget=3))
+    results = record["results"]
+    assert (results["candidates"], results["labels"], len(results["rows"])) == (48, 12, 4 * 6)
+    assert set(results["stages"]) == set(STAGES)
+    assert results["rounds_later_to_earlier"] == 3.0
+    assert results["stages"]["label"]["cpu_s"] >= results["stages"]["label"]["last_round_cpu_s"] > 0
+    assert results["writing_results"]["cpu_s"] > 0
+
+
+def test_growth_compares_the_last_rounds_with_the_first_after_the_baseline():
+    rows = [{"round": n, "cpu_s": 100.0 if n == 0 else float(n), "wall_s": 0.0, "peak_gib": None} for n in range(10)]
+    assert growth(rows)["later_to_earlier"] == 4.0  # (7 + 8 + 9) / (1 + 2 + 3)
+    assert growth(rows)["peak_gib"] is None

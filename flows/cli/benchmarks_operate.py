@@ -1,4 +1,4 @@
-"""Verbs of ``discovery-loop benchmark`` that measure operation: resume, overhead, scale."""
+"""Verbs of ``discovery-loop benchmark`` that measure operation: resume, overhead, scale, growth."""
 
 from __future__ import annotations
 
@@ -56,7 +56,20 @@ def scale(
     print_record(run_scale(output, ScaleBenchmark(labels, seconds, tuple(workers or (1, 2, 4))), note), output, json)
 
 
+def growth(
+    output: Output,
+    rounds: Annotated[int, typer.Option(min=1, help="After the baseline round.")] = 9,
+    pool: Annotated[int, typer.Option(min=1, help="Candidates of each round.")] = 1000,
+    budget: Annotated[int, typer.Option(min=1, help="Labels of each round.")] = 200,
+    json: Json = False,
+) -> None:
+    """What each stage of one long campaign takes, round by round: seconds, memory, and how they grow."""
+    from flows.benchmarks.operate.growth import GrowthBenchmark, run
+
+    print_record(run(output, GrowthBenchmark(rounds, pool, budget), note), output, json)
+
+
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
-    for verb in (resume, overhead, scale):
+    for verb in (resume, overhead, scale, growth):
         app.command()(verb)

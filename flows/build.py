@@ -35,8 +35,9 @@ from loop.screening import HullScreen
 from loop.tiers import HandOff, Tier, key_of
 from loop.values import PRODUCT
 from oracles.cheap import CheapPotential, ScreenConfig
-from oracles.mlip import PotentialOracle, potential_of, references_of
+from oracles.mlip import PotentialOracle, references_of
 from oracles.potentials.base import Potential
+from oracles.potentials.loading import potential_of
 from oracles.references.crystals import load_reference_crystals
 from surrogates.acquisition import PoolAcquisition
 from surrogates.features import FeatureExtractor, default_blocks

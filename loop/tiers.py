@@ -160,7 +160,7 @@ def as_submitted(candidate: Candidate, evaluation: Evaluation) -> Candidate:
 
 
 def approved(campaign: Campaign, round: int, tier: Tier, rule: ApprovalRule, labels: Sequence[Label]) -> int:
-    """Ask a person how many crystals may go up; returns the number, 0 for none. Goes on record."""
+    """Ask a person how many crystals may go up; returns the number, 0 for none. The answer is kept in the ledger."""
     settings = campaign.settings
     names = (settings.stability, settings.objective)
     rows = [

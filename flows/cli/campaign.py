@@ -161,7 +161,7 @@ def outcome_text(directory: Path, summary: dict[str, Any]) -> str:
     from flows.console import aligned, shown
     from loop.report.columns import headings
 
-    apart = ("top", "not_judged", "known", "units")
+    apart = ("top", "not_judged", "nearest", "known", "units")
     counts = {name: value for name, value in summary.items() if name not in apart and value != ""}
     width = max(len(name) for name in counts)
     units = summary.get("units", {})
@@ -169,6 +169,7 @@ def outcome_text(directory: Path, summary: dict[str, Any]) -> str:
     titles = {
         "top": "best finds (stable and new):",
         "not_judged": "stable; relaxed crystals are compared with the known ones when the round's labels are in:",
+        "nearest": "nothing is stable and new yet; the nearest to the hull:",
         "known": "stable, but known or a copy (no finds):",
     }
     for name, title in titles.items():

@@ -188,8 +188,8 @@ def lineage(history: History, row: Mapping[str, Any], label: Label) -> list[str]
     if stability in pick.mean:
         steps.append(f"Predicted: {energy(pick.mean[stability], pick.std[stability])} eV/atom above the hull.")
     steps.append(
-        {"engine": "Chosen by the acquisition.", "shadow": "Drawn by lot from the same pool, as control."}.get(
-            pick.arm, "Drawn by lot from the untuned generator."
+        {"engine": "Chosen by the acquisition.", "shadow": "Picked at random from the same pool, as a control."}.get(
+            pick.arm, "Picked at random from the untuned generator."
         )
     )
     steps.append(f"Labelled by {label.evaluation.oracle}: {label.evaluation.status}.")
@@ -198,7 +198,7 @@ def lineage(history: History, row: Mapping[str, Any], label: Label) -> list[str]
         steps.append(f"Judged {label.novelty_relaxed} as relaxed{match}.")
     above = row[f"{stability}_at_label"]
     if above is not None and above < IMPLAUSIBLE:
-        steps.append("Set apart: so far below the hull lie errors of a potential more often than crystals.")
+        steps.append("Set apart: so far below the hull, an error of the potential is more likely than a crystal.")
     steps += [f"Sent up to {name} ({found.oracle}): {found.status}." for name, found in label.tiers.items()]
     return steps
 

@@ -154,7 +154,7 @@ def _diversity(rows: list[dict[str, Any]]) -> str:
     )
     if not kinds:
         return text
-    return f"{text} Ordered decorations of a simple lattice, which alloys often take disordered: {kinds}."
+    return f"{text} Orderings of a simple lattice, which real alloys often have disordered: {kinds}."
 
 
 def _counted(count: int | None, one: str, many: str = "") -> str:
@@ -219,7 +219,7 @@ def _sections(history: History, rows: list[dict[str, Any]], finds: list[Label]) 
             for panel in _panel(
                 system.replace("-", "–"),
                 phases.diagram(history, system),
-                "Known phases, as the oracle has them, and this campaign's crystals (squares; hover for the energies).",
+                "Known phases by the oracle's energies, and this campaign's crystals (squares; hover for energies).",
             )
         ],
         "crystals": _crystals(history, in_group(rows, FIND), finds),
@@ -266,7 +266,7 @@ def _stability(history: History) -> list[Panel]:
 
 def _fronts(history: History) -> list[Panel]:
     caption = "Every usable label. The dotted line joins those that no other one beats in both; below 0 a crystal lies "
-    caption += "under the hull of the reference phases."
+    caption += "below the hull of the reference phases."
     pairs, made = crystal_charts.fronts(history), list[Panel]()
     for across, up in pairs:
         title = f"{spec_of(across).label} and {spec_of(up).label}"

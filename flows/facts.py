@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from loop.history import History
+from loop.history import SECOND_OPINION, History
 
 Facts = list[tuple[str, str]]
 CONDITIONS = {  # of `generator.constraints.conditions.Sampling`: words around the value
@@ -81,6 +81,8 @@ def _potentials(config: Mapping[str, Any]) -> str:
     label = _mapping(oracle.get("mlip")).get("potential") if _by_potential(oracle) else oracle["kind"]
     screen = _mapping(oracle.get("screen")).get("potential") or (label if _by_potential(oracle) else "chgnet")
     tiers = [f"{name} for the best {_mapping(oracle[name]).get('best')} of a round" for name in _tiers(oracle)]
+    other = _mapping(oracle.get(SECOND_OPINION)).get("potential")
+    tiers += [f"{other} gives a second opinion on what is stable"] if other else []
     return "; ".join([f"{screen} rewards and screens", f"{label} labels", *tiers])
 
 
@@ -90,7 +92,8 @@ def _by_potential(oracle: Mapping[str, Any]) -> bool:
 
 
 def _tiers(oracle: Mapping[str, Any]) -> list[str]:
-    return [name for name, section in oracle.items() if name not in ("mlip", "screen") and "best" in _mapping(section)]
+    others = ("mlip", "screen", SECOND_OPINION)
+    return [name for name, section in oracle.items() if name not in others and "best" in _mapping(section)]
 
 
 def _hull(config: Mapping[str, Any]) -> str:

@@ -34,6 +34,7 @@ def summarise(history: History) -> dict[str, Any]:
         "oracle_calls": history.paid,
         "labelled": len(rows),
         **columns.counts(rows),
+        **columns.opinions(history, finds),
         **columns.diversity(finds),
         "hours": history.seconds() / 3600,
     }

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from loop.history import History, Label
+from loop.history import SECOND_OPINION, History, Label
 from loop.io.cif_writer import to_symmetrised_cif
 from loop.properties import heading, spec_of
 from loop.ranking import FIND, KNOWN_STABLE, SUSPECTS, UNJUDGED, UNSTABLE
@@ -21,7 +21,7 @@ from loop.stability import IMPLAUSIBLE
 
 SHOWN = {FIND: 40, UNJUDGED: 6, KNOWN_STABLE: 6, SUSPECTS: 6}  # cards of each part of the ranked list
 NEAREST = 6  # unstable ones where nothing is stable and new
-OPINION = "second_opinion_"  # columns of a potential that neither rewards nor labels
+OPINION = f"{SECOND_OPINION}_"  # columns of a potential that neither rewards nor labels
 EDGE = 1e-3  # of a lattice vector: atoms so near a face are drawn on the opposite one, too
 BOND = 1.12  # times the sum of covalent radii
 MOST_ATOMS = 400  # in a picture; of a larger cell no images on its faces are drawn

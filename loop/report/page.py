@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from loop.history import History, Label
+from loop.history import SECOND_OPINION, History, Label
 from loop.io.files import write_text
 from loop.properties import spec_of
 from loop.ranking import FIND, KNOWN_STABLE, SUSPECTS, UNJUDGED, UNSTABLE, ranked
@@ -128,7 +128,8 @@ def _facts(history: History) -> list[tuple[str, str]]:
     types = sorted({str(x.evaluation.energy_type) for x in history.labels() if x.evaluation.energy_type})
     dates = [datetime.fromtimestamp(time, UTC) for time in (history.begun, history.latest) if time]
     days = list(dict.fromkeys(f"{date:%Y-%m-%d %H:%M}" for date in dates))
-    tiers = "".join(f"; then {tier.key.oracle}" for tier in history.tiers.values())
+    words = {SECOND_OPINION: "second opinion by"}
+    tiers = "".join(f"; {words.get(name, 'then')} {tier.key.oracle}" for name, tier in history.tiers.items())
     facts = [("Goal", goal_text(history)), ("Oracle", f"{history.oracle.oracle}{tiers}")]
     facts += [("Energies", "; ".join(types))] if types else []
     facts += [("Dates", f"{' to '.join(days)} UTC")] if days else []

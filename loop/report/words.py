@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loop.history import History
+from loop.history import SECOND_OPINION, History
 from loop.metrics import Interval
 from loop.properties import spec_of
 from loop.ranking import FAILED, FIND
-from loop.report.columns import counts, in_group
+from loop.report.columns import counts, in_group, opinions
 from loop.report.gain import GoalGain
 from loop.report.summary import reports_now
 from loop.report.tables import MAX_ROWS, number, percent, ratio
@@ -109,16 +109,16 @@ def not_shown(history: History, rows: Sequence[dict[str, Any]], gains: Sequence[
     items = [f"No advantage is claimed where it says: {verdict.text}" for verdict in verdicts if not verdict.shown]
     if not verdicts:
         items.append("No gain over chance can be stated: that needs labelled finds of the engine and of a random arm.")
-    if finds and not history.tiers:
+    costlier = {name: tier for name, tier in history.tiers.items() if name != SECOND_OPINION}
+    if finds and not costlier:
         items.append(
             f"No find was checked by a more expensive method: all {len(finds)} rest on {history.oracle.oracle} alone. "
             "An optimiser finds a potential's errors: check the best by DFT before you quote them."
         )
-    for name, tier in history.tiers.items():
+    for name, tier in costlier.items():
         asked = sum(label.candidate.id in tier.labels for label in history.labels() if label.is_find(history.settings))
         items.append(f"{len(finds) - asked} of {len(finds)} finds were not computed by {name}.")
-    if finds and not any(key.startswith("second_opinion_") for row in rows for key in row):
-        items.append("No second opinion of another potential is recorded.")
+    items += [_opinion(history, finds)] if finds else []
     if finds and not any(row.get("dynamically_stable") is not None for row in rows):
         items.append("Phonons were not computed: dynamical stability is not known.")
     if finds:
@@ -130,6 +130,16 @@ def not_shown(history: History, rows: Sequence[dict[str, Any]], gains: Sequence[
     if beyond:
         items.append(f"{beyond} further candidates are in ranked.csv and cifs/, not in this page.")
     return items
+
+
+def _opinion(history: History, finds: Sequence[Mapping[str, Any]]) -> str:
+    """What a potential that neither rewards nor labels says of the finds."""
+    found, n = opinions(history, finds), len(finds)
+    if not found:
+        return "No second opinion of another potential is recorded."
+    oracle, judged, agreed = history.tiers[SECOND_OPINION].key.oracle, found["second_opinions"], found["stable_by_both"]
+    text = f"Of {n} finds {judged} were judged by {oracle}, too, on its own hull: {agreed} are stable there as well."
+    return text + (f" The other {n - agreed} rest on {history.oracle.oracle} alone." if agreed < n else "")
 
 
 def _label_items(history: History, rows: Sequence[dict[str, Any]], found: dict[str, int]) -> list[str]:

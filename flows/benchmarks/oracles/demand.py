@@ -143,7 +143,8 @@ def run(data: Path, output: Path, config: DemandConfig, progress: Progress | Non
         OWN: ([replace(own, relaxed=frozenset())], {"own_margin": config.own_margin}),
         OTHER: ([bare, *(table for table in tables if table is not own)], {"other_margin": config.other_margin}),
     }
-    results, columns = {}, {"formula": formulas}
+    results: dict[str, Any] = {}
+    columns: dict[str, Any] = {"formula": formulas}
     for done, (name, (proposed, margin)) in enumerate(proposers.items()):
         answers = Answers(own, points, relaxed)
         hull = DemandHull(answers, source, Estimates(proposed, own.energy_type, **margin))  # type: ignore[arg-type]

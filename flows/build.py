@@ -179,19 +179,22 @@ class Builder:
         for name, tier in (("dft", self.config.oracle.dft), ("handoff", self.config.oracle.handoff)):
             if tier is not None:
                 found.append(self._tier(name, tier, self._made(name, tier.oracle_config())))
-        if self.config.oracle.second_opinion is not None:
-            found.append(self._second_opinion(self.config.oracle.second_opinion))
+        if (asked := self.config.oracle.second_opinion) is not None:
+            found.append(Tier(SECOND_OPINION, self.opinion(asked), asked.best, only_stable=True, together=True))
         return tuple(found)
 
-    def _second_opinion(self, section: OpinionConfig) -> Tier:
-        """A potential that neither rewards nor labels looks at all that is stable."""
+    def opinion(self, section: OpinionConfig) -> PotentialOracle:
+        """The oracle of another potential.
+
+        Raises:
+            ConfigError: it rewards or labels already.
+        """
         config = section.oracle_config()
         potential = potential_of(config, self.workers)
         require_other("rewards and screens", self.cheap.potential.energy_type, potential.energy_type)
         if self.config.oracle.kind == MLIP:
             require_other("labels", self.measuring.potential.energy_type, potential.energy_type)
-        oracle = PotentialOracle(potential, references_of(config, potential), config)
-        return Tier(SECOND_OPINION, oracle, section.best, only_stable=True, together=True)
+        return PotentialOracle(potential, references_of(config, potential), config)
 
     def _tier(self, name: str, section: DftTier | HandoffTier, made: Any) -> Tier:
         """A tier; what chooses for it looks at the features that the campaign keeps anyway."""

@@ -51,6 +51,6 @@ def require_other(role: str, judge: EnergyType, opinion: EnergyType) -> None:
     same = judge.checksum == opinion.checksum if by_weights else judge.method == opinion.method
     if same:
         raise ConfigError(
-            f"oracle.second_opinion: {opinion.method} {role} already, so it would agree with itself: name a potential "
+            f"second_opinion: {opinion.method} {role} already, so it would agree with itself: name a potential "
             "that neither rewards nor labels, such as sevennet:mf-0 where CHGNet rewards and SevenNet-l3i5 labels"
         )

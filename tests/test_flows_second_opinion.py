@@ -12,6 +12,7 @@ from pymatgen.core import Lattice, Structure
 from flows.build import Builder
 from flows.checks import problems
 from flows.config import read_config
+from flows.evaluation.report import second_opinion, told
 from flows.facts import facts_of
 from flows.forecast import forecast
 from flows.outcome import summarise
@@ -29,7 +30,7 @@ from loop.store import Store
 from loop.tiers import Tier
 from loop.values import OK, Candidate, EnergyType, Evaluation, Quantity, failed
 from oracles.opinion import OpinionConfig, require_other
-from tests.fakes import e_above_hull, fake_components
+from tests.fakes import best_length, e_above_hull, fake_components, rocksalt
 
 EMT = "ase.calculators.emt:EMT"
 SETTINGS = CampaignSettings(name="judged", rounds=1, pool=30, budget=8, chunk=4, seed=2, threshold=0.1)
@@ -102,7 +103,7 @@ def test_list_summary_and_report_say_who_agrees(judged, tmp_path):
     assert (
         f"{len(agreed)} are stable there as well. The other {len(finds) - len(agreed)} rest on fake@1 alone." in items
     )
-    assert "No find was checked by a dearer method" in items  # another potential is none
+    assert "No find was checked by a costlier method" in items  # another potential is none
     page = write_report(history, tmp_path).read_text()
     assert head in page
     assert "second opinion by mlip-other@1" in page
@@ -115,6 +116,39 @@ def test_a_campaign_without_one_says_so(tmp_path):
     assert columns.opinions(history, ranked_rows(history)) == {}
     assert "second_opinions" not in summarise(history)
     assert "No second opinion of another potential is recorded." in not_shown(history, ranked_rows(history), [])
+
+
+def test_samples_are_sun_by_both(tmp_path):
+    """Of four metastable crystals one is not by the other potential, one it cannot compute; one is not new."""
+    names = [("Na", "Cl"), ("Mg", "O"), ("Li", "Cl"), ("K", "Br"), ("Rb", "I")]
+    crystals = [rocksalt(*name, 1.0) for name in names]
+    crystals = [rocksalt(*name, best_length(one)) for name, one in zip(names, crystals, strict=True)]
+    flags = {
+        "valid": True,
+        "unique": True,
+        "new": True,
+        "metastable": True,
+        "stable": False,
+        "sun": False,
+        "msun": True,
+    }
+    part = pd.DataFrame({**flags, "e_above_hull": 0.05, "sparse_hull": False}, index=range(3, 8))
+    part.loc[6, ["new", "msun"]] = False
+    part.loc[7, ["metastable", "msun"]] = False
+    other = Doubtful()
+    found = second_opinion(part, dict(zip(part.index, crystals, strict=True)), other)
+    assert (found["asked"], found["judged"]) == (4, 3)  # rubidium iodide is not even metastable by the first
+    assert found["metastable"]["count"] == 2
+    assert found["msun"]["count"] == 1
+    assert found["msun"]["share"] == pytest.approx(1 / 5)
+    assert found["stable"]["count"] == 0
+    assert part["second_opinion"].isna().tolist() == [False, False, True, False, True]
+    results = {"samples": 5, "readable": 5, "relaxed": {"crystals": 5, "statuses": {"ok": 5}, "second_opinion": found,
+                                                       "median_energy_gained": 0.1}}  # fmt: skip
+    lines = told(results)
+    assert lines["second opinion"] == "mlip-other@1: 3 of 4 judged; by both:"
+    assert lines["relaxed, by both: msun"].startswith("0.200 (")
+    assert lines["relaxed, by both: msun"].endswith("1 of 5")
 
 
 WEIGHTS = "a" * 64

@@ -257,6 +257,9 @@ def evaluate_generator(
     checkpoint: Checkpoint = None,
     energies: Annotated[bool, typer.Option(help="Energies above the hull by the default potential.")] = True,
     relax: Annotated[int, typer.Option(min=0, help="Crystals to relax, too; 0: none.")] = 100,
+    second_opinion: Annotated[
+        str | None, typer.Option(help="Another potential: who is stable and S.U.N. by both, relaxed.")
+    ] = None,
     shipped: Annotated[bool, typer.Option(help="Count what is among the shipped fingerprints as known.")] = True,
     seed: Annotated[int, typer.Option(help="Which crystals are relaxed.")] = 0,
     json: Json = False,
@@ -269,17 +272,22 @@ def evaluate_generator(
     from flows.tables.columns import read_input
     from flows.tables.outputs import check_folder
     from loop.io.crystals import read_crystals
+    from oracles.opinion import OpinionConfig
 
     check_folder(output)
+    if second_opinion is not None and not (energies and relax):
+        raise InputError("--second-opinion judges relaxed crystals: leave --no-energies and --relax 0 out")
     config = EvaluationConfig(relax=relax, shipped=shipped, seed=seed)
     with progress() as report:
         samples = read_input(input, report)
         known = None if reference is None else read_crystals(reference)
         model = None if held_out is None else load_model(checkpoint, "cpu", "float32")
+        builder = Builder(CampaignConfig())
         evaluators = Evaluators(
-            Builder(CampaignConfig()) if energies else None,
+            builder if energies else None,
             model,
             None if held_out is None else read_crystals(held_out),
+            None if second_opinion is None else builder.opinion(OpinionConfig(second_opinion)),
         )
         record = evaluate(samples, known, output, evaluators, config, report)
     results = record["results"]

@@ -103,7 +103,7 @@ def test_list_summary_and_report_say_who_agrees(judged, tmp_path):
     assert (
         f"{len(agreed)} are stable there as well. The other {len(finds) - len(agreed)} rest on fake@1 alone." in items
     )
-    assert "No find was checked by a costlier method" in items  # another potential is none
+    assert "No find was checked by a more expensive method" in items  # another potential is none
     page = write_report(history, tmp_path).read_text()
     assert head in page
     assert "second opinion by mlip-other@1" in page

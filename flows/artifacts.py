@@ -279,7 +279,7 @@ def cost_rows(campaign: Campaign) -> list[dict[str, Any]]:
     history, settings = campaign.history, campaign.settings
     left = settings.rounds + 1 - len(history.reports())
     ahead = {history.oracle.oracle: left * settings.budget}
-    ahead |= {tier.oracle.name: left * tier.best for tier in campaign.components.tiers}
+    ahead |= {tier.oracle.name: left * min(tier.best, settings.budget) for tier in campaign.components.tiers}
     rows: list[dict[str, Any]] = []
     for cost in campaign.store.costs(history.name):
         most = ahead.get(cost.oracle, 0)

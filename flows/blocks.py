@@ -127,7 +127,8 @@ GIVES_WAY: dict[str, tuple[str, tuple[str, ...]]]  # what of which block an over
 GIVES_WAY = {key: ("budget", (name,)) for name, key in BUDGET.items()}
 GIVES_WAY |= {f"campaign.{key}": ("goal", OBJECTIVE) for key in ("objective", "goal", "target", "window", "also")}
 GIVES_WAY |= {"selection.objectives": ("goal", OBJECTIVE), "campaign.threshold": ("goal", ("stable",))}
-GIVES_WAY |= {"oracle.mlip.potential": ("oracle", ("label",)), "oracle.screen.potential": ("oracle", ("screen",))}
+GIVES_WAY |= {"oracle.mlip.potential": ("oracle", ("label",))}
+GIVES_WAY |= {f"oracle.{name}.potential": ("oracle", (name,)) for name in ("screen", "second_opinion")}
 
 
 def give_way(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -317,9 +318,10 @@ def _write_space(writer: _Writer, space: SpaceBlock) -> None:
 
 def _write_oracle(writer: _Writer) -> None:
     """Names alone: ``screen: chgnet`` and ``label: sevennet``, or what labels in place of a potential."""
-    screen, label = writer.there("oracle.screen"), writer.there("oracle.label")
-    if isinstance(screen, str):
-        writer.data["oracle"] = {**writer.data["oracle"], "screen": {"potential": screen}}
+    label = writer.there("oracle.label")
+    for name in ("screen", "second_opinion"):
+        if isinstance(potential := writer.there(f"oracle.{name}"), str):
+            writer.data["oracle"] = {**writer.data["oracle"], name: {"potential": potential}}
     if isinstance(label, str):
         writer.put("oracle.kind" if label in ORACLES else "oracle.mlip.potential", label, "oracle.label")
 

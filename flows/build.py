@@ -25,6 +25,7 @@ from loop.campaign import Campaign, Components
 from loop.contracts import Choosy, Generator, HullOracle, Oracle, Progress, Reward
 from loop.database import as_url
 from loop.errors import ConfigError
+from loop.history import SECOND_OPINION
 from loop.io.files import make_folder
 from loop.known import KnownCrystals
 from loop.novelty import NoveltyIndex
@@ -35,8 +36,10 @@ from loop.screening import HullScreen
 from loop.tiers import HandOff, Tier, key_of
 from loop.values import PRODUCT
 from oracles.cheap import CheapPotential, ScreenConfig
-from oracles.mlip import PotentialOracle, potential_of, references_of
+from oracles.mlip import PotentialOracle, references_of
+from oracles.opinion import OpinionConfig, require_other
 from oracles.potentials.base import Potential
+from oracles.potentials.loading import potential_of
 from oracles.references.crystals import load_reference_crystals
 from surrogates.acquisition import PoolAcquisition
 from surrogates.features import FeatureExtractor, default_blocks
@@ -176,7 +179,22 @@ class Builder:
         for name, tier in (("dft", self.config.oracle.dft), ("handoff", self.config.oracle.handoff)):
             if tier is not None:
                 found.append(self._tier(name, tier, self._made(name, tier.oracle_config())))
+        if (asked := self.config.oracle.second_opinion) is not None:
+            found.append(Tier(SECOND_OPINION, self.opinion(asked), asked.best, only_stable=True, together=True))
         return tuple(found)
+
+    def opinion(self, section: OpinionConfig) -> PotentialOracle:
+        """The oracle of another potential.
+
+        Raises:
+            ConfigError: it rewards or labels already.
+        """
+        config = section.oracle_config()
+        potential = potential_of(config, self.workers)
+        require_other("rewards and screens", self.cheap.potential.energy_type, potential.energy_type)
+        if self.config.oracle.kind == MLIP:
+            require_other("labels", self.measuring.potential.energy_type, potential.energy_type)
+        return PotentialOracle(potential, references_of(config, potential), config)
 
     def _tier(self, name: str, section: DftTier | HandoffTier, made: Any) -> Tier:
         """A tier; what chooses for it looks at the features that the campaign keeps anyway."""

@@ -32,6 +32,7 @@ from oracles.cheap import ScreenConfig
 from oracles.dft.handoff import HandoffConfig
 from oracles.dft.oracle import DftConfig
 from oracles.mlip import MlipConfig
+from oracles.opinion import OpinionConfig
 from surrogates.acquisition import AcquisitionConfig
 from surrogates.properties import GPConfig
 
@@ -100,7 +101,7 @@ class HandoffTier(HandoffConfig):
 
 ROOMS: tuple[type[Any], ...]
 ROOMS = (CampaignSettings, FinetuneConfig, PolicyConfig, ValidityRules, Tolerances, RewardConfig, MlipConfig, GPConfig)
-ROOMS += (AcquisitionConfig, ScreenConfig, DftTier, HandoffTier, SubstitutionConfig)
+ROOMS += (AcquisitionConfig, ScreenConfig, DftTier, HandoffTier, SubstitutionConfig, OpinionConfig)
 for room_settings in ROOMS:
     forbid_extra(room_settings)
 
@@ -188,6 +189,9 @@ class OracleSection(Chosen):
     mlip: MlipConfig = Field(default_factory=lambda: MlipConfig(), description="potential, relaxation, bulk modulus")
     dft: DftTier | None = Field(None, description="DFT for candidates of each round; none: no DFT")
     handoff: HandoffTier | None = Field(None, description="inputs for people for the best of each round")
+    second_opinion: OpinionConfig | None = Field(
+        None, description="potential that judges what is stable, on its own hull, after the one that labels; none: none"
+    )
     workers: int = Field(0, ge=0, description="processes side by side; 0: one per core")
 
     @field_validator("kind", mode="after")

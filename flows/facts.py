@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from loop.history import History
+from loop.history import SECOND_OPINION, History
 
 Facts = list[tuple[str, str]]
-CONDITIONS = {  # of `generator.constraints.conditions.Sampling`: words before the value
-    "require": "with",
-    "elements": "only",
-    "exclude": "without",
-    "chemical_system": "of the system",
-    "formula": "of the formula",
-    "space_groups": "in space group",
-    "max_elements": "elements, at most",
-    "max_atoms": "atoms in the primitive cell, at most",
-    "n_atoms": "atoms in the primitive cell, exactly",
-    "sites": "with sites",
+CONDITIONS = {  # of `generator.constraints.conditions.Sampling`: words around the value
+    "require": "with {}",
+    "elements": "only {}",
+    "exclude": "without {}",
+    "chemical_system": "of the system {}",
+    "formula": "of the formula {}",
+    "space_groups": "in space group {}",
+    "max_elements": "at most {} elements",
+    "max_atoms": "at most {} atoms in the primitive cell",
+    "n_atoms": "exactly {} atoms in the primitive cell",
+    "sites": "with sites {}",
 }
 RULES = {"max_elements": "elements", "max_atoms": "atoms"}  # of the validity rules, at most
 
@@ -31,7 +31,7 @@ def facts_of(history: History) -> Facts:
     settings = history.settings
     baseline = f"{settings.round0_budget} labels in the baseline round"
     budget = f"{baseline}, then {settings.rounds} rounds of {settings.budget} labels from pools of {settings.pool}"
-    lots = f"{settings.shadow_share:.0%} of them drawn by lot"
+    lots = f"{settings.shadow_share:.0%} of them picked at random"
     found = [("Space", space(config)), ("Generator", _generator(config)), ("Potentials", _potentials(config))]
     found += [("Hull", _hull(config)), ("New against", _novelty(config)), ("Budget", f"{budget}, {lots}")]
     made_with = _mapping(history.about.get("provenance"))
@@ -55,7 +55,7 @@ def space(config: Mapping[str, Any]) -> str:
     }
     if system := sampling.get("chemical_system"):
         sampling["chemical_system"] = system if isinstance(system, str) else "-".join(system)
-    asked = [f"{words} {_listed(sampling[name])}" for name, words in CONDITIONS.items() if sampling.get(name)]
+    asked = [words.format(_listed(sampling[name])) for name, words in CONDITIONS.items() if sampling.get(name)]
     rules = _mapping(config.get("validity"))
     limits = [f"at most {rules[name]} {what}" for name, what in RULES.items() if rules.get(name)]
     limits += [f"no {name}" for name in ("radioactive", "noble_gases") if rules.get(name) is False]
@@ -81,6 +81,8 @@ def _potentials(config: Mapping[str, Any]) -> str:
     label = _mapping(oracle.get("mlip")).get("potential") if _by_potential(oracle) else oracle["kind"]
     screen = _mapping(oracle.get("screen")).get("potential") or (label if _by_potential(oracle) else "chgnet")
     tiers = [f"{name} for the best {_mapping(oracle[name]).get('best')} of a round" for name in _tiers(oracle)]
+    other = _mapping(oracle.get(SECOND_OPINION)).get("potential")
+    tiers += [f"{other} gives a second opinion on what is stable"] if other else []
     return "; ".join([f"{screen} rewards and screens", f"{label} labels", *tiers])
 
 
@@ -90,7 +92,8 @@ def _by_potential(oracle: Mapping[str, Any]) -> bool:
 
 
 def _tiers(oracle: Mapping[str, Any]) -> list[str]:
-    return [name for name, section in oracle.items() if name not in ("mlip", "screen") and "best" in _mapping(section)]
+    others = ("mlip", "screen", SECOND_OPINION)
+    return [name for name, section in oracle.items() if name not in others and "best" in _mapping(section)]
 
 
 def _hull(config: Mapping[str, Any]) -> str:

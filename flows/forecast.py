@@ -64,6 +64,8 @@ def _tiers(config: CampaignConfig) -> dict[str, Any]:
         found |= {"dft_calls": rounds * oracle.dft.best, "dft": f"GPAW, preset {oracle.dft.preset}"}
     if oracle.handoff is not None:
         found["handed_out"] = rounds * oracle.handoff.best
+    if oracle.second_opinion is not None:
+        found["second_opinion"] = f"{oracle.second_opinion.potential}, on what is stable"
     return found
 
 

@@ -9,7 +9,7 @@ from flows import records
 from flows.facts import facts_of, space_of
 from loop.history import History
 from loop.io.files import sha256
-from loop.ranking import FIND, KNOWN_STABLE, UNJUDGED
+from loop.ranking import FIND, KNOWN_STABLE, UNJUDGED, UNSTABLE
 from loop.report import columns
 from loop.report.export import ranked_rows
 from loop.report.summary import reports_now
@@ -34,6 +34,7 @@ def summarise(history: History) -> dict[str, Any]:
         "oracle_calls": history.paid,
         "labelled": len(rows),
         **columns.counts(rows),
+        **columns.opinions(history, finds),
         **columns.diversity(finds),
         "hours": history.seconds() / 3600,
     }
@@ -50,6 +51,9 @@ def summarise(history: History) -> dict[str, Any]:
     if unjudged := columns.in_group(rows, UNJUDGED):  # none once a round has ended
         summary["stable_not_judged"] = len(unjudged)
         summary["not_judged"] = [{name: row.get(name) for name in shown if name != "new"} for row in unjudged[:TOP]]
+    if not finds and not unjudged:
+        nearest = columns.in_group(rows, UNSTABLE)
+        summary["nearest"] = [{name: row.get(name) for name in shown} for row in nearest[:TOP]]
     summary["known"] = [{name: row.get(name) for name in shown} for row in known[:TOP]]
     return summary
 

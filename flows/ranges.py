@@ -100,6 +100,7 @@ RANGES: dict[str, dict[str, Range]] = {
     "AcquisitionConfig": {"beta": NUMBER, "feasible": SHARE} | dict.fromkeys(("incumbent", "screen", "samples"), COUNT),
     "DftTier": {"best": COUNT, "min_gap": NUMBER, "symprec": Range(0, 1, above=True)},
     "HandoffTier": {"best": COUNT},
+    "OpinionConfig": {"best": COUNT},
 }
 
 

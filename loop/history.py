@@ -30,6 +30,7 @@ from loop.values import NEW, Candidate, Evaluation, Quantity, RoundReport
 
 CAMPAIGN = "campaign"  # stage of the events that belong to no stage
 RANK = "rank"  # who chose for a tier, where no acquisition did; else engine or shadow
+SECOND_OPINION = "second_opinion"  # name of the tier that is another potential, no costlier method
 CREATED, SETTINGS, DONE, STOPPED = "created", "settings", "done", "stopped"  # kinds of events
 TIER = "rung"  # and that of what goes up to a tier: the former name, so that all ledgers read alike
 NOT_JUDGED = "not judged"  # labelled in a round whose label stage is not done

@@ -59,7 +59,7 @@ def _diverse(
     share: float,
     seed: int,
 ) -> list[int]:
-    """What the acquisition wants, but of no prototype more than a share; where nothing else is left, more of it.
+    """What the acquisition ranks first, but of no prototype more than a share; where nothing else is left, more of it.
 
     A prototype that has its share gives its places to what the acquisition ranks next.
     """

@@ -91,6 +91,7 @@ class Tier:
     selection: TierSelection | None = None  # from this round and earlier ones; None: the best of the round by rank
     shadow_share: float = 0.0  # of all that go up: picked by chance among those that may, never by rank
     approval: ApprovalRule | None = None  # a person decides before each round's work; None: nobody is asked
+    together: bool = False  # quick enough to be asked about all of a round in one go
 
     def __post_init__(self) -> None:
         """Check values."""
@@ -160,7 +161,7 @@ def as_submitted(candidate: Candidate, evaluation: Evaluation) -> Candidate:
 
 
 def approved(campaign: Campaign, round: int, tier: Tier, rule: ApprovalRule, labels: Sequence[Label]) -> int:
-    """Ask a person how many crystals may go up; returns the number, 0 for none. Goes on record."""
+    """Ask a person how many crystals may go up; returns the number, 0 for none. The answer is kept in the ledger."""
     settings = campaign.settings
     names = (settings.stability, settings.objective)
     rows = [
@@ -199,7 +200,7 @@ def run_tier(campaign: Campaign, round: int, tier: Tier) -> int:
     candidates = [up[key] for key in history.tiers[tier.name].rounds[round]]
     if isinstance(tier.oracle, HandOff):
         tier.oracle.hand_out(candidates, campaign.directory / tier.name / f"round_{round:03d}")
-    elif isinstance(tier.oracle, Recorder):  # it keeps each as it comes
+    elif tier.together or isinstance(tier.oracle, Recorder):  # which keeps each as it comes
         campaign.label(candidates, tier.oracle)
     else:
         for done, candidate in enumerate(candidates):  # one by one: each may take hours, and is kept at once

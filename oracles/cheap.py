@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from pymatgen.core import Structure
@@ -14,26 +13,14 @@ from loop.errors import EnergyTypeError
 from loop.hull import Hull
 from loop.screening import HullScreen
 from oracles.potentials.base import Potential
-from oracles.potentials.loading import load_potential
+from oracles.potentials.loading import PotentialConfig, potential_of
 from oracles.references.table import References, load_references, shipped_for
 
 
 @dataclass(frozen=True)
-class ScreenConfig:
+class ScreenConfig(PotentialConfig):
     """Which potential judges unrelaxed crystals, thousands per round."""
 
-    potential: str = "chgnet"
-    """Potential: chgnet, sevennet, mace:MODEL, or an ASE calculator as module:Class."""
-    device: str | None = None
-    """cpu or cuda; none: the potential's default."""
-    dtype: str | None = None
-    """float32 or float64; none: the potential's default."""
-    trust: bool = False
-    """Allow a model file that is a pickle, which may run code when it is loaded."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of an ASE calculator."""
-    environment: str | None = None
-    """Overlay or interpreter that has the potential's packages."""
     references: str | None = None
     """Table of reference phases; none: the one that ships for the potential."""
 
@@ -65,14 +52,7 @@ class CheapPotential:
         Raises:
             DiscoveryLoopError: see `load_potential` and `load_references`.
         """
-        potential = load_potential(
-            config.potential,
-            device=config.device,
-            dtype=config.dtype,
-            trust=config.trust,
-            options=config.options,
-            environment=config.environment,
-        )
+        potential = potential_of(config)
         try:
             table = load_references(config.references) if config.references else shipped_for(potential.energy_type)
         except EnergyTypeError as error:

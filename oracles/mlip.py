@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -15,7 +15,7 @@ from loop.stability import REFUSED
 from loop.values import OK, Candidate, Cost, Evaluation, Quantity, failed
 from oracles.potentials.base import ROUND_OFF, Potential
 from oracles.potentials.canary import check_canary
-from oracles.potentials.loading import load_potential
+from oracles.potentials.loading import PotentialConfig, potential_of
 from oracles.properties.bulk import BulkConfig, BulkModulus, bulk_moduli
 from oracles.properties.elastic import ElasticConfig, elastic_tensor, tight
 from oracles.properties.phonons import PhononConfig, phonons
@@ -32,21 +32,9 @@ IN_CHECKSUMS = ("potential", "device", "trust", "environment", "references", "ph
 
 
 @dataclass(frozen=True)
-class MlipConfig:
+class MlipConfig(PotentialConfig):
     """What the oracle does."""
 
-    potential: str = "chgnet"
-    """Potential: chgnet, sevennet, mace:MODEL, or an ASE calculator as module:Class."""
-    device: str | None = None
-    """cpu or cuda; none: the potential's default."""
-    dtype: str | None = None
-    """float32 or float64; none: the potential's default."""
-    trust: bool = False
-    """Allow a model file that is a pickle, which may run code when it is loaded."""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    """Keyword arguments of an ASE calculator."""
-    environment: str | None = None
-    """Overlay or interpreter that has the potential's packages."""
     references: str | None = None
     """Table of reference phases, or demand: phases are computed as they are needed; none: the shipped table, else
     demand.
@@ -273,18 +261,6 @@ def references_of(config: MlipConfig, potential: Potential) -> References | Dema
         with suppress(EnergyTypeError):
             return shipped_for(potential.energy_type)
     return demand_hull(potential, config.relax, ledger=config.phases)
-
-
-def potential_of(config: MlipConfig, workers: int = 1) -> Potential:
-    """The potential that the settings name; `workers`: its processes, where it runs in such.
-
-    Raises:
-        DiscoveryLoopError: see `load_potential`.
-    """
-    return load_potential(
-        config.potential, device=config.device, dtype=config.dtype, trust=config.trust, options=config.options,
-        environment=config.environment, workers=workers,
-    )  # fmt: skip
 
 
 def _measured(outcome: Relaxed) -> dict[str, Quantity]:

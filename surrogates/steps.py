@@ -1,6 +1,6 @@
-"""Which measured crystals climb to the next fidelity: the posterior of the step between them, and what it costs.
+"""Which measured crystals go up to the next fidelity: the posterior of the step between them, and what it costs.
 
-The dearer value is modelled as the cheaper one plus a Gaussian process on features and on the cheaper value itself (an
+The costlier value is modelled as the cheaper one plus a Gaussian process on features and the cheaper value itself (an
 autoregressive step after Kennedy and O'Hagan, Biometrika 87, 1 (2000), on the property's own scale): where both agree
 the process has little to add, where the cheaper oracle errs for a kind of crystal it learns by how much. The score of a
 crystal is the probability that it is of use, times the expected improvement, over what it costs.
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MIN_FIT = 8  # measured steps from which hyperparameters are fitted; below they stay at their priors' centres
 MIN_SEEN = 4  # measured steps of a campaign; before, rank decides
-STABILITY_ERROR = 0.03  # eV/atom: of a distance from the hull by a potential, against the dearer tier's
+STABILITY_ERROR = 0.03  # eV/atom: of a distance from the hull by a potential, against the costlier tier's
 MAXITER = 50  # L-BFGS steps of that fit
 STEP = 0.5  # prior standard deviation of a step, over that of the property itself
 COST_SLOPE = 2.0  # prior exponent of a cost in the size of a crystal: between a potential's and that of DFT
@@ -43,8 +43,8 @@ class Steps:
     Attributes:
         features: (n, d), NaN where missing.
         low: (n,) cheaper values, own unit; NaN where there is none, which says nothing about the step.
-        high: (n,) dearer values, own unit; NaN where not measured or failed.
-        cost: (n,) of the dearer measurement, any one unit; NaN where not measured.
+        high: (n,) costlier values, own unit; NaN where not measured or failed.
+        cost: (n,) of the costlier measurement, any one unit; NaN where not measured.
         size: (n,) what a cost grows with, such as the number of electrons.
         useful: (n,) probability that a crystal is of use at all, such as that of its stability.
     """
@@ -64,7 +64,7 @@ class Steps:
 
 
 class StepModel:
-    """Posterior of the dearer value.
+    """Posterior of the costlier value.
 
     Args:
         steps: measured and open ones; inputs are scaled by all of them.
@@ -87,7 +87,7 @@ class StepModel:
         self._prop = prop
 
     def predict(self, high: np.ndarray, *, fit: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation (n,) on the property's scale, given dearer values (n,), NaN where unknown.
+        """Mean and standard deviation (n,) on the property's scale, given costlier values (n,), NaN where unknown.
 
         Args:
             high: own unit.
@@ -124,7 +124,7 @@ def selected_for_tier(
     Args:
         steps: all crystals; those with a finite `cost` were measured, whatever came out.
         groups: of the feature columns.
-        prop: dearer property.
+        prop: costlier property.
         objective: what is wanted of it.
         k: at most.
         by_cost: divide by the expected cost.

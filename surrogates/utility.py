@@ -1,4 +1,4 @@
-"""What a campaign wants: objectives and constraints, apart from each other, over normal posteriors.
+"""What a campaign looks for: objectives and constraints, apart from each other, over normal posteriors.
 
 Everything here is on the model scales of the properties (`Property.to_scale`); targets and bounds are given in own
 units and mapped. Utility is higher is better.

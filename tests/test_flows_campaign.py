@@ -118,6 +118,17 @@ def test_interrupt_then_resume_pays_for_nothing_twice(tmp_path, fakes):
 
 
 @pytest.mark.usefixtures("quick_report", "fakes")
+def test_where_nothing_is_stable_the_nearest_to_the_hull_are_shown(tmp_path):
+    config = write_config(tmp_path / "c.yaml", rounds=1, threshold=-0.4)
+    told = run("run", config, "--results", tmp_path / "r")
+    assert told.exit_code == 0, told.stderr
+    assert "nothing is stable and new yet; the nearest to the hull:" in told.stdout
+    nearest = json.loads(run("status", tmp_path / "r", "--json").stdout)["nearest"]
+    rows = pd.read_csv(tmp_path / "r" / "ranked.csv").query("status == 'ok'")
+    assert [row["e_above_hull"] for row in nearest] == pytest.approx(sorted(rows["e_above_hull"])[:5])
+
+
+@pytest.mark.usefixtures("quick_report", "fakes")
 def test_a_folder_keeps_its_campaign(tmp_path):
     config, results = write_config(tmp_path / "c.yaml", rounds=1), tmp_path / "r"
     assert run("run", config, "--results", results).exit_code == 0

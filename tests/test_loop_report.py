@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pymatgen.core import Composition
 
 from flows.artifacts import round_rows
 from flows.facts import facts_of, space
@@ -22,6 +23,7 @@ from loop.history import CAMPAIGN, CREATED, History
 from loop.hull import HullEntry
 from loop.metrics import Interval
 from loop.ranking import FIND, KNOWN_STABLE, ranked
+from loop.report import phases
 from loop.report.candidates import mixture, symmetry
 from loop.report.drawing import rows_of
 from loop.report.export import file_stem, final_structure, ranked_rows
@@ -478,13 +480,31 @@ def test_facts_of_a_configuration():
     config = {"generator": {"proposals": {"sampling": sampling, "max_atoms": 20}}, "validity": {"max_elements": 3}}
     told = space(config)
     assert told == (
-        "with Li; only Li, O; in space group 225; atoms in the primitive cell, at most 20; rules: at most 3 elements"
+        "with Li; only Li, O; in space group 225; at most 20 atoms in the primitive cell; rules: at most 3 elements"
     )
     assert space({}) == "all chemistry that the generator knows"
     history = History("x", CampaignSettings(), None, {"config": config}, {}, "", {}, {}, 0)
     assert dict(facts_of(history))["Space"] == told
     history.about = {}
     assert facts_of(history) == []
+
+
+def test_names_in_a_phase_diagram_stand_at_their_compositions(monkeypatch):
+    """The campaign's crystals in any order, some on the hull: pymatgen puts the names of others beside them."""
+    energies = {"NbRe2": -11.6, "NbRe": -10.9, "Nb3Re5": -11.4, "NbRe3": -11.55, "Nb2Re3": -11.3}
+    own = [
+        SimpleNamespace(
+            candidate=SimpleNamespace(formula=formula, id=formula), evaluation=SimpleNamespace(value=lambda _, e=e: e)
+        )
+        for formula, e in energies.items()
+    ]
+    monkeypatch.setattr(phases, "members", lambda *_: own)
+    known = [HullEntry("Nb", -10.0, "a"), HullEntry("Re", -12.0, "b"), HullEntry("Nb3Re", -10.4, "c")]
+    made = phases.diagram(SimpleNamespace(phases=lambda: {"Nb-Re": known}), "Nb-Re")
+    (ours,) = (trace for trace in made["data"] if trace.get("name") == "this campaign")
+    share = {formula: Composition(formula).get_atomic_fraction("Re") for formula in energies}
+    words = [re.sub("<.*?>", "", name) for name in ours["text"]]
+    assert dict(zip(words, ours["x"], strict=True)) == pytest.approx(share)
 
 
 def test_a_long_campaign_stays_small(tmp_path):

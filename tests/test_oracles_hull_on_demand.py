@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -240,6 +240,21 @@ def test_a_phase_that_cannot_be_computed_is_named(made, emt):
     result = hull.e_above_hull("CuPd", 0.0, emt.energy_type)
     assert result.status == "ok"
     assert "CuPd-broken: failed:overlap" in result.message
+
+
+@pytest.mark.parametrize("limit", [{"max_steps": 1}, {"time_limit": 1e-9}])
+def test_a_phase_whose_relaxation_was_cut_off_is_named_where_the_distance_rests_on_it(made, emt, tmp_path, limit):
+    """Its energy is an upper bound: relaxed, it lies lower, and the candidate further above it."""
+    hasty = PhaseLedger(emt, replace(SETTINGS, **limit), str(tmp_path / "hasty.db"))
+    whole = made(("Cu", "Pd"))
+    hull = DemandHull(hasty, whole.source, whole.estimates)
+    result = hull.e_above_hull("Cu3Pd", 0.0, emt.energy_type)
+    cut_off = {id for id in result.ids.values() if hull.computed[id].status in ("timeout", "not-converged")}
+    assert cut_off
+    assert all(id in result.message.split("did not end")[1] for id in cut_off)
+    finished = whole.e_above_hull("Cu3Pd", 0.0, emt.energy_type)
+    assert finished.e_above_hull > result.e_above_hull
+    assert not finished.message
 
 
 def test_refusals(made, emt):

@@ -55,6 +55,35 @@ def test_energies_are_those_of_its_own_package(raw):
     assert raw.energy_type.corrections == "none"
 
 
+# eV/atom by sevenn's own SevenNetCalculator("7net-mf-0", modal=...), float32, CPU, primitive cells of these edges (A)
+CUBES = {"MgO": 4.2, "NaCl": 5.6}
+HEADS = {
+    "mf-0": ("PBE(+U)", "MP2020", {"MgO": -5.962160, "NaCl": -3.382726}, {"MgO": -0.687 / 2, "NaCl": -0.614 / 2}),
+    "mf-0-r2scan": ("r2SCAN", "none", {"MgO": -8.045977, "NaCl": -6.890755}, {"MgO": 0.0, "NaCl": 0.0}),
+}
+
+
+@pytest.mark.parametrize("variant", HEADS)
+def test_each_head_of_the_multi_fidelity_model_answers_as_its_own_package_does(variant):
+    functional, corrections, energies, corrected = HEADS[variant]
+    potential = load_potential(f"sevennet:{variant}")
+    lattices = {
+        formula: Lattice([[0, a / 2, a / 2], [a / 2, 0, a / 2], [a / 2, a / 2, 0]]) for formula, a in CUBES.items()
+    }
+    cells = [
+        Structure(lattices["MgO"], ["Mg", "O"], [[0, 0, 0], [0.5] * 3]),
+        Structure(lattices["NaCl"], ["Na", "Cl"], [[0, 0, 0], [0.5] * 3]),
+    ]
+    points = potential.single_points(cells)  # together: each crystal is told its head
+    potential.close()
+    wanted = [energies[formula] + corrected[formula] for formula in CUBES]
+    assert [point.energy for point in points] == pytest.approx(wanted, abs=5e-4)
+    assert max(abs(point.forces).max() for point in points) < 1e-4
+    kind = potential.energy_type
+    assert (kind.method, kind.functional, kind.corrections) == ("SevenNet-MF-0", functional, corrections)
+    assert potential.name == f"sevennet:{variant}"
+
+
 def test_it_conforms_through_the_process_boundary(corrected):
     findings = conformance(corrected)
     assert all(finding.passed for finding in findings), [f.text for f in findings if not f.passed]

@@ -82,6 +82,13 @@ BENCHMARKS = (
         data=False,
     ),
     Benchmark(
+        "demand",
+        "Whether a hull on demand equals the complete hull, and what share of its phases is computed.",
+        "oracles.demand",
+        "DemandConfig",
+        seeds=False,
+    ),
+    Benchmark(
         "selection",
         "Time and memory to choose a batch from 100,000 candidates whose features are cached; needs no data.",
         "pool.selection",

@@ -79,7 +79,7 @@ app = typer.Typer(
 
 
 def show_version(value: bool) -> None:
-    """Print the version and leave."""
+    """Print the version and exit."""
     if value:
         from importlib.metadata import version
 
@@ -90,7 +90,7 @@ def show_version(value: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[  # noqa: ARG001
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Discover inorganic crystals in a closed loop: generate, select, label, learn; round after round."""

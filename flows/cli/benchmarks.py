@@ -153,7 +153,7 @@ def rl_speed(
     crystals: Annotated[int, typer.Option(min=1, help="Crystals that the batched reward judges.")] = 300,
     slow: Annotated[int, typer.Option(min=1, help="The first of them, judged by the published scheme, too.")] = 20,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Tuned instead of the shipped one, as of another size.")
+        Path | None, typer.Option(help="Tuned instead of the shipped one, e.g. of another size.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch in an iteration.")] = 2,
     seed: Seed = 0,
@@ -193,7 +193,7 @@ def dft(
     preset: Annotated[
         list[str] | None, typer.Option(help="test, fast or converged. Repeatable. Default: test.")
     ] = None,
-    crystal: Annotated[list[str] | None, typer.Option(help="Formula, as Si. Repeatable. Default: all eight.")] = None,
+    crystal: Annotated[list[str] | None, typer.Option(help="Formula, e.g. Si. Repeatable. Default: all eight.")] = None,
     lattice: Annotated[bool, typer.Option("--lattice", help="Relax cells too: lattice parameters.")] = False,
     cores: Annotated[int, typer.Option(min=0, help="MPI processes; 0: one per core.")] = 0,
     time_limit: Annotated[float, typer.Option(help="Seconds for one crystal.")] = 3600.0,

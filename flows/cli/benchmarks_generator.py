@@ -65,7 +65,7 @@ def preparation(
     output: Output,
     data: OwnData = None,
     n: Annotated[int, typer.Option("--n", min=100, help="CIFs.")] = 1000,
-    broken: Annotated[int, typer.Option(min=0, help="How many of them are none.")] = 20,
+    broken: Annotated[int, typer.Option(min=0, help="How many of them are no valid CIFs.")] = 20,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:

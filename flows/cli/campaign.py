@@ -18,7 +18,7 @@ Config = Annotated[str, typer.Argument(help="YAML file of the campaign, or the n
 Folder = Annotated[Path, typer.Argument(help="Results folder of the campaign.")]
 Results = Annotated[Path | None, typer.Option(help="Results folder. Default: results/NAME.")]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", "-s", help="Change a setting, as campaign.rounds=5. Repeatable.")
+    list[str] | None, typer.Option("--set", "-s", help="Change a setting, e.g. campaign.rounds=5. Repeatable.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
@@ -78,7 +78,7 @@ def validate(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Check that a configuration can run, potential, checkpoint and conditions included; tell what would run."""
+    """Check that a configuration can run, potential, checkpoint and conditions included; report what would run."""
     from flows.config import read_config
     from flows.configfile import parse_settings
     from flows.forecast import forecast
@@ -111,7 +111,7 @@ def run(
     config: Config,
     results: Results = None,
     settings: Settings = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would run: oracle calls, time.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only report what would run: oracle calls, time.")] = False,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
@@ -161,7 +161,7 @@ def outcome_text(directory: Path, summary: dict[str, Any]) -> str:
     from flows.console import aligned, shown
     from loop.report.columns import headings
 
-    apart = ("top", "not_judged", "known", "units")
+    apart = ("top", "not_judged", "nearest", "known", "units")
     counts = {name: value for name, value in summary.items() if name not in apart and value != ""}
     width = max(len(name) for name in counts)
     units = summary.get("units", {})
@@ -169,6 +169,7 @@ def outcome_text(directory: Path, summary: dict[str, Any]) -> str:
     titles = {
         "top": "best finds (stable and new):",
         "not_judged": "stable; relaxed crystals are compared with the known ones when the round's labels are in:",
+        "nearest": "nothing is stable and new yet; the nearest to the hull:",
         "known": "stable, but known or a copy (no finds):",
     }
     for name, title in titles.items():
@@ -191,7 +192,7 @@ def status(directory: Folder, json: Json = False) -> None:
 
 def approve(
     directory: Folder,
-    reject: Annotated[bool, typer.Option("--reject", help="Send nothing up.")] = False,
+    reject: Annotated[bool, typer.Option("--reject", help="Submit nothing.")] = False,
     budget: Annotated[int | None, typer.Option(min=0, help="How many crystals at most. Default: as asked.")] = None,
     json: Json = False,
 ) -> None:
@@ -220,7 +221,7 @@ def report(
         typer.Option(
             "--output",
             "-o",
-            help="Folder to write to. Default: the campaign's, or where that can only be read, the present one.",
+            help="Folder to write to. Default: the campaign's; the present one where that is read-only.",
         ),
     ] = None,
     json: Json = False,

@@ -49,7 +49,7 @@ def dft(
     preset: Annotated[Preset, typer.Option(help="How accurate.")] = Preset.fast,
     property: Annotated[list[What] | None, typer.Option(help="Beside the energy. Repeatable. Default: both.")] = None,
     relax: Annotated[Relax, typer.Option(help="What may move.")] = Relax.none,
-    settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="Change the preset, as ecut=500.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="Change the preset, e.g. ecut=500.")] = None,
     energy_only: Annotated[bool, typer.Option("--energy-only", help="Neither gap nor dielectric constant.")] = False,
     max_atoms: Annotated[int, typer.Option(min=1, help="Of the primitive cell; larger crystals are left out.")] = 16,
     time_limit: Annotated[float, typer.Option(help="Seconds for one crystal.")] = 1800.0,
@@ -106,7 +106,7 @@ def dft_inputs(
 
 def import_labels(
     campaign: Annotated[Path, typer.Argument(help="Results folder of the campaign.")],
-    file: Annotated[Path, typer.Argument(help="CSV: candidate_id, and columns as 'band_gap (eV)'.")],
+    file: Annotated[Path, typer.Argument(help="CSV: candidate_id, and columns such as 'band_gap (eV)'.")],
     name: Annotated[str, typer.Option(help="Prefix of the columns: NAME_band_gap.")] = "handoff",
     json: Json = False,
 ) -> None:

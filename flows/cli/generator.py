@@ -76,13 +76,13 @@ def generate(
     require: Annotated[list[str] | None, typer.Option(help="Elements that must occur.")] = None,
     formula: Annotated[str | None, typer.Option(help="Reduced formula that all must have.")] = None,
     chemical_system: Annotated[
-        str | None, typer.Option(help="Elements that all occur, and no others, as Sr-Ti-O.")
+        str | None, typer.Option(help="Elements that all occur, and no others, e.g. Sr-Ti-O.")
     ] = None,
     max_elements: Annotated[int | None, typer.Option(min=1, help="Most different elements.")] = None,
     max_atoms: Annotated[int | None, typer.Option(min=1, help="Most atoms in the primitive cell.")] = None,
     n_atoms: Annotated[int | None, typer.Option(min=1, help="Atoms in the primitive cell.")] = None,
     sites: Annotated[list[str] | None, typer.Option(help="Wyckoff positions that must occur: c, or c:Ti.")] = None,
-    temperature: Annotated[float, typer.Option(help="Above 1: more diverse; below 1: likelier crystals.")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="Above 1: more diverse; below 1: more probable crystals.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="Share of probability that choices are drawn from, 0 to 1.")] = 1.0,
     min_distance: Annotated[
         float, typer.Option(min=0, help="Crystals with atoms closer than this (A) are drawn again; 0: all are kept.")
@@ -200,7 +200,7 @@ def pretrain(
     output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint folder to write.")],
     config: Annotated[Path | None, typer.Option(help="YAML with settings of the training.")] = None,
     init: Annotated[Path | None, typer.Option(help="Checkpoint to start from, for another set; shipped: ours.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as epochs=10.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, e.g. epochs=10.")] = None,
     resume: Resume = False,
     json: Json = False,
 ) -> None:
@@ -226,7 +226,7 @@ def finetune(
     config: Annotated[str, typer.Argument(help="YAML file of a campaign, or the name of a preset.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the tuned checkpoint and its curve.")],
     settings: Annotated[
-        list[str] | None, typer.Option("--set", "-s", help="Change a setting, as generator.finetune.iterations=50.")
+        list[str] | None, typer.Option("--set", "-s", help="Change a setting, e.g. generator.finetune.iterations=50.")
     ] = None,
     resume: Resume = False,
     json: Json = False,
@@ -257,6 +257,9 @@ def evaluate_generator(
     checkpoint: Checkpoint = None,
     energies: Annotated[bool, typer.Option(help="Energies above the hull by the default potential.")] = True,
     relax: Annotated[int, typer.Option(min=0, help="Crystals to relax, too; 0: none.")] = 100,
+    second_opinion: Annotated[
+        str | None, typer.Option(help="Another potential: who is stable and S.U.N. by both, relaxed.")
+    ] = None,
     shipped: Annotated[bool, typer.Option(help="Count what is among the shipped fingerprints as known.")] = True,
     seed: Annotated[int, typer.Option(help="Which crystals are relaxed.")] = 0,
     json: Json = False,
@@ -269,17 +272,22 @@ def evaluate_generator(
     from flows.tables.columns import read_input
     from flows.tables.outputs import check_folder
     from loop.io.crystals import read_crystals
+    from oracles.opinion import OpinionConfig
 
     check_folder(output)
+    if second_opinion is not None and not (energies and relax):
+        raise InputError("--second-opinion judges relaxed crystals: leave --no-energies and --relax 0 out")
     config = EvaluationConfig(relax=relax, shipped=shipped, seed=seed)
     with progress() as report:
         samples = read_input(input, report)
         known = None if reference is None else read_crystals(reference)
         model = None if held_out is None else load_model(checkpoint, "cpu", "float32")
+        builder = Builder(CampaignConfig())
         evaluators = Evaluators(
-            Builder(CampaignConfig()) if energies else None,
+            builder if energies else None,
             model,
             None if held_out is None else read_crystals(held_out),
+            None if second_opinion is None else builder.opinion(OpinionConfig(second_opinion)),
         )
         record = evaluate(samples, known, output, evaluators, config, report)
     results = record["results"]
@@ -287,7 +295,7 @@ def evaluate_generator(
 
 
 def import_checkpoint(
-    pkl: Annotated[Path, typer.Argument(help="Checkpoint of CrystalFormer v0.4, as epoch_005500.pkl.")],
+    pkl: Annotated[Path, typer.Argument(help="Checkpoint of CrystalFormer v0.4, e.g. epoch_005500.pkl.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint folder to write.")],
     json: Json = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Options that the verbs of ``discovery-loop benchmark`` share, and how they tell what they found."""
+"""Options that the verbs of ``discovery-loop benchmark`` share, and how they print what they found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flows.console import emit, note
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the record, tables and figures.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the record as JSON.")]
 Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, as budget=200.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", "-s", help="Change a setting, e.g. budget=200.")]
 
 
 def settings_of(

@@ -30,7 +30,7 @@ def reference() -> None:
 
 @reference_app.command()
 def show(
-    what: Annotated[str, typer.Argument(metavar="FORMULA|ID", help="As LiFePO4, or mp-19017.")],
+    what: Annotated[str, typer.Argument(metavar="FORMULA|ID", help="E.g. LiFePO4, or mp-19017.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write the crystals; the ending says the format.")
     ] = None,
@@ -59,7 +59,7 @@ def show(
 
 @reference_app.command()
 def lookup(
-    input: Annotated[Path, typer.Option("--input", "-i", help="CSV with a column material_id (as mp-149) or formula.")],
+    input: Annotated[Path, typer.Option("--input", "-i", help="CSV with a column material_id (mp-149) or formula.")],
     output: Output,
     table: Table = None,
     json: Json = False,
@@ -84,7 +84,7 @@ def lookup(
 
 @reference_app.command()
 def export(
-    chemical_system: Annotated[str, typer.Option(help="As Li-Fe-O; its subsystems come along.")],
+    chemical_system: Annotated[str, typer.Option(help="E.g. Li-Fe-O; its subsystems come along.")],
     output: Output,
     max_e_above_hull: Annotated[
         float | None, typer.Option(help="eV/atom, as published; leaves out what has no published value.")

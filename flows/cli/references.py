@@ -25,7 +25,7 @@ def build(
         typer.Argument(help="CSVs of known crystals with a cif column. Default: the known crystals that ship."),
     ] = None,
     chemical_system: Annotated[
-        str | None, typer.Option(help="Of the crystals that ship take this system's, as Li-Fe-O, subsystems included.")
+        str | None, typer.Option(help="Of the shipped crystals take this system's, e.g. Li-Fe-O, subsystems included.")
     ] = None,
     potential: Potential = "chgnet",
     split: Annotated[list[str] | None, typer.Option(help="Values of a column `split` to take. Default: all.")] = None,
@@ -127,7 +127,7 @@ def check(
 
 
 def fetch(
-    systems: Annotated[list[str], typer.Argument(help="Chemical systems, as Li-Fe-O; subsystems come along.")],
+    systems: Annotated[list[str], typer.Argument(help="Chemical systems, e.g. Li-Fe-O; subsystems come along.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV of crystals and energies, for `hull build`.")],
     endpoint: Annotated[str | None, typer.Option(help="Another server of the same interface.")] = None,
     json: Json = False,

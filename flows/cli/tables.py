@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Where = Annotated[
     list[str],
     typer.Option(
-        "--where", help="What must hold, as 'e_above_hull <= 0.05 and bulk_modulus > 100'. Repeated: all of them."
+        "--where", help="What must hold, e.g. 'e_above_hull <= 0.05 and bulk_modulus > 100'. Repeated: all of them."
     ),
 ]
 By = Annotated[

@@ -18,14 +18,14 @@ import numpy as np
 from flows.evaluation import distances
 from flows.evaluation.figures import draw
 from flows.records import write_record
-from loop.contracts import Progress
+from loop.contracts import Oracle, Progress
 from loop.io.files import make_folder, write_text
 from loop.known import KnownCrystals
 from loop.metrics import wilson
 from loop.novelty import NoveltyIndex
 from loop.stability import DEFINITIONS, IMPLAUSIBLE, sun_flags
 from loop.validity import STRICT, unknown_elements, validity_flags
-from loop.values import KNOWN, NEW
+from loop.values import KNOWN, NEW, Candidate
 from oracles.references.crystals import load_reference_crystals
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class Evaluators:
     builder: Builder | None = None  # potential and hull
     checkpoint: Checkpoint | None = None  # whose likelihood of `held_out` is measured
     held_out: CrystalTable | None = None
+    opinion: Oracle | None = None  # another potential, which judges the relaxed ones that the first calls metastable
 
 
 def evaluate(
@@ -90,7 +91,7 @@ def evaluate(
     if evaluators.builder is not None:
         _energies(rows, structures, evaluators.builder, tell)
         if config.relax:
-            results["relaxed"] = _relaxed(rows, structures, evaluators.builder, index, config, tell)
+            results["relaxed"] = _relaxed(rows, structures, evaluators, index, config, tell)
     results |= _shares(rows, len(samples))
     if known:
         results["distances"] = distances.measure(structures, known, tell)
@@ -189,7 +190,7 @@ def _judge_stability(rows: pd.DataFrame) -> None:
 def _relaxed(
     rows: pd.DataFrame,
     structures: Sequence[Structure],
-    builder: Builder,
+    evaluators: Evaluators,
     index: NoveltyIndex,
     config: EvaluationConfig,
     tell: Progress,
@@ -197,8 +198,9 @@ def _relaxed(
     """The same shares for some crystals after relaxation; their novelty is judged relaxed."""
     from oracles.relax import relax
 
+    assert evaluators.builder is not None
     chosen = np.sort(np.random.default_rng(config.seed).permutation(len(structures))[: config.relax])
-    measuring = builder.measuring
+    measuring = evaluators.builder.measuring
 
     def report(done: int, total: int) -> None:
         tell("relaxation", done, total, {})
@@ -220,13 +222,41 @@ def _relaxed(
     rows.loc[chosen, "e_above_hull_relaxed"] = part["e_above_hull"]
     rows.loc[chosen, "verdict_relaxed"] = [verdicts.get(row, "") for row in chosen]
     gained = rows["e_above_hull"] - rows["e_above_hull_relaxed"]
+    both = {}
+    if evaluators.opinion is not None:
+        both = {"second_opinion": second_opinion(part, dict(zip(good, ends, strict=True)), evaluators.opinion)}
+        rows.loc[chosen, "e_above_hull_second_opinion"] = part["second_opinion"]
     return {
         "crystals": len(chosen),
         "statuses": dict(Counter(outcome.status for outcome in outcomes)),
         **_shares(part, len(chosen)),
+        **both,
         "median_energy_gained": float(gained.median()),
         "seconds_each": float(np.mean([outcome.seconds for outcome in outcomes])) if outcomes else 0.0,
     }
+
+
+def second_opinion(part: pd.DataFrame, relaxed: Mapping[int, Structure], oracle: Oracle) -> dict[str, Any]:
+    """Shares of crystals that two potentials call stable, each on its own hull, and S.U.N. with that.
+
+    Args:
+        part: relaxed crystals as the first potential judged them; gets the column ``second_opinion`` (eV/atom).
+        relaxed: the crystals themselves, by row.
+        oracle: of the second potential; asked about those that are metastable by the first.
+    """
+    asked = [row for row in part.index[part["metastable"]] if row in relaxed]
+    labels = oracle.evaluate([Candidate(relaxed[row]) for row in asked]) if asked else []
+    above = {row: label.value("e_above_hull") for row, label in zip(asked, labels, strict=True) if label.ok}
+    part["second_opinion"] = [above.get(row, np.nan) for row in part.index]
+    # a sparse hull is no verdict of this oracle, so what it judged is not sparse
+    second = part.assign(e_above_hull=part["second_opinion"], sparse_hull=False)
+    _judge_stability(second)
+    found: dict[str, Any] = {"oracle": oracle.name, "asked": len(asked), "judged": len(above)}
+    for name in ("stable", "metastable", "sun", "msun"):
+        count = int((part[name] & second[name]).sum())
+        share = wilson(count, len(part))
+        found[name] = {"share": share.value, "low": share.low, "high": share.high, "count": count}
+    return found
 
 
 def told(results: Mapping[str, Any]) -> dict[str, str]:
@@ -238,6 +268,10 @@ def told(results: Mapping[str, Any]) -> dict[str, str]:
         statuses = ", ".join(f"{count} {status}" for status, count in relaxed["statuses"].items())
         lines["relaxed"] = f"{relaxed['crystals']} ({statuses})"
         lines |= {f"relaxed: {name}": _share_told(found, relaxed["crystals"]) for name, found in _shares_in(relaxed)}
+        if both := relaxed.get("second_opinion"):
+            lines["second opinion"] = f"{both['oracle']}: {both['judged']} of {both['asked']} judged; by both:"
+            n = relaxed["crystals"]
+            lines |= {f"relaxed, by both: {name}": _share_told(found, n) for name, found in _shares_in(both)}
         lines["relaxed: energy gained"] = f"{relaxed['median_energy_gained']:.3g} eV/atom (median)"
     if held_out := results.get("held_out_nll"):
         lines["held-out likelihood"] = f"{held_out['nll']:.4g} nats per crystal, {held_out['crystals']} crystals"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from loop.history import History, Label
+from loop.history import SECOND_OPINION, History, Label
 from loop.io.cif_writer import to_symmetrised_cif
 from loop.properties import heading, spec_of
 from loop.ranking import FIND, KNOWN_STABLE, SUSPECTS, UNJUDGED, UNSTABLE
@@ -21,7 +21,7 @@ from loop.stability import IMPLAUSIBLE
 
 SHOWN = {FIND: 40, UNJUDGED: 6, KNOWN_STABLE: 6, SUSPECTS: 6}  # cards of each part of the ranked list
 NEAREST = 6  # unstable ones where nothing is stable and new
-OPINION = "second_opinion_"  # columns of a potential that neither rewards nor labels
+OPINION = f"{SECOND_OPINION}_"  # columns of a potential that neither rewards nor labels
 EDGE = 1e-3  # of a lattice vector: atoms so near a face are drawn on the opposite one, too
 BOND = 1.12  # times the sum of covalent radii
 MOST_ATOMS = 400  # in a picture; of a larger cell no images on its faces are drawn
@@ -188,8 +188,8 @@ def lineage(history: History, row: Mapping[str, Any], label: Label) -> list[str]
     if stability in pick.mean:
         steps.append(f"Predicted: {energy(pick.mean[stability], pick.std[stability])} eV/atom above the hull.")
     steps.append(
-        {"engine": "Chosen by the acquisition.", "shadow": "Drawn by lot from the same pool, as control."}.get(
-            pick.arm, "Drawn by lot from the untuned generator."
+        {"engine": "Chosen by the acquisition.", "shadow": "Picked at random from the same pool, as a control."}.get(
+            pick.arm, "Picked at random from the untuned generator."
         )
     )
     steps.append(f"Labelled by {label.evaluation.oracle}: {label.evaluation.status}.")
@@ -198,7 +198,7 @@ def lineage(history: History, row: Mapping[str, Any], label: Label) -> list[str]
         steps.append(f"Judged {label.novelty_relaxed} as relaxed{match}.")
     above = row[f"{stability}_at_label"]
     if above is not None and above < IMPLAUSIBLE:
-        steps.append("Set apart: so far below the hull lie errors of a potential more often than crystals.")
+        steps.append("Set apart: so far below the hull, an error of the potential is more likely than a crystal.")
     steps += [f"Sent up to {name} ({found.oracle}): {found.status}." for name, found in label.tiers.items()]
     return steps
 

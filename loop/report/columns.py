@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from loop.history import History
+from loop.history import SECOND_OPINION, History
 from loop.properties import heading, spec_of
 from loop.prototypes import family
 from loop.ranking import FIND, KNOWN_STABLE, SUSPECTS
+from loop.stability import is_suspect
 
 HEADINGS = {
     "rank": "rank", "formula": "formula", "space_group": "space group", "n_atoms": "atoms", "prototype": "prototype",
@@ -49,6 +50,26 @@ def goal_names(history: History) -> list[str]:
     return list(dict.fromkeys([settings.stability, *(goal.name for goal in settings.goals)]))
 
 
+def opinion_name(history: History) -> str:
+    """Key in a ranked row of what a second opinion says of stability; empty where a campaign asks for none."""
+    return f"{SECOND_OPINION}_{history.settings.stability}" if SECOND_OPINION in history.tiers else ""
+
+
+def opinions(history: History, finds: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many finds a second potential judged, and how many of these it calls stable, too; empty without one."""
+    if not (name := opinion_name(history)):
+        return {}
+    values = [row[name] for row in finds if row.get(name) is not None]
+    agreed = sum(value <= history.settings.threshold and not is_suspect(value) for value in values)
+    return {"second_opinions": len(values), "stable_by_both": agreed}
+
+
+def shown_names(history: History) -> list[str]:
+    """Stability, by the second opinion, too, and all objectives of a campaign."""
+    names = goal_names(history)
+    return [*names[:1], *filter(None, [opinion_name(history)]), *names[1:]]
+
+
 def columns(history: History, keys: Sequence[str] = FULL) -> dict[str, str]:
     """Key in a ranked row to heading with unit; the empty key stands for stability and the objectives."""
     found: dict[str, str] = {}
@@ -56,7 +77,7 @@ def columns(history: History, keys: Sequence[str] = FULL) -> dict[str, str]:
         if key:
             found[key] = HEADINGS[key]
         else:
-            found |= {name: heading(name, unit_of(history, name)) for name in goal_names(history)}
+            found |= {name: heading(name, unit_of(history, name)) for name in shown_names(history)}
     return found
 
 
@@ -74,7 +95,7 @@ def goal_text(history: History) -> str:
 
 def units(history: History) -> dict[str, str]:
     """Unit of each property that is shown."""
-    return {name: unit_of(history, name) for name in goal_names(history)}
+    return {name: unit_of(history, name) for name in shown_names(history)}
 
 
 def in_group(rows: Sequence[dict[str, Any]], group: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from loop.history import History, Label
+from loop.history import SECOND_OPINION, History, Label
 from loop.io.files import write_text
 from loop.properties import spec_of
 from loop.ranking import FIND, KNOWN_STABLE, SUSPECTS, UNJUDGED, UNSTABLE, ranked
@@ -128,7 +128,8 @@ def _facts(history: History) -> list[tuple[str, str]]:
     types = sorted({str(x.evaluation.energy_type) for x in history.labels() if x.evaluation.energy_type})
     dates = [datetime.fromtimestamp(time, UTC) for time in (history.begun, history.latest) if time]
     days = list(dict.fromkeys(f"{date:%Y-%m-%d %H:%M}" for date in dates))
-    tiers = "".join(f"; then {tier.key.oracle}" for tier in history.tiers.values())
+    words = {SECOND_OPINION: "second opinion by"}
+    tiers = "".join(f"; {words.get(name, 'then')} {tier.key.oracle}" for name, tier in history.tiers.items())
     facts = [("Goal", goal_text(history)), ("Oracle", f"{history.oracle.oracle}{tiers}")]
     facts += [("Energies", "; ".join(types))] if types else []
     facts += [("Dates", f"{' to '.join(days)} UTC")] if days else []
@@ -154,7 +155,7 @@ def _diversity(rows: list[dict[str, Any]]) -> str:
     )
     if not kinds:
         return text
-    return f"{text} Ordered decorations of a simple lattice, which alloys often take disordered: {kinds}."
+    return f"{text} Orderings of a simple lattice, which real alloys often have disordered: {kinds}."
 
 
 def _counted(count: int | None, one: str, many: str = "") -> str:
@@ -219,7 +220,7 @@ def _sections(history: History, rows: list[dict[str, Any]], finds: list[Label]) 
             for panel in _panel(
                 system.replace("-", "–"),
                 phases.diagram(history, system),
-                "Known phases, as the oracle has them, and this campaign's crystals (squares; hover for the energies).",
+                "Known phases by the oracle's energies, and this campaign's crystals (squares; hover for energies).",
             )
         ],
         "crystals": _crystals(history, in_group(rows, FIND), finds),
@@ -266,7 +267,7 @@ def _stability(history: History) -> list[Panel]:
 
 def _fronts(history: History) -> list[Panel]:
     caption = "Every usable label. The dotted line joins those that no other one beats in both; below 0 a crystal lies "
-    caption += "under the hull of the reference phases."
+    caption += "below the hull of the reference phases."
     pairs, made = crystal_charts.fronts(history), list[Panel]()
     for across, up in pairs:
         title = f"{spec_of(across).label} and {spec_of(up).label}"

@@ -42,7 +42,10 @@ def diagram(history: History, system: str) -> dict[str, Any]:
     ]
     known = [_entry(phase.formula, phase.energy, phase.id or "reference") for phase in history.phases()[system]]
     plotter = PDPlotter(PhaseDiagram([*known, *own]), show_unstable=SHOWN, backend="plotly", linewidth=1)
-    made = plain(plotter.get_plot(highlight_entries=own, label_stable=False))
+    # pymatgen writes the words of the highlighted entries in the order given, beside marks in the order of its own
+    stable, unstable = plotter.pd_plot_data[1:]
+    in_order = [entry for entry in (*stable.values(), *unstable) if entry in own]
+    made = plain(plotter.get_plot(highlight_entries=in_order, label_stable=False))
     named = tuple(STYLE) if len(system.split("-")) == 2 else ("Highlighted",)  # a triangle has no room for all
     made["data"] = [_styled(trace, trace.get("name") in named) for trace in made["data"]]
     made["layout"] = _framed(made["layout"])

@@ -141,7 +141,7 @@ def _cells(row: dict[str, Any], label: Label, history: History, with_card: Colle
 
 def _higher(history: History) -> list[tuple[str, str]]:
     """Properties that costlier oracles have measured and a person reads: name in the row and heading."""
-    shown = ("band_gap", "dielectric_electronic", "dielectric_total")
+    shown = (history.settings.stability, "band_gap", "dielectric_electronic", "dielectric_total")
     return [
         (f"{tier}_{key}", heading(f"{tier}_{key}"))
         for tier in history.tiers

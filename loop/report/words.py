@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from loop.history import History
+from loop.history import SECOND_OPINION, History
 from loop.metrics import Interval
 from loop.properties import spec_of
 from loop.ranking import FAILED, FIND
-from loop.report.columns import counts, in_group
+from loop.report.columns import counts, in_group, opinions
 from loop.report.gain import GoalGain
 from loop.report.summary import reports_now
 from loop.report.tables import MAX_ROWS, number, percent, ratio
@@ -108,21 +108,21 @@ def not_shown(history: History, rows: Sequence[dict[str, Any]], gains: Sequence[
     verdicts = [verdict for gain in gains for verdict in goal_verdicts(gain)] + rate_verdicts(history)
     items = [f"No advantage is claimed where it says: {verdict.text}" for verdict in verdicts if not verdict.shown]
     if not verdicts:
-        items.append("No gain over chance: labels of the engine and of a random arm, and finds among them, are needed.")
-    if finds and not history.tiers:
+        items.append("No gain over chance can be stated: that needs labelled finds of the engine and of a random arm.")
+    costlier = {name: tier for name, tier in history.tiers.items() if name != SECOND_OPINION}
+    if finds and not costlier:
         items.append(
-            f"No find was checked by a costlier method: all {len(finds)} rest on {history.oracle.oracle} alone. A "
-            "potential's errors are found where an optimiser looks: check the best by DFT before quoting them."
+            f"No find was checked by a more expensive method: all {len(finds)} rest on {history.oracle.oracle} alone. "
+            "An optimiser finds a potential's errors: check the best by DFT before you quote them."
         )
-    for name, tier in history.tiers.items():
+    for name, tier in costlier.items():
         asked = sum(label.candidate.id in tier.labels for label in history.labels() if label.is_find(history.settings))
-        items.append(f"{len(finds) - asked} of {len(finds)} finds were not looked at by {name}.")
-    if finds and not any(key.startswith("second_opinion_") for row in rows for key in row):
-        items.append("No second opinion of another potential is recorded.")
+        items.append(f"{len(finds) - asked} of {len(finds)} finds were not computed by {name}.")
+    items += [_opinion(history, finds)] if finds else []
     if finds and not any(row.get("dynamically_stable") is not None for row in rows):
-        items.append("Phonons were not computed: nothing is said of dynamical stability.")
+        items.append("Phonons were not computed: dynamical stability is not known.")
     if finds:
-        items.append("Temperature, disorder and the way to a synthesis play no part.")
+        items.append("Temperature, disorder and synthesis are not considered.")
     items += _label_items(history, rows, found)
     items += _calibration_items(history)
     hidden = {group: len(in_group(list(rows), group)) - MAX_ROWS for group in {row["group"] for row in rows}}
@@ -130,6 +130,16 @@ def not_shown(history: History, rows: Sequence[dict[str, Any]], gains: Sequence[
     if beyond:
         items.append(f"{beyond} further candidates are in ranked.csv and cifs/, not in this page.")
     return items
+
+
+def _opinion(history: History, finds: Sequence[Mapping[str, Any]]) -> str:
+    """What a potential that neither rewards nor labels says of the finds."""
+    found, n = opinions(history, finds), len(finds)
+    if not found:
+        return "No second opinion of another potential is recorded."
+    oracle, judged, agreed = history.tiers[SECOND_OPINION].key.oracle, found["second_opinions"], found["stable_by_both"]
+    text = f"Of {n} finds {judged} were judged by {oracle}, too, on its own hull: {agreed} are stable there as well."
+    return text + (f" The other {n - agreed} rest on {history.oracle.oracle} alone." if agreed < n else "")
 
 
 def _label_items(history: History, rows: Sequence[dict[str, Any]], found: dict[str, int]) -> list[str]:
@@ -149,8 +159,8 @@ def _label_items(history: History, rows: Sequence[dict[str, Any]], found: dict[s
     decorations = sum(bool(row["decoration"]) for row in rows if row["group"] == FIND)
     if decorations:
         items.append(
-            f"{decorations} finds are ordered decorations of fcc, bcc or hcp: new in name more than in kind, and "
-            "alloys often take them disordered."
+            f"{decorations} finds are ordered decorations of fcc, bcc or hcp: new more in name than in kind, and "
+            "real alloys are often disordered."
         )
     return items
 
@@ -159,7 +169,7 @@ def _calibration_items(history: History) -> list[str]:
     """Properties whose predicted intervals held too few or too many labels in the last round that had predictions."""
     reports = [report for report in reports_now(history) if any(key.endswith("_coverage90") for key in report.metrics)]
     if not reports:
-        return ["Predictions cannot be judged: no label had one before it was known."]
+        return ["Calibration cannot be judged: no crystal was predicted before it was labelled."]
     metrics, items = reports[-1].metrics, []
     for key, value in metrics.items():
         name = key.removesuffix("_coverage90")
@@ -209,7 +219,7 @@ def protocol(history: History) -> list[tuple[str, str]]:
         (
             "when found",
             f"{settings.stability} (eV/atom) at the time of the label, on the reference phases alone: below 0 it lies "
-            "under the known hull",
+            "below the known hull",
         ),
         ("hit rate", "stable labels / all paid labels; a failed or unconverged evaluation was paid for and is no hit"),
         (
@@ -222,7 +232,7 @@ def protocol(history: History) -> list[tuple[str, str]]:
             "ratio of hit rates of all rounds; interval: Bayesian bootstrap with Jeffreys' half counts (Rubin 1981)",
         ),
         ("guards triggered", f"while learning: {guards}"),
-        ("accepted", f"passes the campaign's validity rules; turned away: {invalid}"),
+        ("accepted", f"passes the campaign's validity rules; rejected: {invalid}"),
         (
             "unique, new",
             "no copy within its batch; neither in the reference of known crystals nor labelled before. Fingerprint "
@@ -237,7 +247,7 @@ def protocol(history: History) -> list[tuple[str, str]]:
         (
             "prototype",
             "anonymised formula, Pearson symbol, space group and Wyckoff letters as AFLOW writes them, of the relaxed "
-            "crystal; a decoration is an ordering of fcc, bcc or hcp, new in name more than in kind",
+            "crystal; a decoration is an ordering of fcc, bcc or hcp, new more in name than in kind",
         ),
         (
             "predicted",

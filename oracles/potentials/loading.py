@@ -3,12 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from loop.errors import ConfigError
 from oracles.potentials.base import POTENTIALS, Potential, PotentialRequest
 from oracles.potentials.corrections import CorrectedPotential
+
+
+@dataclass(frozen=True)
+class PotentialConfig:
+    """Which potential, and how it is loaded."""
+
+    potential: str = "chgnet"
+    """Potential: chgnet, sevennet, mace:MODEL, or an ASE calculator as module:Class."""
+    device: str | None = None
+    """cpu or cuda; none: the potential's default."""
+    dtype: str | None = None
+    """float32 or float64; none: the potential's default."""
+    trust: bool = False
+    """Allow a model file that is a pickle, which may run code when it is loaded."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of an ASE calculator."""
+    environment: str | None = None
+    """Overlay or interpreter that has the potential's packages."""
+
+
+def potential_of(config: PotentialConfig, workers: int = 1) -> Potential:
+    """The potential that settings name; `workers`: its processes, where it runs in such.
+
+    Raises:
+        DiscoveryLoopError: see `load_potential`.
+    """
+    return load_potential(
+        config.potential, device=config.device, dtype=config.dtype, trust=config.trust, options=config.options,
+        environment=config.environment, workers=workers,
+    )  # fmt: skip
 
 
 def load_potential(

@@ -43,6 +43,7 @@ class Overlay:
 
 
 L3I5 = "sevenn/pretrained_potentials/SevenNet_l3i5/checkpoint_l3i5.pth"
+MF0 = "sevenn/pretrained_potentials/SevenNet_MF_0/checkpoint_sevennet_mf_0.pth"
 # The one place that says which versions; matscipy, opt-einsum-fx and ninja are also mace-torch's, in the same versions.
 SEVENNET = Overlay(
     "sevennet",
@@ -50,8 +51,11 @@ SEVENNET = Overlay(
         "sevenn==0.13.0", "e3nn==0.6.0", "torch-geometric==2.7.0", "matscipy==1.3.1", "braceexpand==0.1.7",
         "opt-einsum-fx==0.1.4", "xxhash==4.1.0", "ninja==1.13.2",
     ),
-    {L3I5: "a7ff190d41efe5b8317a03d20a468e4036a1a3e64e0b14fdbab64ac3f4bfc09d"},
-    "SevenNet-l3i5, a universal potential (MIT)",
+    {
+        L3I5: "a7ff190d41efe5b8317a03d20a468e4036a1a3e64e0b14fdbab64ac3f4bfc09d",
+        MF0: "81791329b37d445f46b531578c182c41792d98c7814222c9e5dde276402225fd",
+    },
+    "SevenNet-l3i5 and SevenNet-MF-0, universal potentials (MIT)",
 )  # fmt: skip
 KNOWN = {overlay.name: overlay for overlay in (SEVENNET,)}
 

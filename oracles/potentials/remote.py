@@ -50,7 +50,7 @@ class Place:
     """Where workers run.
 
     Args:
-        job: first message to each: backend, and what that one wants.
+        job: first message to each: backend, and what that one needs.
         python: interpreter.
         path: folder in front of its packages.
         workers: processes side by side.

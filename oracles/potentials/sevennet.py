@@ -1,14 +1,14 @@
-"""SevenNet-l3i5, a universal potential whose checkpoint comes in the wheel of `sevenn`, run in worker processes.
+"""SevenNet, universal potentials whose checkpoints come in the wheel of `sevenn`, run in worker processes.
 
-It learned uncorrected PBE(+U) energies of the Materials Project, so MP2020 corrections are added, as to the energies of
-the hulls that it is compared with. The checkpoint is a pickle, which could run any code when it is loaded: it comes
-from a pinned package, and its sha256 is compared with the one written in `oracles.potentials.overlay` before every
-load.
+SevenNet-l3i5 learned uncorrected PBE(+U) energies of the Materials Project, so MP2020 corrections are added, as to the
+energies of the hulls that it is compared with. SevenNet-MF-0 learned these and r2SCAN energies, each with a head of its
+own. Checkpoints are pickles, which could run any code when they are loaded: they come from a pinned package, and their
+sha256 is compared with the one written in `oracles.potentials.overlay` before every load.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from loop.errors import ConfigError
@@ -16,13 +16,35 @@ from loop.io.files import sha256
 from loop.values import EnergyType
 from oracles.potentials.base import Potential, PotentialInfo, PotentialKind, PotentialRequest, resolve_device
 from oracles.potentials.corrections import CorrectedPotential
-from oracles.potentials.overlay import L3I5, SEVENNET, require
+from oracles.potentials.overlay import L3I5, MF0, SEVENNET, require
 from oracles.potentials.remote import RemotePotential, package_folder, place_in
 
-CHECKSUM = SEVENNET.files[L3I5]
-ENERGIES = EnergyType("SevenNet-l3i5", "PBE(+U)", "MP2020", CHECKSUM)
+PBE, R2SCAN = "PBE(+U)", "r2SCAN"
+ENERGIES = EnergyType("SevenNet-l3i5", PBE, "MP2020", SEVENNET.files[L3I5])
 CITATION = "Park et al., J. Chem. Theory Comput. 20, 4857 (2024), doi 10.1021/acs.jctc.4c00190; SevenNet-l3i5"
-VARIANTS = ("l3i5", "l3i5-raw")
+FIDELITIES = "Kim et al., J. Am. Chem. Soc. 147, 1042 (2025), doi 10.1021/jacs.4c14455; SevenNet-MF-0, multi-fidelity"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A checkpoint of the package, and which of its heads answers."""
+
+    name: str  # of the potential
+    method: str
+    file: str  # in the packages
+    citation: str
+    functional: str = PBE
+    head: str | None = None  # None: it has one alone
+    corrected: bool = True  # with MP2020 corrections
+
+
+_MF0 = ("SevenNet-MF-0", MF0, FIDELITIES)
+VARIANTS = {
+    "l3i5": Variant("sevennet", "SevenNet-l3i5", L3I5, CITATION),
+    "l3i5-raw": Variant("sevennet:l3i5-raw", "SevenNet-l3i5", L3I5, CITATION, corrected=False),
+    "mf-0": Variant("sevennet:mf-0", *_MF0, head="PBE"),
+    "mf-0-r2scan": Variant("sevennet:mf-0-r2scan", *_MF0, R2SCAN, "R2SCAN", corrected=False),
+}
 
 
 def load_sevennet(
@@ -31,7 +53,8 @@ def load_sevennet(
     """Load SevenNet.
 
     Args:
-        variant: ``l3i5`` with MP2020 corrections, or ``l3i5-raw`` without.
+        variant: ``l3i5`` with MP2020 corrections, or ``l3i5-raw`` without; ``mf-0``, the PBE head of SevenNet-MF-0 with
+            MP2020 corrections, or ``mf-0-r2scan``, its r2SCAN head, which takes none.
         device: ``cpu`` or ``cuda``.
         dtype: by default float32, in which it was trained.
         environment: path of an interpreter that has `sevenn`; by default this one with the overlay ``sevennet``.
@@ -43,35 +66,37 @@ def load_sevennet(
     """
     if variant not in VARIANTS:
         raise ConfigError(f"There is no SevenNet {variant!r}: expected one of {', '.join(VARIANTS)}.")
+    chosen = VARIANTS[variant]
     where, precision = resolve_device(device), dtype or "float32"
     environment = environment or SEVENNET.name
     overlay = environment == SEVENNET.name
-    checkpoint = require(SEVENNET.name) / L3I5 if overlay else _checkpoint_of(environment)
+    checkpoint = require(SEVENNET.name) / chosen.file if overlay else _checkpoint_of(environment, chosen)
     about = PotentialInfo(
-        name="sevennet:l3i5-raw",
-        energy_type=replace(ENERGIES, corrections="none"),
+        name=chosen.name,
+        energy_type=EnergyType(chosen.method, chosen.functional, "none", SEVENNET.files[chosen.file]),
         elements=frozenset(),  # the worker tells
-        citation=CITATION,
+        citation=chosen.citation,
         licence="MIT",
         device=where,
         dtype=precision,
     )
     job = {"backend": "sevennet", "checkpoint": str(checkpoint), "device": where, "dtype": precision}
+    job |= {"head": chosen.head} if chosen.head else {}
     plain = RemotePotential(about, place_in(environment, job, workers))
-    return plain if variant == "l3i5-raw" else CorrectedPotential(plain, name="sevennet")
+    return CorrectedPotential(plain, name=chosen.name) if chosen.corrected else plain
 
 
-def _checkpoint_of(python: str) -> Path:
+def _checkpoint_of(python: str, variant: Variant) -> Path:
     """The checkpoint of the `sevenn` that an interpreter has, compared with the pinned checksum.
 
     Raises:
         ConfigError: there is none, or it is another one.
     """
-    path = package_folder(python, "sevenn").parent / L3I5
+    path = package_folder(python, "sevenn").parent / variant.file
     found = sha256(path) if path.is_file() else "nothing"
-    if found != CHECKSUM:
+    if found != SEVENNET.files[variant.file]:
         raise ConfigError(
-            f"expected the SevenNet-l3i5 checkpoint of {SEVENNET.packages[0]} in the packages of {python}, found "
+            f"expected the {variant.method} checkpoint of {SEVENNET.packages[0]} in the packages of {python}, found "
             f"{found[:16]}: install {SEVENNET.packages[0]} there, or leave the interpreter out"
         )
     return path
@@ -79,7 +104,7 @@ def _checkpoint_of(python: str) -> Path:
 
 def _requested(request: PotentialRequest) -> Potential:
     return load_sevennet(
-        request.rest or VARIANTS[0],
+        request.rest or "l3i5",
         device=request.device,
         dtype=request.dtype,
         environment=request.environment,

@@ -158,6 +158,9 @@ class SevenNetBackend:
         model.set_is_batch_data(True)
         self._model = model
         self._known = dict(model.type_map)
+        self._head: int | None = None
+        if job.get("head"):  # of a checkpoint with several; the package reads it from another kind of data than ours
+            self._head, model.eval_modal_map = model.modal_map[job["head"]], False
         self.about = {
             "elements": sorted(chemical_symbols[z] for z in self._known),
             "versions": {name: version(name) for name in ("sevenn", "e3nn", "torch")},
@@ -225,7 +228,8 @@ class SevenNetBackend:
         whole = {"dtype": self._torch.int64, "device": self._device}
         real = {"dtype": self._dtype, "device": self._device}
         numbers = self._torch.tensor(np.concatenate([g["numbers"] for g in graphs]), **whole)
-        return {
+        heads = {} if self._head is None else {keys.MODAL_TYPE: self._torch.full((len(sizes),), self._head, **whole)}
+        return heads | {
             keys.ATOMIC_NUMBERS: numbers,
             keys.NODE_FEATURE: numbers,
             keys.EDGE_IDX: self._torch.tensor(np.concatenate(edges, axis=1), **whole),

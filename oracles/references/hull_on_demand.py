@@ -291,13 +291,23 @@ class DemandHull(Hull):
             self._widened[key] = max(self._widened.get(key, 0.0), WIDEN * drop)
 
     def _told(self, system: frozenset[str], result: HullResult) -> HullResult:
+        """With a word on the phases that could not be computed, and on those whose relaxation was cut off."""
         if result.status != OK:
             return result
         failed = [p for p in self._phases_of(system) if p.id in self._computed and not _usable(self._computed[p.id])]
-        if not failed:
-            return result
-        names = ", ".join(f"{p.formula} ({p.id}: {self._computed[p.id].status})" for p in failed)
-        return replace(result, message="; ".join(filter(None, (result.message, f"not among the phases: {names}"))))
+        stopped = [
+            f"{formula} ({id}: {self._computed[id].status})"
+            for formula, id in result.ids.items()
+            if id in self._computed and not self._computed[id].ok
+        ]
+        notes = [result.message]
+        if failed:
+            names = ", ".join(f"{p.formula} ({p.id}: {self._computed[p.id].status})" for p in failed)
+            notes.append(f"not among the phases: {names}")
+        if stopped:
+            names = ", ".join(stopped)
+            notes.append(f"rests on a phase whose relaxation did not end, so it is this far above or further: {names}")
+        return replace(result, message="; ".join(filter(None, notes)))
 
 
 @cache

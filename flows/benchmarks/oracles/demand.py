@@ -1,0 +1,216 @@
+"""`discovery-loop benchmark demand`: does a hull on demand equal the complete one, and how much of it is computed?
+
+The shipped table of SevenNet answers in place of the potential: a phase costs nothing here, so that the complete hull
+of many chemical systems is known, and what the hull on demand asks for can be counted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flows.benchmarks.harness import files_of, write_benchmark
+from loop.contracts import Progress
+from loop.errors import ConfigError, InputError
+from loop.hull import Hull, HullEntry, amounts_of
+from loop.io.files import make_folder, sha256, write_text
+from loop.store import OracleKey
+from loop.values import OK, Evaluation, Quantity
+from oracles.references.hull_on_demand import DemandHull
+from oracles.references.phase_estimates import OTHER_MARGIN, OWN_MARGIN, Estimates
+from oracles.references.table import References, is_element
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from oracles.references.crystals import Known
+
+OWN, OTHER = "own points", "another potential"
+JUDGE = "SevenNet-l3i5"  # whose table answers
+EXACT = 1e-6  # eV/atom
+PROTOCOL = (
+    "Compositions of crystals drawn from the test split. Phases: crystals in the package of which the table of the "
+    "judge holds an energy, relaxed where it is, in the chemical systems of these compositions; compounds only, as the "
+    "elements' corners are given. `own points`: the judge's energies of the crystals as they stand propose, and what "
+    "is counted are relaxations. `another potential`: CHGNet's formation energies propose; counted are phases looked "
+    "at as they stand, and among them those that are relaxed. The complete hull holds all phases."
+)
+
+
+@dataclass(frozen=True)
+class DemandConfig:
+    """Settings of the benchmark.
+
+    Attributes:
+        crystals: whose compositions are asked about.
+        seed: of their draw.
+        own_margin: eV/atom by which relaxing may lower an energy of the judge's own.
+        other_margin: eV/atom by which another potential's formation energies may be too high.
+    """
+
+    crystals: int = 500
+    seed: int = 0
+    own_margin: float = OWN_MARGIN
+    other_margin: float = OTHER_MARGIN
+
+    def __post_init__(self) -> None:
+        """Check values."""
+        if self.crystals < 1 or min(self.own_margin, self.other_margin) < 0:
+            raise ConfigError(f"expected at least one crystal and margins of at least 0, got {self}")
+
+
+class Answers:
+    """In place of potential and ledger: energies (eV/atom) by id."""
+
+    def __init__(self, table: References, points: Mapping[str, float], relaxed: Mapping[str, float]) -> None:
+        self.energy_type, self.elements = table.energy_type, frozenset(table.elements())
+        self.key = OracleKey("answers", table.checksum)
+        self.potential, self._points, self._relaxed = self, points, relaxed
+
+    def energies(self, asked: Any, _: Any = None) -> Any:
+        """As they stand, shape (n,), of a list of ids; relaxed, of a mapping from ids."""
+        if not isinstance(asked, Mapping):
+            return np.array([self._points[id] for id in asked])
+        key = (self.key.oracle, self.key.settings, OK)
+        found = {id: {"energy": Quantity(self._relaxed[id], "eV/atom")} for id in asked}
+        return {id: Evaluation(id, *key, measured, self.energy_type) for id, measured in found.items()}
+
+
+class Compounds:
+    """Those crystals of the package that have an energy, as `oracles.references.phase_estimates.CrystalSource`."""
+
+    def __init__(self, ids: Collection[str], known: Any) -> None:
+        self.checksum, self._known = known.checksum, known
+        self.formula = {id: known.known(id).formula for id in sorted(ids) if id in known}
+        self.formula = {id: formula for id, formula in self.formula.items() if not is_element(formula)}
+        self._systems: dict[frozenset[str], list[str]] = {}
+        for id, formula in self.formula.items():
+            self._systems.setdefault(frozenset(amounts_of(formula)), []).append(id)
+
+    def in_system(self, elements: Collection[str]) -> list[str]:
+        """Ids of the compounds that hold no other elements."""
+        symbols = sorted(elements)
+        parts = (frozenset(part) for size in range(1, len(symbols) + 1) for part in combinations(symbols, size))
+        return [id for part in parts for id in self._systems.get(part, [])]
+
+    def known(self, id: str) -> Known:
+        """What is published about one."""
+        return self._known.known(id)
+
+    def structure(self, id: str) -> Any:
+        """Its id: `Answers` goes by it."""
+        return id
+
+
+def run(data: Path, output: Path, config: DemandConfig, progress: Progress | None = None) -> dict[str, Any]:
+    """Run the benchmark.
+
+    Args:
+        data: CSV with columns pretty_formula and split.
+        output: folder of record.json and table.csv.
+        config: settings.
+        progress: called after each way of proposing.
+
+    Raises:
+        InputError: the table has no formulas of a test split.
+    """
+    import pandas as pd
+
+    from oracles.references.crystals import load_reference_crystals
+    from oracles.references.table import shipped_tables
+
+    make_folder(output)
+    formulas = _formulas(data, config)
+    tables = shipped_tables()
+    own = next(table for table in tables if table.energy_type.method == JUDGE)
+    crystals = load_reference_crystals()
+    source = Compounds(own.ids, crystals)
+    points, relaxed = (
+        dict(zip(own.ids, own.energies_of(relaxed=done).tolist(), strict=True)) for done in (False, True)
+    )
+    corners = own.provenance["corners"]
+    entries = [HullEntry(formula, relaxed[id], id) for id, formula in source.formula.items()]
+    entries += [HullEntry(symbol, corner["energy"], corner["name"]) for symbol, corner in corners.items()]
+    complete = Hull(entries, own.energy_type)
+    bare = _without_rows(own)
+    proposers = {
+        OWN: ([replace(own, relaxed=frozenset())], {"own_margin": config.own_margin}),
+        OTHER: ([bare, *(table for table in tables if table is not own)], {"other_margin": config.other_margin}),
+    }
+    results: dict[str, Any] = {}
+    columns: dict[str, Any] = {"formula": formulas}
+    for done, (name, (proposed, margin)) in enumerate(proposers.items()):
+        answers = Answers(own, points, relaxed)
+        hull = DemandHull(answers, source, Estimates(proposed, own.energy_type, **margin))  # type: ignore[arg-type]
+        results[name], columns[name] = compare(hull, complete, formulas)
+        if progress is not None:
+            progress("demand", done + 1, len(proposers), {"share": results[name]["share"]})
+    return _write(output, config, data, results, pd.DataFrame(columns))
+
+
+def compare(hull: DemandHull, complete: Hull, formulas: Sequence[str]) -> tuple[dict[str, Any], list[float]]:
+    """How far distances by the hull on demand are from those by the complete one, and what it computed."""
+    began = time.perf_counter()
+    zeros = np.zeros(len(formulas))
+    found, wanted = (each.batch(formulas, zeros, hull.energy_type) for each in (hull, complete))
+    off = [abs(ours.e_above_hull - theirs.e_above_hull) for ours, theirs in zip(found, wanted, strict=True)]
+    systems = {frozenset(amounts_of(formula)) for formula in formulas}
+    phases = set().union(*(hull.source.in_system(system) for system in systems))
+    deciding = set().union(*(result.ids.values() for result in wanted)) & phases
+    relaxed, seen = hull.computed.keys() & phases, (hull.computed.keys() | hull.points.keys()) & phases
+    told = {
+        "crystals": len(formulas),
+        "judged": int(np.isfinite(off).sum()),
+        "largest_difference": float(np.nanmax(off)),
+        "equal": int(np.sum(np.array(off) <= EXACT)),
+        "phases": len(phases),
+        "decide": len(deciding),
+        "relaxed": len(relaxed),
+        "looked_at": len(seen),
+        "share": len(seen) / len(phases),
+        "share_relaxed": len(relaxed) / len(phases),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    return told, [result.e_above_hull for result in found]
+
+
+def _without_rows(table: References) -> References:
+    """The elements' corners alone."""
+    none = np.zeros(0)
+    return replace(table, formulas=(), ids=(), energies=none, unrelaxed=None, held_out=none > 0, relaxed=frozenset())
+
+
+def _formulas(data: Path, config: DemandConfig) -> list[str]:
+    import pandas as pd
+
+    try:
+        columns = ["pretty_formula", "split"]
+        frame = pd.read_csv(data, usecols=columns, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:
+        raise InputError(f"{data}: expected a CSV with the columns pretty_formula and split: {error}") from error
+    frame = frame[(frame["split"] == "test") & frame["pretty_formula"].notna()]
+    if frame.empty:
+        raise InputError(f"{data}: expected rows of the test split, found none")
+    return frame.sample(min(config.crystals, len(frame)), random_state=config.seed)["pretty_formula"].tolist()
+
+
+def _write(
+    output: Path, config: DemandConfig, data: Path, results: dict[str, Any], table: pd.DataFrame
+) -> dict[str, Any]:
+    write_text(output / "table.csv", table.to_csv(index=False, lineterminator="\n", float_format="%.6f"))
+    record = {
+        "benchmark": "demand",
+        "protocol": PROTOCOL,
+        "settings": asdict(config),
+        "units": {"largest_difference": "eV/atom", "seconds": "s", "share": "fraction", "share_relaxed": "fraction"},
+        "data": {"file": data.name, "sha256": sha256(data)},
+        "results": results,
+        "files": files_of([output / "table.csv"]),
+    }
+    return write_benchmark(output, record)

@@ -53,7 +53,8 @@ def described(question: Question) -> str:
     """The question and its crystals, as markdown."""
     from flows.artifacts import markdown
 
-    return f"{question.text}\n\n{markdown([dict(row) for row in question.candidates])}"
+    rows = [{name: row[name] for name in sorted(row, key="candidate".__eq__)} for row in question.candidates]
+    return f"{question.text}\n\n{markdown(rows)}"  # ids last: the form is narrow
 
 
 def _resume_when_answered(question: Question, decided: threading.Event) -> None:

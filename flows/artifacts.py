@@ -295,8 +295,9 @@ def cost_rows(campaign: Campaign) -> list[dict[str, Any]]:
             }
         )
     hours, done = history.seconds() / 3600, max(len(history.reports()), 1)
-    everything = {"hours": round(hours, 4), "hours left": round(hours / done * left, 4)}
-    return [*rows, {"oracle": "all stages", **everything}] if rows else []
+    everything = {"oracle": "all stages", "hours": round(hours, 4), "hours left": round(hours / done * left, 4)}
+    heads = list(dict.fromkeys(head for row in (*rows, everything) for head in row))
+    return [{head: row.get(head, "") for head in heads} for row in (*rows, everything)]  # the first row's are shown
 
 
 def told_of(summary: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import json
 import threading
 import time
 from contextlib import contextmanager
@@ -83,7 +84,9 @@ def test_flow_gives_the_plain_campaign(tmp_path, fakes, monkeypatch):
     assert artifacts["two-rounds-progress"].data == 100
     assert artifacts["two-rounds-progress"].description == "finished: all rounds are done"
     assert artifacts["two-rounds-figures"].data.count("](data:image/svg+xml;base64,") >= 4
-    assert "core-hours left at most" in artifacts["two-rounds-cost"].data
+    (first, *_, everything) = json.loads(artifacts["two-rounds-cost"].data)
+    assert {"s per label", "core-hours left", "hours left"} <= set(first) == set(everything)  # else they are not shown
+    assert everything["hours"] > 0
     assert "round 1: finetune" in names
     assert "round 2: label piece 1" in names
 
@@ -248,3 +251,13 @@ def test_ledger_url_keeps_its_secret(tmp_path, monkeypatch):
     assert config.ledger(tmp_path) == "sqlite:///s3cret.db"
     assert "s3cret" not in config.model_dump_json()
     assert Store(CampaignConfig().ledger(tmp_path)).name.endswith("campaign.db")
+
+
+def test_the_form_of_a_question_shows_what_decides_first(tmp_path):
+    from flows.approval_form import described
+    from loop.approval import ApprovalRule, ask
+
+    rows = [{"candidate": "5a34ab0e280e4bc8", "formula": "NaCl", "E above hull (eV/atom)": 0.01}]
+    text = described(ask(tmp_path / "q.yaml", "mine", 1, "dft", ApprovalRule(), rows))
+    assert "would send 1 crystal to dft" in text
+    assert "| formula | E above hull (eV/atom) | candidate |" in text

@@ -156,21 +156,21 @@ class GeneratorSection(Chosen):
     checkpoint: Path | None = Field(None, description="folder of the base checkpoint; none: the one that is shipped")
     device: str = Field("cpu", description="cpu or cuda")
     dtype: Literal["float32", "float64", "bfloat16"] = Field("float32", description="precision of the network")
-    proposals: PolicyConfig = Field(default_factory=lambda: PolicyConfig(), description="how candidates are drawn")
-    finetune: FinetuneConfig = Field(default_factory=lambda: FinetuneConfig(), description="how the policy learns")
+    proposals: PolicyConfig = Field(default_factory=PolicyConfig, description="how candidates are drawn")
+    finetune: FinetuneConfig = Field(default_factory=FinetuneConfig, description="how the policy learns")
 
 
 class NoveltySection(Section):
     """What counts as new."""
 
     reference: Literal["shipped", "none"] | Path = Field("shipped", description="known crystals: a table, or these")
-    tolerances: Tolerances = Field(default_factory=lambda: Tolerances(), description="when two crystals are the same")
+    tolerances: Tolerances = Field(default_factory=Tolerances, description="when two crystals are the same")
 
 
 class SurrogateSection(Section):
     """What predicts labels."""
 
-    gp: GPConfig = Field(default_factory=lambda: GPConfig(), description="Gaussian processes and random forests")
+    gp: GPConfig = Field(default_factory=GPConfig, description="Gaussian processes and random forests")
     known: Path | None = Field(None, description="crystals with `property (unit)` columns: labels to learn from, too")
 
 
@@ -186,7 +186,7 @@ class OracleSection(Chosen):
         None, description="cheap potential that rewards, screens and describes crystals; none: the one that labels"
     )
     label: str | None = Field(None, exclude=True, description="potential that labels: short for mlip.potential")
-    mlip: MlipConfig = Field(default_factory=lambda: MlipConfig(), description="potential, relaxation, bulk modulus")
+    mlip: MlipConfig = Field(default_factory=MlipConfig, description="potential, relaxation, bulk modulus")
     dft: DftTier | None = Field(None, description="DFT for candidates of each round; none: no DFT")
     handoff: HandoffTier | None = Field(None, description="inputs for people for the best of each round")
     second_opinion: OpinionConfig | None = Field(
@@ -217,16 +217,16 @@ class OracleSection(Chosen):
 class CampaignConfig(Section):
     """A campaign."""
 
-    campaign: CampaignSettings = Field(default_factory=lambda: CampaignSettings(), description="the loop itself")
+    campaign: CampaignSettings = Field(default_factory=CampaignSettings, description="the loop itself")
     results: Path | None = Field(None, description="results folder; none: results/NAME")
     store: str | None = Field(None, description="URL of the ledger, ${VAR} allowed; none: campaign.db in the results")
-    generator: GeneratorSection = Field(default_factory=lambda: GeneratorSection(), description="what proposes")
-    validity: ValidityRules = Field(default_factory=lambda: ValidityRules(), description="what may enter the pool")
-    novelty: NoveltySection = Field(default_factory=lambda: NoveltySection(), description="what counts as new")
-    reward: RewardConfig = Field(default_factory=lambda: RewardConfig(), description="what the policy learns from")
-    surrogate: SurrogateSection = Field(default_factory=lambda: SurrogateSection(), description="what predicts labels")
-    selection: AcquisitionConfig = Field(default_factory=lambda: AcquisitionConfig(), description="what is labelled")
-    oracle: OracleSection = Field(default_factory=lambda: OracleSection(), description="what labels")
+    generator: GeneratorSection = Field(default_factory=GeneratorSection, description="what proposes")
+    validity: ValidityRules = Field(default_factory=ValidityRules, description="what may enter the pool")
+    novelty: NoveltySection = Field(default_factory=NoveltySection, description="what counts as new")
+    reward: RewardConfig = Field(default_factory=RewardConfig, description="what the policy learns from")
+    surrogate: SurrogateSection = Field(default_factory=SurrogateSection, description="what predicts labels")
+    selection: AcquisitionConfig = Field(default_factory=AcquisitionConfig, description="what is labelled")
+    oracle: OracleSection = Field(default_factory=OracleSection, description="what labels")
     scale: Scale | None = Field(None, description="workers on a Dask cluster; none: processes of this machine")
     notify: list[str] = Field(
         default_factory=list,

@@ -408,7 +408,7 @@ def test_each_fault_of_a_reward_source_is_found(fault):
 
 def property_reward():
     terms = tuple(term for _, term in SOURCES.values())
-    return PropertyReward(RewardConfig(terms=terms), dataclasses.replace(request(STABILITY).judges))
+    return PropertyReward(RewardConfig(terms=terms), dataclasses.replace(request(STABILITY).inputs))
 
 
 @pytest.mark.parametrize("make", [property_reward, FakeReward])

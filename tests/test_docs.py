@@ -99,6 +99,17 @@ def test_a_tutorial_does_what_it_says(page, command_line):
         assert done.returncode == 0, f"{page}:\n{block}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
+def test_the_single_steps_of_the_readme_run(command_line):
+    """With three crystals for a hundred, and a hull distance that each of them fulfils."""
+    (block,) = [block for block in blocks("README.md", "sh") if "discovery-loop generate" in block]
+    small = block.replace("--n 100", "--n 3").replace("e_above_hull <= 0.1", "e_above_hull <= 9")
+    assert small.count("--n 3") == small.count("<= 9") == 1
+    command = ["bash", "-euo", "pipefail", "-c", small]
+    done = subprocess.run(command, cwd=command_line, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert (command_line / "moduli.csv").exists()
+
+
 def test_links_between_pages_lead_somewhere():
     """Relative links of README and docs: the file is there, and the heading, too."""
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:

@@ -37,6 +37,7 @@ def quickstart() -> list[str]:
     mean = rows[rows["group"] == "find"].groupby("arm")["bulk_modulus"].mean()
     low, high = last["acceleration_low"], last["acceleration_high"]
     best = summary["top"][0]
+    plain = rows[(rows["group"] == "find") & rows["decoration"].isna()].sort_values("bulk_modulus", ascending=False)
     return [
         f"{last['engine_hits']:.0f} of the engine's {last['engine_labels']:.0f} picks are stable",
         f"{last['shadow_hits']:.0f} of {last['shadow_labels']:.0f} random picks",
@@ -44,6 +45,9 @@ def quickstart() -> list[str]:
         f"finds {mean['engine']:.0f} GPa, {mean['baseline']:.0f} by the untuned generator",
         f"{mean['shadow']:.0f} by random picks",
         f"{summary['decorations']} of the {summary['stable_new']} finds",
+        f"# kept {len(plain)}",
+        f"# {', '.join(plain['formula'])}",
+        f"# wrote {len(rows)} candidates to finds.csv",
         f"{summary['stable_new']} stable and new in all, best bulk modulus (GPa) {summary['best_objective']:.1f}",
         f"{best['formula']} matches no known crystal and lies {best['e_above_hull']:.3f} eV/atom above",
     ]

@@ -62,7 +62,7 @@ def test_settings_of_earlier_ledgers_are_read():
     assert CampaignSettings.from_dict(there_and_back.to_dict()) == there_and_back
 
 
-def test_properties_of_dearer_oracles_are_the_same_property():
+def test_properties_of_costlier_oracles_are_the_same_property():
     assert heading("dft_band_gap") == "dft band gap (eV)"
     assert heading("dielectric_total") == "static dielectric constant"
     assert spec_of("lab_shear_modulus").unit == "GPa"

@@ -35,7 +35,7 @@ ONE = Resources(cores=1)
 # settings ------------------------------------------------------------------------------------------------------------
 
 
-def test_presets_get_dearer():
+def test_presets_get_costlier():
     test, fast, converged = (PRESETS[name] for name in ("test", "fast", "converged"))
     for name in ("ecut", "relax_ecut", "response_ecut"):
         assert getattr(test, name) < getattr(fast, name) < getattr(converged, name)

@@ -86,7 +86,11 @@ class Store:
             self._engine = db.engine(self.url, self._read_only)
         except (SQLAlchemyError, ImportError) as error:
             raise StoreError(f"The ledger {self.name} cannot be used: {db.reason(error)}") from error
-        self._open_schema(create)
+        try:
+            self._open_schema(create)
+        except BaseException:  # a connection left open would be inherited by processes that are forked later
+            self._engine.dispose()
+            raise
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -246,3 +247,22 @@ def test_a_missing_ledger_is_not_made_when_it_should_exist(tmp_path):
     with pytest.raises(StoreError, match="There is no ledger"):
         Store(tmp_path / "campaign.db", create=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_ledger_that_is_refused_leaves_no_connection_open(tmp_path):
+    """A process that is forked with an SQLite connection believes to hold its locks: others then delete its WAL."""
+    import gc
+
+    import psutil
+
+    path = tmp_path / "other.db"
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("create table something (a)")
+        other.commit()
+    gc.disable()
+    try:
+        with pytest.raises(StoreError, match="is no ledger"):
+            Store(path, create=False)
+        assert not [file for file in psutil.Process().open_files() if file.path.startswith(str(path))]
+    finally:
+        gc.enable()

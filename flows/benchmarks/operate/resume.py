@@ -3,8 +3,9 @@
 Victims of SIGKILL: the process of the campaign (engine), a process that labels for it (worker), and the database's
 process that serves it (ledger, PostgreSQL only). When: round and stage are drawn, each alike, and in it a moment within
 the seconds that it takes undisturbed; also before the campaign is in the ledger, and after its last event is. After
-each kill the ledger is read; a label that it held and that is computed again later is paid twice, one that it held and
-no longer holds is lost. Of a campaign that ends otherwise the folder is kept beside the record.
+each kill the ledger is read; a label that it held and that is computed again later is paid twice. One that it held and
+no longer holds is lost, as is one that was computed and does not stand there in the end. Of a campaign that ends
+otherwise the folder is kept beside the record.
 """
 
 from __future__ import annotations
@@ -208,7 +209,7 @@ def run(output: Path, config: ResumeBenchmark, say: Say = lambda _: None) -> dic
             job = Job(scenario, folder, url or "", int(rng.integers(2**31)))
             last = torture(job, expected, rng)
             outcomes.append(last)
-            if not last.same_list:
+            if not last.same_list or last.lost or last.paid_twice:
                 keep(output / "differs" / folder.name, folder, expected)
             state = "same list" if last.same_list else "ANOTHER LIST"
             say(f"{done + len(last.kills)} kills: {scenario}: {len(last.kills)} kills, {state}")
@@ -264,8 +265,9 @@ def torture(job: Job, expected: Reference, rng: np.random.Generator) -> Outcome:
         if one_life(job, started(job), outcome, ahead, expected, rng):
             break
     held, ranked = finished_labels(job), job.folder / "ranked.csv"
-    outcome.calls, outcome.labels = len(calls(job.oracle.log)), len(held)
-    outcome.lost = len({name for kill in outcome.kills for name in kill["held"]} - held)
+    called = calls(job.oracle.log)
+    outcome.calls, outcome.labels = len(called), len(held)
+    outcome.lost = len({*called, *(name for kill in outcome.kills for name in kill["held"])} - held)
     outcome.paid_twice = sum(len(set(kill["held"]) & set(calls(job.oracle.log, kill["log"]))) for kill in outcome.kills)
     outcome.same_list = ranked.exists() and ranked.read_text() == expected.ranked
     return outcome

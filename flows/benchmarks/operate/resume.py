@@ -275,9 +275,14 @@ def torture(job: Job, expected: Reference, rng: np.random.Generator) -> Outcome:
 
 def drawn(scenario: Scenario, rng: np.random.Generator) -> list[Place]:
     """Where a campaign will be killed, in the order in which it gets there."""
-    if scenario.labels == "processes" and scenario.victim == "worker":  # which live only while they label; once a
-        return [place for place in PLACES if place[1] == Labelled.stage]  # round: a crystal that kills two is given up
+    if pooled(scenario):
+        return [place for place in PLACES if place[1] == Labelled.stage]
     return [PLACES[number] for number in sorted(rng.integers(len(PLACES), size=KILLS))]
+
+
+def pooled(scenario: Scenario) -> bool:
+    """Whether workers live only while they label: killed once a round, since a crystal that kills two is given up."""
+    return scenario.labels == "processes" and scenario.victim == "worker"
 
 
 def one_life(
@@ -286,7 +291,10 @@ def one_life(
     """Let a process live and kill at the places that lie ahead; returns whether the campaign is finished."""
     ends = job.scenario.victim == "engine"  # else it continues, and the ledger has to be read before
     while ahead and process.is_alive() and reached(job, process, ahead[0]):
-        after = float(rng.uniform(0, expected.seconds[ahead.pop(0)]))
+        place = ahead.pop(0)
+        if pooled(job.scenario) and position(job) != place:  # of another round already: see `drawn`
+            continue
+        after = float(rng.uniform(0, expected.seconds[place]))
         process.join(after)
         held = set[str]() if ends else finished_labels(job)
         if process.is_alive() and kill(job, process, rng):
@@ -294,8 +302,8 @@ def one_life(
                 process.join()
                 held = finished_labels(job)
             size = job.oracle.log.stat().st_size if job.oracle.log.exists() else 0
-            place = {"stage": position(job)[1], "after_s": round(after, 3), "victim": job.scenario.victim}
-            outcome.kills.append(place | {"held": sorted(held), "log": size})
+            where = {"stage": position(job)[1], "after_s": round(after, 3), "victim": job.scenario.victim}
+            outcome.kills.append(where | {"held": sorted(held), "log": size})
     process.join(DEADLINE)
     if process.is_alive():
         process.kill()

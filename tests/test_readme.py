@@ -34,22 +34,31 @@ def quickstart() -> list[str]:
     found = record("2026-11-28-quickstart")
     last, summary = found["rounds"][-1]["metrics"], found["summary"]
     rows = pd.read_csv(ROOT / "results" / "2026-11-28-quickstart" / "ranked.csv")
-    mean = rows[rows["group"] == "find"].groupby("arm")["bulk_modulus"].mean()
     low, high = last["acceleration_low"], last["acceleration_high"]
     best = summary["top"][0]
     plain = rows[(rows["group"] == "find") & rows["decoration"].isna()].sort_values("bulk_modulus", ascending=False)
     return [
-        f"{last['engine_hits']:.0f} of the engine's {last['engine_labels']:.0f} picks are stable",
-        f"{last['shadow_hits']:.0f} of {last['shadow_labels']:.0f} random picks",
-        f"{last['acceleration']:.2f} times (95 %: {low:.2f} to {high:.2f})",
-        f"finds {mean['engine']:.0f} GPa, {mean['baseline']:.0f} by the untuned generator",
-        f"{mean['shadow']:.0f} by random picks",
+        f"Seed 0, shown above, was lucky: {last['acceleration']:.2f} times ({low:.2f} to {high:.2f})",
         f"{summary['decorations']} of the {summary['stable_new']} finds",
         f"# kept {len(plain)}",
         f"# {', '.join(plain['formula'])}",
         f"# wrote {len(rows)} candidates to finds.csv",
         f"{summary['stable_new']} stable and new in all, best bulk modulus (GPa) {summary['best_objective']:.1f}",
         f"{best['formula']} matches no known crystal and lies {best['e_above_hull']:.3f} eV/atom above",
+    ]
+
+
+def seeds() -> list[str]:
+    """What README says of the quickstart's five seeds."""
+    found = results("quickstart-seeds")
+    engine, shadow = found["engine"], found["shadow"]
+    rate = found["finds per label, engine over shadow"]["pooled"]
+    more = found["objective of finds, engine minus shadow"]["pooled"]
+    return [
+        f"{engine['finds']} of the engine's {engine['labels']} picks are finds",
+        f"{shadow['finds']} of {shadow['labels']} random picks",
+        f"{rate['value']:.1f} times (95 %: {rate['low']:.2f} to {rate['high']:.2f})",
+        f"{more['value']:.0f} GPa higher ({more['low']:.0f} to {more['high']:.0f})",
     ]
 
 
@@ -79,7 +88,7 @@ def others() -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("said", [*quickstart(), *others()])
+@pytest.mark.parametrize("said", [*quickstart(), *seeds(), *others()])
 def test_figures_of_the_readme_are_those_of_the_records(said):
     assert said in " ".join(README.split())
 

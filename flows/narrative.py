@@ -60,5 +60,5 @@ def _(record: Reported) -> str:
     return (
         f"{funnel['stable']} of {funnel['labelled']} labels stable, {funnel['stable_new']} of them new{suspect}; "
         f"{metrics['stable_new_total']:.0f} stable and new in all, "
-        + (f"none of them with a {name}" if math.isnan(best) else f"best {name} {best:.4g}")
+        + (f"no {name} among them" if math.isnan(best) else f"best {name} {best:.4g}")
     )

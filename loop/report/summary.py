@@ -30,9 +30,7 @@ def round_report(history: History, round: int, hull: dict[str, HullPoint] | None
     so_far = [label for label in history.labels(hull=hull) if label.pick.round <= round]
     labels = [label for label in so_far if label.pick.round == round]
     funnel = _funnel(history, round, labels)
-    metrics = _rates(history, labels, so_far)
-    metrics |= _acceleration(history, so_far)
-    metrics |= _objective(history, so_far)
+    metrics = _judged(history, labels, so_far)
     metrics |= _calibration(labels)
     metrics |= _learning(history, round)
     metrics |= _drift(history, round)
@@ -49,13 +47,20 @@ def reports_now(history: History) -> list[RoundReport]:
     `History.reports` keeps what each round said when it ended (stop rules read that): a crystal that was stable then
     may lie above the hull that holds all later finds. Pages that show both would count one label in two ways.
     """
-    return [_judged_now(history, report) for report in history.reports()]
+    labels = history.labels()
+    return [_judged_now(history, report, labels) for report in history.reports()]
 
 
-def _judged_now(history: History, then: RoundReport) -> RoundReport:
-    now = round_report(history, then.round)
-    metrics = now.metrics | {"paid_total": then.metrics["paid_total"]}  # no judgement: what was paid by then
-    return RoundReport(then.round, now.funnel, metrics, then.seconds)
+def _judged_now(history: History, then: RoundReport, labels: list[Label]) -> RoundReport:
+    so_far = [label for label in labels if label.pick.round <= then.round]
+    own = [label for label in so_far if label.pick.round == then.round]
+    metrics = then.metrics | _judged(history, own, so_far)
+    return RoundReport(then.round, _funnel(history, then.round, own), metrics, then.seconds)
+
+
+def _judged(history: History, labels: list[Label], so_far: list[Label]) -> dict[str, float]:
+    """Metrics that depend on where the hull lies; all others of a round stand once it has ended."""
+    return _rates(history, labels, so_far) | _acceleration(history, so_far) | _objective(history, so_far)
 
 
 def _funnel(history: History, round: int, labels: list[Label]) -> dict[str, int]:

@@ -14,7 +14,7 @@ says itself stays, and a contradiction is an error that names both places.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -122,26 +122,6 @@ BUDGET |= {"core_hours": "campaign.max_core_hours"}
 BUDGET |= {"dft": "oracle.dft.best", "handoff": "oracle.handoff.best"}
 
 
-OBJECTIVE = ("maximise", "minimise", "target")
-GIVES_WAY: dict[str, tuple[str, tuple[str, ...]]]  # what of which block an override of a key replaces
-GIVES_WAY = {key: ("budget", (name,)) for name, key in BUDGET.items()}
-GIVES_WAY |= {f"campaign.{key}": ("goal", OBJECTIVE) for key in ("objective", "goal", "target", "window", "also")}
-GIVES_WAY |= {"selection.objectives": ("goal", OBJECTIVE), "campaign.threshold": ("goal", ("stable",))}
-GIVES_WAY |= {"oracle.mlip.potential": ("oracle", ("label",))}
-GIVES_WAY |= {f"oracle.{name}.potential": ("oracle", (name,)) for name in ("screen", "second_opinion")}
-
-
-def give_way(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Raw settings of a file without what its blocks say of keys that are overridden, as by ``--set``."""
-    found = dict(data)
-    for name, lines in (GIVES_WAY[key] for key in overrides if key in GIVES_WAY):
-        if isinstance(found.get(name), Mapping):
-            found[name] = {key: value for key, value in found[name].items() if key not in lines}
-            if not found[name]:
-                del found[name]
-    return found
-
-
 def expanded(data: Mapping[str, Any]) -> dict[str, Any]:
     """Raw settings with the blocks written out into the sections; a block that is none is left to the check of types.
 
@@ -159,7 +139,7 @@ def origins(data: Mapping[str, Any]) -> dict[str, str]:
 
     A section that is of the blocks' making alone is there too, with all that was said of it.
     """
-    written, given = _written(data).said, _Writer(dict(data))
+    written, given = _written(data).said, Writer(dict(data))
     found = dict(written)
     for section in {key.rpartition(".")[0] for key in written}:
         if given.there(section) is None:
@@ -168,8 +148,8 @@ def origins(data: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _written(data: Mapping[str, Any]) -> _Writer:
-    writer = _Writer(dict(data))
+def _written(data: Mapping[str, Any]) -> Writer:
+    writer = Writer(dict(data))
     _write_oracle(writer)
     for name, (kind, write) in BLOCKS.items():
         if data.get(name) is not None:
@@ -181,7 +161,7 @@ def _written(data: Mapping[str, Any]) -> _Writer:
     return writer
 
 
-class _Writer:
+class Writer:
     """Puts values under dotted keys where nothing is said, and notes where something else is."""
 
     def __init__(self, data: dict[str, Any]) -> None:
@@ -218,14 +198,11 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _write_goal(writer: _Writer, goal: GoalBlock) -> None:
-    goals = goal.goals
-    limits: list[dict[str, Any]] = []
-    if goal.stable is not None:
-        ((name, limit),) = goal.stable.items()
-        writer.put("campaign.stability", name, "goal.stable")
-        writer.put("campaign.threshold", limit, "goal.stable")
-        limits.append({"name": name, "at_most": limit})
+def _write_goal(writer: Writer, goal: GoalBlock) -> None:
+    goals, limits = goal.goals, stability_limits(goal)
+    for limit in limits:
+        writer.put("campaign.stability", limit["name"], "goal.stable")
+        writer.put("campaign.threshold", limit["at_most"], "goal.stable")
     if goals:
         first = goals[0]
         said = "goal.target" if first.kind == "target" else f"goal.{first.kind}"
@@ -244,7 +221,7 @@ def _item(goal: Goal) -> dict[str, Any]:
     return {name: value for name, value in asdict(goal).items() if value is not None}
 
 
-def _write_constraints(writer: _Writer, goals: list[Goal], limits: list[dict[str, Any]]) -> None:
+def _write_constraints(writer: Writer, goals: list[Goal], limits: list[dict[str, Any]]) -> None:
     """Bounds of the selection: stability, the default guards of other properties, and windows."""
     given = writer.there("selection.constraints")
     for item in given if isinstance(given, list | tuple) and limits else ():
@@ -259,25 +236,30 @@ def _write_constraints(writer: _Writer, goals: list[Goal], limits: list[dict[str
     default = [_said(asdict(item)) for item in AcquisitionConfig().constraints]
     named = {item["name"] for item in limits}
     kept = [item for item in default if "at_least" in item or item["name"] not in named]
-    windows = [{"name": name, side: value} for name, window in _windows(writer, goals)
-               for side, value in zip(("at_least", "at_most"), window, strict=True)]  # fmt: skip
-    writer.put("selection.constraints", limits + kept + windows, "goal")
+    writer.put("selection.constraints", limits + kept + window_limits(writer, goals), "goal")
 
 
-def _windows(writer: _Writer, goals: list[Goal]) -> list[tuple[str, tuple[float, float]]]:
+def stability_limits(goal: GoalBlock) -> list[dict[str, Any]]:
+    """What stability asks of the selection, as an item of its constraints."""
+    return [{"name": name, "at_most": limit} for name, limit in (goal.stable or {}).items()]
+
+
+def window_limits(writer: Writer, goals: list[Goal]) -> list[dict[str, Any]]:
     """Windows that candidates must keep: of the block's goals, else of the one under ``campaign``."""
-    if goals:
-        return [(item.name, item.window) for item in goals if item.window is not None]
-    name, window = writer.there("campaign.objective"), writer.there("campaign.window")
-    is_one = isinstance(name, str) and isinstance(window, list | tuple) and len(window) == 2
-    return [(name, (window[0], window[1]))] if is_one else []
+    windows = [(item.name, item.window) for item in goals if item.window is not None]
+    if not goals:
+        name, window = writer.there("campaign.objective"), writer.there("campaign.window")
+        is_one = isinstance(name, str) and isinstance(window, list | tuple) and len(window) == 2
+        windows = [(name, (window[0], window[1]))] if is_one else []
+    sides = ("at_least", "at_most")
+    return [{"name": name, side: end} for name, ends in windows for side, end in zip(sides, ends, strict=True)]
 
 
 def _said(item: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in item.items() if value is not None}
 
 
-def _write_reward(writer: _Writer, goals: list[Goal]) -> None:
+def _write_reward(writer: Writer, goals: list[Goal]) -> None:
     """Stability as the potential sees it, and each objective as the surrogate predicts it."""
     if writer.there("reward.terms") is None:
         terms = [_term(goal) for goal in goals if goal.name != E_ABOVE_HULL]
@@ -306,7 +288,7 @@ def _term(goal: Goal) -> dict[str, Any]:
     return {"property": goal.name, "goal": goal.kind, "low": low, "high": high, "weight": WEIGHT}
 
 
-def _write_space(writer: _Writer, space: SpaceBlock) -> None:
+def _write_space(writer: Writer, space: SpaceBlock) -> None:
     conditions = {name: value for name, value in space.model_dump().items() if value not in (None, [])}
     for name, value in conditions.items():
         for section in ("generator.proposals", "generator.finetune"):
@@ -316,7 +298,7 @@ def _write_space(writer: _Writer, space: SpaceBlock) -> None:
                 writer.contradictions.append(f"space.{name} says {value!r}, {section}.{name} says {short!r}: keep one")
 
 
-def _write_oracle(writer: _Writer) -> None:
+def _write_oracle(writer: Writer) -> None:
     """Names alone: ``screen: chgnet`` and ``label: sevennet``, or what labels in place of a potential."""
     label = writer.there("oracle.label")
     for name in ("screen", "second_opinion"):
@@ -326,7 +308,7 @@ def _write_oracle(writer: _Writer) -> None:
         writer.put("oracle.kind" if label in ORACLES else "oracle.mlip.potential", label, "oracle.label")
 
 
-def _write_budget(writer: _Writer, budget: BudgetBlock) -> None:
+def _write_budget(writer: Writer, budget: BudgetBlock) -> None:
     for name, value in budget.model_dump().items():
         if value is not None:
             writer.put(BUDGET[name], value, f"budget.{name}")

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hin
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from flows import configfile
-from flows.blocks import BudgetBlock, GoalBlock, SpaceBlock, expanded, give_way, origins
+from flows.blocks import BudgetBlock, GoalBlock, SpaceBlock, expanded, origins
 from flows.goals import check_agrees, check_measured, one_goal
+from flows.overrides import give_way
 from flows.registry import GENERATORS, ORACLES
 from flows.scale import Scale
 from flows.upgrade import upgraded

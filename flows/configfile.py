@@ -118,7 +118,7 @@ def load(
     source: str | Path | None,
     overrides: Mapping[str, Any] | None = None,
     upgrade: Upgrade | None = None,
-    give_way: Callable[[Mapping[str, Any], Sequence[str]], dict[str, Any]] | None = None,
+    give_way: Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]] | None = None,
     origins: Callable[[Mapping[str, Any]], dict[str, str]] | None = None,
 ) -> Model:
     """Read a YAML file or preset (None: the defaults) into a model; `overrides` maps dotted keys to values.
@@ -132,9 +132,12 @@ def load(
     data = {} if source is None else read_mapping(source)
     try:
         data = spelled(data)
-        data = give_way(data, list(overrides or {})) if give_way is not None else data
-        for key, value in (overrides or {}).items():
-            set_key(data, ".".join(SPELLINGS.get(part, part) for part in key.split(".")), spelled(value))
+        said = {
+            ".".join(SPELLINGS.get(part, part) for part in key.split(".")): v for key, v in (overrides or {}).items()
+        }
+        data = give_way(data, said) if give_way is not None else data
+        for key, value in said.items():
+            set_key(data, key, spelled(value))
     except ConfigError as error:
         raise ConfigError(f"{source or 'settings'}: {error}") from None
     if upgrade is not None:
@@ -223,6 +226,9 @@ def _where_said(key: str, line: str, said: Mapping[str, str]) -> str:
     inside = {home for used, home in said.items() if used.startswith(f"{key}.") and used.split(".")[-1] in line.split()}
     around = {home for used, home in said.items() if f"{key}.".startswith(f"{used}.")}
     homes = inside or around
+    about = line.split(" ", 1)[0]  # a check of the whole names its key in the line
+    if not key and "." in about and about in said:
+        return said[about] + line.removeprefix(about)
     return " and ".join(sorted(homes)) + line.removeprefix(key) if homes else line
 
 

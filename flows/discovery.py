@@ -18,6 +18,7 @@ from pydantic import Field
 
 from flows import approval_form, artifacts, notify
 from flows.hiding import hidden
+from flows.run_form import RunGoal, Symbol
 from loop.approval import Answer, Question
 from loop.campaign import Campaign
 from loop.errors import DiscoveryLoopError
@@ -97,9 +98,10 @@ def discovery_loop(
     results: str | None = None,
     rounds: Annotated[int, Field(ge=1)] | None = None,
     budget: Annotated[int, Field(ge=1)] | None = None,
+    goal: RunGoal | None = None,
     seed: Annotated[int, Field(ge=0)] | None = None,
-    elements: list[str] | None = None,
-    required: list[str] | None = None,
+    elements: list[Symbol] | None = None,
+    required: list[Symbol] | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> Any:
     """Discover crystals in a closed loop.
@@ -110,6 +112,8 @@ def discovery_loop(
         results: Folder of the results. A campaign that it holds is continued. Default: results/NAME.
         rounds: Rounds after round 0, which measures the untuned generator. Default: as configured.
         budget: Oracle calls per round. Default: as configured.
+        goal: A property to maximise, to minimise or to bring to a target, and up to which energy above the hull a
+            crystal counts as stable. Default: as configured.
         seed: Of everything random. Default: as configured.
         elements: Elements that may occur, for learning and for proposals, for example Li, O, F. Default: as configured.
         required: Elements that each crystal has to contain. Default: as configured.
@@ -120,6 +124,7 @@ def discovery_loop(
     for part in ("finetune", "proposals"):
         asked |= {f"generator.{part}.sampling.elements": elements, f"generator.{part}.sampling.require": required}
     given = {key: value for key, value in asked.items() if value is not None}
+    given |= {} if goal is None else goal.settings()
     try:
         return run_watched(config, results, given | (overrides or {}), logger)
     except DiscoveryLoopError as error:  # one message instead of a traceback

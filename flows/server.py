@@ -376,10 +376,15 @@ def deploy(here: Local) -> None:
     """
     prefect(here, "--no-prompt", "deploy", "--all", "--prefect-file", str(definition()))
     for deployment in call(here, "deployments/filter", {}):
-        schema = deployment["parameter_openapi_schema"]
-        plain = {name: plain_input(shown) for name, shown in schema.get("properties", {}).items()}
-        body = {"parameter_openapi_schema": schema | {"properties": plain}}
+        body = {"parameter_openapi_schema": plain_inputs(deployment["parameter_openapi_schema"])}
         call(here, f"deployments/{deployment['id']}", body, method="PATCH")
+
+
+def plain_inputs(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a form, or of a group of inputs in it, with one input for each parameter."""
+    plain = {name: plain_input(shown) for name, shown in schema.get("properties", {}).items()}
+    groups = {name: plain_inputs(group) for name, group in schema.get("definitions", {}).items()}
+    return schema | {"properties": plain} | ({"definitions": groups} if groups else {})
 
 
 def plain_input(shown: dict[str, Any]) -> dict[str, Any]:

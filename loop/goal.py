@@ -50,6 +50,15 @@ class Goal:
                 f"the target {self.target:g} of {self.name!r} lies outside its window {list(self.window)}."
             )
 
+        if self.kind == "target" and not self._possible():
+            raise ConfigError(f"no crystal has this {self.text()}; {self.name} is {spec_of(self.name).bounds}.")
+
+    def _possible(self) -> bool:
+        """Whether a crystal can reach the target, or the window where there is no target."""
+        spec = spec_of(self.name)
+        low, high = (self.target, self.target) if self.target is not None else self.window or (math.nan, math.nan)
+        return low <= spec.high and (high > spec.low or (high == spec.low and not spec.above))
+
     def badness(self, value: float) -> tuple[float, float]:
         """Lower is better: distance outside the window, then from the target, or the value itself by its direction.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from flows import configfile
-from flows.blocks import BUDGET, SpaceBlock, give_way
+from flows.blocks import BUDGET, SpaceBlock
 from flows.checks import problems
 from flows.config import CampaignConfig, read_config
+from flows.overrides import give_way
 from loop.errors import ConfigError
 
 LITHIUM = """\
@@ -229,8 +230,8 @@ def test_an_override_replaces_what_a_block_of_the_file_says():
     other = read_config("smoke", {"campaign.objective": "volume", "campaign.goal": "minimise"}).campaign
     assert (other.objective, other.goal, other.threshold) == ("volume", "minimise", 0.1)
     written = {"goal": {"maximise": "volume"}, "budget": {"rounds": 2}}
-    assert give_way(written, ["campaign.objective", "seed"]) == {"budget": {"rounds": 2}}
-    assert give_way(written, ["budget.rounds"]) == written
+    assert give_way(written, {"campaign.objective": "volume", "seed": 1}) == {"budget": {"rounds": 2}}
+    assert give_way(written, {"budget.rounds": 3}) == written
 
 
 RELAX = {"fmax": 0.03, "smax": 0.3, "max_steps": 500}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import csv
 import json
 import threading
 import time
@@ -125,6 +126,39 @@ def test_a_bad_configuration_fails_the_run_with_its_message(tmp_path):
     state = discovery_loop("smoke", str(tmp_path / "r"), overrides={"campaign.round": 2}, return_state=True)
     assert state.is_failed()
     assert "did you mean 'rounds'" in state.message
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_looks_for_the_goal_of_its_form(tmp_path, fakes):
+    from flows.discovery import discovery_loop
+
+    config = write_config(tmp_path / "c.yaml", name="soft", rounds=1, pool=24, budget=8)
+    summary = discovery_loop(config, str(tmp_path / "r"), goal={"minimise": "bulk_modulus", "stable": 0.3})
+    assert summary["goal"].startswith("minimise bulk modulus (GPa)")
+    rows = list(csv.DictReader((tmp_path / "r" / "ranked.csv").read_text().splitlines()))
+    found = [float(row["bulk_modulus"]) for row in rows if row["group"] == "find"]
+    assert found == sorted(found)
+    assert len(set(found)) > 1
+    assert all(float(row["e_above_hull"]) <= 0.3 for row in rows if row["group"] == "find")
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize(
+    ("goal", "said"),
+    [
+        ({"maximise": "gold"}, "goal.maximise"),
+        ({"value": 1.0}, "goal: Value error, value is of no use without target"),
+        ({"maximise": "shear_modulus"}, "goal.maximise 'shear_modulus': nothing measures it"),
+    ],
+)
+def test_a_goal_that_makes_no_sense_fails_the_run_by_its_key(tmp_path, fakes, goal, said):
+    from flows.discovery import discovery_loop
+
+    state = discovery_loop("smoke", str(tmp_path / "r"), goal=goal, return_state=True)
+    assert state.is_failed()
+    assert said in state.message
+    assert not (tmp_path / "r").exists()
+    assert fakes.evaluated == []
 
 
 @pytest.fixture

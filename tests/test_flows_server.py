@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from flows import server
 from flows.cli import app
+from flows.config import stored_config
 from flows.report_server import Handler, address_of
 
 # leaves at the second signal only, as Prefect's worker does, and has a child that leaves at the first
@@ -120,9 +121,10 @@ def test_the_form_has_one_input_for_what_may_be_left_out():
     from flows.discovery import discovery_loop
 
     shown = parameter_schema(discovery_loop).model_dump()["properties"]
-    assert sum("anyOf" in kind for kind in shown.values()) == 7
+    assert sum("anyOf" in kind for kind in shown.values()) == 8
     plain = {name: server.plain_input(kind) for name, kind in shown.items()}
-    assert {name: kind["type"] for name, kind in plain.items()} == {
+    assert plain["goal"]["$ref"] == "#/definitions/RunGoal"  # its inputs: test_flows_run_form.py
+    assert {name: kind["type"] for name, kind in plain.items() if name != "goal"} == {
         "config": "string", "results": "string", "rounds": "integer", "budget": "integer", "seed": "integer",
         "elements": "array", "required": "array", "overrides": "object",
     }  # fmt: skip
@@ -204,8 +206,14 @@ def test_up_runs_a_deployment_and_down_leaves_nothing(home, tmp_path, monkeypatc
         tiny |= {"generator.finetune.iterations": 1, "generator.finetune.batch_size": 8}
         here = server.local(port)
         options = ["-p", f"overrides={json.dumps(tiny)}", "--watch"]
+        with pytest.raises(server.ServerError, match=r"goal\.minimise"):  # nothing is made of nonsense
+            server.prefect(here, "deployment", "run", "discovery-loop/smoke", "-p", 'goal={"minimise": "gold"}')
+        assert server.call(here, "flow_runs/filter", {}) == []
+        options += ["-p", 'goal={"minimise": "volume", "stable": 0.2}']
         server.prefect(here, "deployment", "run", "discovery-loop/smoke", *options)
         assert (tmp_path / "results" / "smoke" / "ranked.csv").exists()
+        ran = stored_config(tmp_path / "results" / "smoke").campaign
+        assert (ran.objective, ran.goal, ran.threshold) == ("volume", "minimise", 0.2)
         pids = [entry["pid"] for entry in server.read_state(here.state)["processes"].values()]
     finally:
         down = CliRunner().invoke(app, ["down"])

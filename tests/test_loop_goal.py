@@ -1,6 +1,7 @@
 """Goals, properties and stability: each said once, and what follows from them."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -42,6 +43,25 @@ def test_goals_that_make_no_sense_are_refused():
             Goal("band_gap", **wrong)
     with pytest.raises(ConfigError, match="outside its window"):
         Goal("band_gap", "target", 3.0, (1.0, 2.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "window"),
+    [
+        ("bulk_modulus", -3.0, None), ("bulk_modulus", 0.0, None), ("bulk_modulus", None, (-5.0, 0.0)),
+        ("dft_band_gap", 99.0, None), ("poisson_ratio", None, (0.6, 0.9)), ("band_gap*volume", -1.0, None),
+        ("band_gap", math.nan, None),
+    ],
+)  # fmt: skip
+def test_a_target_that_no_crystal_can_have_is_refused(name, target, window):
+    with pytest.raises(ConfigError, match=f"no crystal has this .*{re.escape(name)} is "):
+        Goal(name, "target", target, window)
+
+
+def test_a_window_may_reach_beyond_what_is_possible():
+    assert Goal("band_gap", "target", window=(-1.0, 0.5)).window == (-1.0, 0.5)
+    assert Goal("energy", "target", -9.0).target == -9.0
+    assert Goal("hardness", "target", -9.0).target == -9.0  # nothing is known of it
 
 
 def test_a_goal_is_said_with_its_unit():

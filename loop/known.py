@@ -117,6 +117,20 @@ class KnownCrystals:
         number = self.arrays["number"][row]
         return f"{prefix}-{number}" if prefix else str(number)
 
+    def where(self, kept: np.ndarray) -> Self:
+        """The table of those rows that a boolean mask (n,) keeps, in the same order."""
+        rows = np.flatnonzero(kept)
+        tight = np.isin(self.arrays["tight_rows"], rows)
+        whole = ("low", "high", "prefixes")
+        arrays = {
+            name: values if name in whole else values[rows]
+            for name, values in self.arrays.items()
+            if "tight" not in name
+        }
+        arrays["tight_rows"] = np.searchsorted(rows, self.arrays["tight_rows"][tight]).astype(np.uint32)
+        arrays["tight_symmetry"] = self.arrays["tight_symmetry"][tight]
+        return type(self)(arrays)
+
     def in_training(self, row: int) -> bool:
         """Whether the shipped generator may have seen it: train split, at most 0.1 eV/atom above the hull."""
         return bool(self.arrays["flags"][row] & (TRAIN | STABLE) == (TRAIN | STABLE))

@@ -97,6 +97,12 @@ BENCHMARKS = (
         seeds=False,
     ),
     Benchmark(
+        "rediscovery",
+        "Real crystals that the generator never saw, found again among samples that count as new: base and tuned.",
+        "generator.rediscovery",
+        "RediscoveryConfig",
+    ),
+    Benchmark(
         "dielectric",
         "Gap times dielectric constant, labels hidden: the closed loop against the published protocol and chance.",
         "dielectric.simulated",

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from flows.benchmarks.rl.chemistry import chemistry
 from flows.benchmarks.rl.hull import Energies, IndependentHull, JudgeConfig, Phases, fitted_elements
 from flows.benchmarks.rl.judge import Samples, Tally, counts, drift
 from flows.benchmarks.rl.relaxed import COLUMN as RELAXED
@@ -15,6 +16,7 @@ from flows.benchmarks.rl.relaxed import relaxed
 from flows.benchmarks.rl.run import RLConfig
 from flows.benchmarks.rl.summary import draw_curves, draw_shares, summarise, table
 from flows.benchmarks.rl.variants import RECIPE, VARIANTS
+from generator.rl.strata import class_of
 from loop.errors import ConfigError
 from loop.io.cif_writer import to_cif
 from loop.novelty import NoveltyIndex
@@ -71,6 +73,23 @@ def test_drift_names_the_element():
     assert found["largest_group_share"] == 0.5
 
 
+def test_chemistry_tells_classes_apart():
+    copper = Structure(Lattice.cubic(3.6), ["Cu"] * 4, FCC)
+    forms = [rocksalt("Na", "Cl")] * 4 + [rocksalt("K", "Br")] * 2 + [copper] * 3 + [None]
+    found = chemistry(Samples(forms, rows()))
+    assert (found["share_halides"], found["share_others"], found["share_intermetallics"]) == (0.4, 0.4, 0.2)
+    assert (found["share_oxides"], found["chemical_systems"]) == (0.0, 2)
+    assert (found["msun_share_halides"], found["msun_share_others"]) == (0.5, 0.5)
+    assert "msun_share_oxides" not in found
+    assert found["largest_prototype"] == pytest.approx(6 / 9)  # rock salt
+    assert found["largest_prototype_msun"] == 0.5  # rows 1 and 3 are rock salt, 6 and 7 copper
+    assert (class_of(["Mg", "O"]), class_of(["Al", "Ni"]), class_of(["S", "F"])) == (
+        "oxides",
+        "intermetallics",
+        "halides",
+    )
+
+
 def cell(variant, seed, sun, **more):
     names = ("structure_valid", "composition_valid", "valid", "accepted", "unique", "known", "replay")
     one = dict.fromkeys((*names, "stable", "metastable", "sun", "accepted_msun"), 50)
@@ -87,7 +106,9 @@ def test_summary_compares_with_the_base():
         cell("tuned", 0, 50, evaluations=100, finds=30),
         cell("tuned", 1, 60),
     ]
+    cells[2]["share_oxides"], cells[3]["share_oxides"] = 0.1, 0.3
     found = summarise(cells)
+    assert found["tuned"]["share_oxides"] == pytest.approx(0.2)
     assert found["tuned"]["msun"]["value"] == pytest.approx(0.55)
     assert found["tuned"]["msun"]["low"] < 0.55 < found["tuned"]["msun"]["high"]
     assert found["tuned"]["msun_seeds"] == [0.5, 0.6]

@@ -7,6 +7,7 @@ stratum, and strata are learned from in the reference policy's shares, it looks 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
@@ -45,6 +46,13 @@ def classes(batch: CrystalBatch) -> np.ndarray:
     strongest = np.where(batch.W > 0, pull[batch.A], -1.0).argmax(axis=1)
     found: np.ndarray = kinds[batch.A[rows, strongest]]
     return found
+
+
+def class_of(symbols: Iterable[str]) -> str:
+    """Class of a crystal with these elements, as of `classes`."""
+    kinds, pull = _of_elements()
+    strongest = max((Element(symbol).Z for symbol in symbols), key=lambda z: pull[z])
+    return CLASSES[kinds[strongest]]
 
 
 def strata(batch: CrystalBatch) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 
 from flows.benchmarks.harness import write_benchmark
 from flows.benchmarks.rl.arms import Laboratory, SupervisedConfig, read_samples, run_arm
+from flows.benchmarks.rl.chemistry import chemistry
 from flows.benchmarks.rl.hull import JudgeConfig
 from flows.benchmarks.rl.judge import PROTOCOL, counts, drift
 from flows.benchmarks.rl.relaxed import COLUMN as RELAXED
@@ -153,6 +154,7 @@ def report(
     cells = []
     for (name, seed), drawn in samples.items():
         row = {"variant": name, "seed": seed, **counts(drawn.rows), **drift(drawn.rows, base.get(seed, drawn.rows))}
+        row |= chemistry(drawn)
         if INDEPENDENT in drawn.rows:
             seen = drawn.rows.head(config.judge_samples)
             row |= {f"independent_{key}": value for key, value in counts(seen, INDEPENDENT).items()}

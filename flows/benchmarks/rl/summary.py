@@ -16,6 +16,7 @@ from loop.metrics import rate_ratio, wilson
 COUNTS: tuple[str, ...] = ("structure_valid", "composition_valid", "valid", "accepted", "unique", "known", "replay")
 COUNTS += ("stable", "metastable", "sun", "msun", "accepted_msun")
 DRIFT = ("element_ratio", "f_block", "radioactive", "single_element", "largest_group_share", "group_entropy")
+CHEMISTRY = ("share_", "msun_share_", "chemical_systems", "largest_prototype")
 PREFIXES = ("", "independent_", "relaxed_")  # who judged stability: the reward's potential, another, after relaxation
 RATIOS = ("metastable", "sun", "msun", "accepted_msun", "valid")
 SHOWN = ("valid", "metastable", "msun", "accepted_msun")
@@ -38,7 +39,8 @@ def summarise(cells: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for prefix in PREFIXES:
             if f"{prefix}msun" in group and group[f"{prefix}msun"].notna().all():
                 entry |= _shares(group, base, prefix)
-        entry |= {key: float(group[key].mean()) for key in DRIFT}
+        shown = [key for key in map(str, group) if key in DRIFT or key.startswith(CHEMISTRY)]
+        entry |= {key: float(group[key].mean()) for key in shown}
         entry["elements"] = sorted(set(group["element"]))
         evaluations, finds = int(group["evaluations"].sum()), int(group["finds"].sum())
         entry |= {"evaluations": evaluations, "cpu_seconds": float(group["cpu_seconds"].mean())}

@@ -90,6 +90,11 @@ VARIANTS = {
         {"repeat_discount": 1.0},
         {"known_factor": 1.0, "duplicate_factor": 1.0, "max_repeats": None},
     ),
+    "classes": Variant("learned from class by class of chemistry, in the base's shares", {"keep_classes": True}),
+    "classes-prototypes": Variant(
+        "the same, and a prototype beyond a tenth of what is learned from weighs less",
+        {"keep_classes": True, "prototype_limit": 0.1},
+    ),
     "no-direct": Variant("no rate of its own for element and letter biases", {"tilt_learning_rate": 0.0}),
     "no-groups": Variant("p(g) fixed", {"learn_space_groups": False}),
     "surrogate": Variant(

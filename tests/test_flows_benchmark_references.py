@@ -8,10 +8,14 @@ import pytest
 from ase.build import bulk
 from sklearn.metrics import confusion_matrix, precision_score, recall_score
 
+from flows.benchmarks.oracles import references_on_demand
 from flows.benchmarks.oracles.references import Arrays, metrics, run
 from loop.errors import InputError
 from loop.io.cif_writer import to_cif
 from oracles.potentials.calculator import to_structure
+from oracles.potentials.loading import load_potential
+from oracles.references.hull_on_demand import demand_hull
+from oracles.relax import RelaxConfig, relax
 
 
 def test_metrics_are_those_of_sklearn():
@@ -80,3 +84,59 @@ def test_data_without_test_rows_is_refused(tmp_path):
     (tmp_path / "x.csv").write_text("material_id,cif\n1,a\n")
     with pytest.raises(InputError, match="split"):
         run(tmp_path / "out", 1, [tmp_path / "x.csv"])
+
+
+@pytest.fixture
+def alloys(tmp_path):
+    """Gold-copper alloys of the test split, one of them 0.4 eV/atom too high by what is published."""
+    cells = {"CuAu": (bulk("Cu", "sc", a=2.8) * (1, 1, 2), 0.0), "Cu3Au": (bulk("Cu", "fcc", a=3.75, cubic=True), 0.4)}
+    rows = []
+    for formula, (atoms, height) in cells.items():
+        atoms[0].symbol = "Au"
+        rows.append((formula, formula, len(atoms), height, "test", to_cif(to_structure(atoms))))
+    names = ["material_id", "pretty_formula", "n_atoms", "e_above_hull", "split", "cif"]
+    pd.DataFrame(rows, columns=names).to_csv(tmp_path / "data.csv", index=False)
+    return tmp_path / "data.csv"
+
+
+def test_a_potential_without_a_table_judges_by_its_own_hull(alloys, tmp_path, monkeypatch):
+    monkeypatch.setenv("DISCOVERY_LOOP_PHASES", str(tmp_path / "phases.db"))
+    emt = load_potential("ase.calculators.emt:EMT")
+    pd.DataFrame({"material_id": ["Cu3Au"], "relaxed": [0.1]}).to_csv(tmp_path / "former.csv", index=False)
+    record = references_on_demand.run(tmp_path / "out", 5, [alloys], emt, former=tmp_path / "former.csv")
+    assert record == json.loads((tmp_path / "out" / "record.json").read_text())
+    table = pd.read_csv(tmp_path / "out" / "table.csv").set_index("material_id")
+    hull = demand_hull(emt, RelaxConfig())
+    ordered = relax([to_structure(l12())], emt, RelaxConfig())[0]
+    expected = hull.batch(["Cu3Au"], [ordered.energy], emt.energy_type)[0]
+    assert table.loc["Cu3Au", "relaxed"] == pytest.approx(expected.e_above_hull, abs=1e-4)
+    assert set(expected.decomposition) == {part.split(":")[0] for part in table.loc["Cu3Au", "competing"].split()}
+    results = record["results"]
+    assert results["relaxed"]["found"] == 2
+    assert results["relaxed"]["phases"] > 2
+    assert results["same_crystals"]["rows"] == results["former_relaxed"]["rows"] == 1
+    assert results["former_relaxed"]["mae"] == pytest.approx(0.3)
+    before = emt_calls(monkeypatch)
+    again = references_on_demand.run(tmp_path / "out", 5, [alloys], emt)
+    assert again["results"]["relaxed"]["mae"] == pytest.approx(results["relaxed"]["mae"], abs=1e-6)
+    assert sum(before) == 0  # the ledger holds the phases
+
+
+def l12():
+    atoms = bulk("Cu", "fcc", a=3.75, cubic=True)
+    atoms[0].symbol = "Au"
+    return atoms
+
+
+def emt_calls(monkeypatch):
+    """How many crystals each further relaxation is asked for."""
+    from oracles.references import phase_ledger
+
+    asked, right = [], phase_ledger.relax
+
+    def counted(structures, *arguments, **options):
+        asked.append(len(structures))
+        return right(structures, *arguments, **options)
+
+    monkeypatch.setattr(phase_ledger, "relax", counted)
+    return asked

@@ -13,6 +13,7 @@ from flows.benchmarks.harness import BENCHMARKS, Benchmark
 from flows.cli import benchmarks_generator, benchmarks_operate, benchmarks_oracles
 from flows.cli.records import Json, Output, Seed, Settings, print_record, settings_of
 from flows.console import progress
+from loop.errors import ConfigError
 
 Data = Annotated[list[Path], typer.Option("--data", help="CSV with a cif column and labels. Repeatable.")]
 
@@ -39,14 +40,25 @@ def references(
     n: Annotated[int, typer.Option("--n", min=1, help="Crystals to relax.")] = 500,
     unrelaxed: Annotated[bool, typer.Option("--unrelaxed", help="Single points only.")] = False,
     former: Annotated[Path | None, typer.Option(help="table.csv of an earlier run, to compare with.")] = None,
+    potential: Annotated[
+        str, typer.Option(help="One without a table of all phases, such as sevennet, judges by its hull on demand.")
+    ] = "chgnet",
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Energies above the hull of held-out crystals against the published ones."""
-    from flows.benchmarks.oracles.references import run
+    from flows.benchmarks.oracles import references, references_on_demand
+    from flows.cli.potential import load
 
     with progress() as report:
-        record = run(output, n, data, not unrelaxed, seed=seed, former=former, progress=report)
+        if potential == "chgnet":
+            record = references.run(output, n, data, not unrelaxed, seed=seed, former=former, progress=report)
+        elif unrelaxed:
+            raise ConfigError("expected --unrelaxed with chgnet alone: a hull on demand holds relaxed phases")
+        else:
+            record = references_on_demand.run(
+                output, n, data, load(potential), seed=seed, former=former, progress=report
+            )
     print_record(record, output, json)
 
 

@@ -82,7 +82,7 @@ def run(
     from oracles.relax import RelaxConfig
 
     began = time.perf_counter()
-    frame = _test_rows(data)
+    frame = rows_of_test(data)
     make_folder(output)
     loaded, references = load_potential(potential), load_references()
     frame = frame.assign(**_unrelaxed(frame, loaded, _hulls(references, relaxed=False), progress))
@@ -180,7 +180,12 @@ def metrics(arrays: Arrays) -> dict[str, float]:
     }
 
 
-def _test_rows(data: Sequence[Path]) -> pd.DataFrame:
+def rows_of_test(data: Sequence[Path]) -> pd.DataFrame:
+    """Crystals of the test split that are small enough; the published distance is column `published`.
+
+    Raises:
+        InputError: there are none, or a column is missing.
+    """
     import pandas as pd
 
     from loop.io.crystals import read_frame
@@ -198,7 +203,8 @@ def _test_rows(data: Sequence[Path]) -> pd.DataFrame:
     return frame.rename(columns={"e_above_hull": "published"}).reset_index(drop=True)
 
 
-def _structures(frame: pd.DataFrame) -> list[Any]:
+def structures_of(frame: pd.DataFrame) -> list[Any]:
+    """Those of column `cif`."""
     from loop.io.cif import read_cif
 
     return [read_cif(text).structure for text in frame["cif"]]
@@ -218,7 +224,7 @@ def _place(structures: Sequence[Any], energies: np.ndarray, hulls: Sequence[Hull
 def _unrelaxed(
     frame: pd.DataFrame, potential: Potential, hulls: Sequence[Hull], progress: Progress | None
 ) -> dict[str, Any]:
-    structures = _structures(frame)
+    structures = structures_of(frame)
     energies = np.full(len(structures), np.nan)
     for start in range(0, len(structures), 256):
         energies[start : start + 256] = potential.energies(structures[start : start + 256])
@@ -235,7 +241,7 @@ def _relaxed(
     journal: Journal,
 ) -> dict[str, Any]:
     """Relax; what the journal of a killed run holds is not relaxed again."""
-    structures = _structures(frame)
+    structures = structures_of(frame)
     outcomes = relax_all(structures, *how, progress, journal)
     energies = np.array([outcome.energy if outcome.status == OK else np.nan for outcome in outcomes])
     hulls = _hulls(references, relaxed=True)

@@ -22,6 +22,7 @@ ELASTIC += ("elastic_stability",)  # type: ignore[assignment]
 PHONONS = ("lowest_frequency", "highest_frequency", "dynamically_stable")
 ELECTRONS = ("energy", "volume", "magnetic_moment", "band_gap", "band_gap_direct", "dielectric_electronic")
 ELECTRONS += ("dielectric_total", "max_force", "max_stress")  # type: ignore[assignment]
+PLACED = ("e_above_hull", "hull_entries", "hull_sparse", "hull_phases", "hull_seconds")  # where DFT has a hull
 
 
 def _measured(config: MlipConfig) -> set[str]:
@@ -59,7 +60,7 @@ def _substitution(request: GeneratorRequest) -> SubstitutionGenerator:
 
 
 MLIP = OracleKind(build_oracle, _measured, MlipConfig, parallel=True)
-DFT = OracleKind(_dft, lambda _: ELECTRONS, DftConfig)
+DFT = OracleKind(_dft, lambda config: ELECTRONS + (PLACED if config.references else ()), DftConfig)
 HANDOFF = OracleKind(_handoff, lambda config: config.ask, HandoffConfig, labels=False)
 CRYSTALFORMER = GeneratorKind(_crystalformer)
 SUBSTITUTION = GeneratorKind(_substitution, SubstitutionConfig, learns=False)

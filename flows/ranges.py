@@ -98,7 +98,8 @@ RANGES: dict[str, dict[str, Range]] = {
     "GPConfig": dict.fromkeys(("max_fit", "max_labels", "inducing", "maxiter"), COUNT) | {"seed": Range(0, 2**31)},
     "Property": {"prior_std": POSITIVE},
     "AcquisitionConfig": {"beta": NUMBER, "feasible": SHARE} | dict.fromkeys(("incumbent", "screen", "samples"), COUNT),
-    "DftTier": {"best": COUNT, "min_gap": NUMBER, "symprec": Range(0, 1, above=True)},
+    "DftTier": {"best": COUNT, "symprec": Range(0, 1, above=True)}
+    | dict.fromkeys(("min_gap", "phase_margin", "hull_above_gap"), NUMBER),
     "HandoffTier": {"best": COUNT},
     "OpinionConfig": {"best": COUNT},
 }

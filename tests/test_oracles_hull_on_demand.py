@@ -21,7 +21,7 @@ from oracles.potentials.loading import load_potential
 from oracles.references import phase_ledger, settle
 from oracles.references.hull_on_demand import DemandHull
 from oracles.references.phase_estimates import Estimates, Phase
-from oracles.references.phase_ledger import PhaseLedger, relaxation
+from oracles.references.phase_ledger import PhaseLedger, PotentialPhases, relaxation
 from oracles.references.settle import merged
 from oracles.references.table import COLUMNS, References
 from oracles.relax import RelaxConfig
@@ -109,7 +109,7 @@ def made(emt, tmp_path):
     def make(metals=("Cu", "Ni", "Pd", "Pt"), where="phases.db", kind=None, shift=0.0, **margins):
         source = Alloys(metals)
         estimates = Estimates([table(source, emt, kind, shift)], emt.energy_type, **margins)
-        return DemandHull(PhaseLedger(emt, SETTINGS, str(tmp_path / where)), source, estimates)
+        return DemandHull(PhaseLedger(PotentialPhases(emt, SETTINGS), str(tmp_path / where)), source, estimates)
 
     return make
 
@@ -171,9 +171,9 @@ def test_nothing_is_computed_twice(made, emt, monkeypatch):
 
 
 def test_other_settings_are_another_ledger(emt, tmp_path):
-    one, other = (PhaseLedger(emt, RelaxConfig(fmax=f), str(tmp_path / "x.db")) for f in (0.05, 0.01))
+    one, other = (PhaseLedger(PotentialPhases(emt, RelaxConfig(fmax=f)), str(tmp_path / "x.db")) for f in (0.05, 0.01))
     assert one.key != other.key
-    same = PhaseLedger(emt, RelaxConfig(fmax=0.05, batch_size=3), str(tmp_path / "x.db"))
+    same = PhaseLedger(PotentialPhases(emt, RelaxConfig(fmax=0.05, batch_size=3)), str(tmp_path / "x.db"))
     assert one.key == same.key
 
 
@@ -190,7 +190,9 @@ def test_a_table_of_another_potential_proposes_too(made, emt):
 
 def test_without_any_table_all_phases_are_computed(emt, tmp_path):
     hull = DemandHull(
-        PhaseLedger(emt, SETTINGS, str(tmp_path / "a.db")), Alloys(("Cu", "Pd")), Estimates([], emt.energy_type)
+        PhaseLedger(PotentialPhases(emt, SETTINGS), str(tmp_path / "a.db")),
+        Alloys(("Cu", "Pd")),
+        Estimates([], emt.energy_type),
     )
     result = hull.e_above_hull("CuPd", 0.0, emt.energy_type)
     assert result.status == "ok"
@@ -245,7 +247,7 @@ def test_a_phase_that_cannot_be_computed_is_named(made, emt):
 @pytest.mark.parametrize("limit", [{"max_steps": 1}, {"time_limit": 1e-9}])
 def test_a_phase_whose_relaxation_was_cut_off_is_named_where_the_distance_rests_on_it(made, emt, tmp_path, limit):
     """Its energy is an upper bound: relaxed, it lies lower, and the candidate further above it."""
-    hasty = PhaseLedger(emt, replace(SETTINGS, **limit), str(tmp_path / "hasty.db"))
+    hasty = PhaseLedger(PotentialPhases(emt, replace(SETTINGS, **limit)), str(tmp_path / "hasty.db"))
     whole = made(("Cu", "Pd"))
     hull = DemandHull(hasty, whole.source, whole.estimates)
     result = hull.e_above_hull("Cu3Pd", 0.0, emt.energy_type)
@@ -295,7 +297,7 @@ def test_a_settled_table_leaves_nothing_to_compute(made, emt, tmp_path):
     assert both.relaxed.sum() > 5
     assert len(both) > len(frame)
     filled = written(both, emt, tmp_path / "filled_references.csv.gz", SETTINGS)
-    ledger = PhaseLedger(emt, SETTINGS, str(tmp_path / "other.db"))
+    ledger = PhaseLedger(PotentialPhases(emt, SETTINGS), str(tmp_path / "other.db"))
     second = DemandHull(ledger, first.source, Estimates([filled], emt.energy_type, relaxation=relaxation(SETTINGS)))
     asked = candidates(metals, n=10)
     found = second.batch(asked, np.zeros(len(asked)), emt.energy_type)
@@ -304,7 +306,7 @@ def test_a_settled_table_leaves_nothing_to_compute(made, emt, tmp_path):
     assert [each.ids for each in found] == [each.ids for each in expected]
     assert not [id for id in second.computed if "-" in id and "fcc" not in id]  # elements alone
     loose = RelaxConfig(fmax=0.1)
-    other = DemandHull(PhaseLedger(emt, loose, str(tmp_path / "loose.db")), first.source, Estimates(
+    other = DemandHull(PhaseLedger(PotentialPhases(emt, loose), str(tmp_path / "loose.db")), first.source, Estimates(
         [filled], emt.energy_type, relaxation=relaxation(loose)))  # fmt: skip
     other.batch(asked[:1], np.zeros(1), emt.energy_type)
     assert [id for id in other.computed if "-" in id and "fcc" not in id]  # relaxed by other settings: computed again

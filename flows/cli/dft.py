@@ -50,6 +50,13 @@ def dft(
     property: Annotated[list[What] | None, typer.Option(help="Beside the energy. Repeatable. Default: both.")] = None,
     relax: Annotated[Relax, typer.Option(help="What may move.")] = Relax.none,
     settings: Annotated[list[str] | None, typer.Option("--set", "-s", help="Change the preset, e.g. ecut=500.")] = None,
+    hull: Annotated[
+        bool, typer.Option("--hull", help="Distance above DFT's own hull too; needs --relax cell. Minutes to hours.")
+    ] = False,
+    margin: Annotated[
+        float, typer.Option(min=0.0, help="With --hull: eV/atom by which a phase may lie below its estimate.")
+    ] = 0.1,
+    phase_atoms: Annotated[int, typer.Option(min=1, help="With --hull: of a competing phase's primitive cell.")] = 16,
     energy_only: Annotated[bool, typer.Option("--energy-only", help="Neither gap nor dielectric constant.")] = False,
     max_atoms: Annotated[int, typer.Option(min=1, help="Of the primitive cell; larger crystals are left out.")] = 16,
     time_limit: Annotated[float, typer.Option(help="Seconds for one crystal.")] = 1800.0,
@@ -58,17 +65,27 @@ def dft(
     python: Annotated[str | None, typer.Option(help="Interpreter that has GPAW. Default: this one.")] = None,
     json: Json = False,
 ) -> None:
-    """Energy, band gap and dielectric constant of crystals by DFT (PBE, GPAW), with or without relaxation."""
+    """Energy, band gap and dielectric constant of crystals by DFT (PBE, GPAW), with or without relaxation.
+
+    With --hull the distance above the hull, whose competing phases are computed with the same settings: those that can
+    matter, each once (OUTPUT.phases.csv). Energies are raw PBE, without corrections.
+    """
     from flows import configfile
     from flows.tables.columns import read_input
-    from flows.tables.dft import dft_table
+    from flows.tables.dft import dft_table, phases_file
     from flows.tables.outputs import check_file
     from flows.tables.screening import statuses_of
+    from loop.stability import METASTABLE
     from oracles.dft.oracle import ALL, DftConfig, DftOracle
     from oracles.dft.process import Resources
 
     if not output.name.endswith((".csv", ".csv.gz")):
         raise InputError(f"expected a name ending in .csv or .csv.gz, got {output}")
+    if hull and relax is not Relax.cell:
+        raise InputError(
+            "expected --relax cell with --hull: competing phases are relaxed, and a crystal that is not would look too "
+            "unstable"
+        )
     check_file(output, input)
     asked = [] if energy_only else [item.value for item in property or What]
     config = DftConfig(
@@ -78,12 +95,20 @@ def dft(
         relax=relax.value,
         max_atoms=max_atoms,
         time_limit=time_limit,
+        references="demand" if hull else None,
+        phase_margin=margin,
+        phase_atoms=phase_atoms,
         resources=Resources(cores=cores, memory_gib=memory, python=python),
     )
     oracle = DftOracle(config)
     with progress() as report:
-        frame = dft_table(read_input(input), oracle, output, report)
+        if hull:
+            oracle.hull.demand.progress = lambda done, total: report("competing phases", done, total, {})
+        frame = dft_table(read_input(input), oracle, output, report, oracle.hull if hull else None)
     summary: dict[str, Any] = {"rows": len(frame), "statuses": statuses_of(frame)}
+    if hull:
+        summary |= {"below_0.1": int((frame["e_above_hull"] <= METASTABLE).sum()), "margin": margin}
+        summary |= {"phases": str(phases_file(output))}
     emit({**summary, "energy_type": str(oracle.energy_type), "output": str(output)}, json)
 
 

@@ -1,4 +1,4 @@
-"""The DFT oracle: energy, band gap and electronic dielectric constant of crystals, by GPAW."""
+"""The DFT oracle: energy, band gap, dielectric constant and distance from DFT's own hull, by GPAW."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pymatgen.core import Structure
@@ -27,10 +27,14 @@ from oracles.dft.process import Engine, Outcome, Resources, find_engine, run_wor
 from oracles.guards import Limits, check
 from oracles.symmetry import Reduced, primitive, reduced, space_group
 
+if TYPE_CHECKING:
+    from oracles.dft.hull import DftHull
+
 VERSION = "1"  # raised when the same settings no longer give the same numbers
 LATER = {"scf_eigenstates": 4e-8}  # settings of later versions, at what was meant before: labels keep their hash
 EMPTY_BANDS = 8  # in the ground state: enough to see the lowest empty ones of any insulator
 ALL: tuple[Literal["gap", "dielectric"], ...] = ("gap", "dielectric")  # properties
+HULL = ("references", "phases", "phase_margin", "phase_atoms", "hull_above_gap")  # settings of the hull on demand
 LARGE = ("bands.gpw",)  # work files not worth keeping between attempts
 
 
@@ -60,6 +64,16 @@ class DftConfig:
     """No dielectric constant below this gap, eV."""
     symprec: float = 0.05
     """A crystal is made exactly symmetric within this, A."""
+    references: Literal["demand"] | None = None
+    """demand: distance from DFT's own hull, of the crystal relaxed with its cell; its phases are computed, too."""
+    phases: str | None = None
+    """Ledger of the phases computed on demand, a file or URL; none: one for all work of this user."""
+    phase_margin: float = 0.1
+    """By how much a phase may lie below its estimate by a potential before it may be left out, eV/atom."""
+    phase_atoms: int = 16
+    """Largest primitive cell of a competing phase, atoms; larger ones are named in the message."""
+    hull_above_gap: float = 0.0
+    """Distance from the hull only at or above this gap, eV."""
     resources: Resources = field(default_factory=Resources)
     """Cores, memory and interpreter: how fast a result comes, not what it is."""
 
@@ -69,6 +83,10 @@ class DftConfig:
         if self.max_atoms < 1 or not self.time_limit > 0:
             raise ConfigError(
                 f"DFT: expected max_atoms >= 1 and time_limit > 0, got {self.max_atoms}, {self.time_limit}."
+            )
+        if self.phase_atoms < 1 or not self.phase_margin >= 0:
+            raise ConfigError(
+                f"DFT: expected phase_atoms >= 1 and phase_margin >= 0, got {self.phase_atoms}, {self.phase_margin}."
             )
 
     @cached_property
@@ -101,11 +119,25 @@ class DftOracle:
 
     @cached_property
     def settings_hash(self) -> str:
-        """Hash of everything that changes the result: settings, version of the engine and its data sets."""
-        return self._hash_of()
+        """Hash of everything that changes the result: settings, version of the engine and its data sets, the hull."""
+        plain = self._hash_of()
+        if self.config.references is None:
+            return plain
+        return hash_of([plain, self.hull.checksum, self.config.hull_above_gap])[:16]
+
+    @cached_property
+    def hull(self) -> DftHull:
+        """The hull on demand of these settings.
+
+        Raises:
+            InputError: the package holds no reference crystals.
+        """
+        from oracles.dft.hull import DftHull
+
+        return DftHull(self.config)
 
     def _hash_of(self, without: tuple[str, ...] = ()) -> str:
-        left_out = ("resources", "preset", "settings", *without)  # what the two latter lead to is in `numbers`
+        left_out = ("resources", "preset", "settings", *HULL, *without)  # what the two latter lead to is in `numbers`
         settings = {name: value for name, value in asdict(self.config).items() if name not in left_out}
         numbers = {name: value for name, value in asdict(self.config.numbers).items() if LATER.get(name) != value}
         return hash_of([VERSION, self.engine.version, self.engine.data, numbers, settings])[:16]
@@ -123,7 +155,8 @@ class DftOracle:
         """One evaluation per candidate, in order."""
         found = []
         for done, candidate in enumerate(candidates, start=1):
-            found.append(self._evaluate(candidate))
+            evaluation = self._evaluate(candidate)
+            found.append(self.hull.placed(candidate, evaluation) if self._is_placed(evaluation) else evaluation)
             if progress is not None:
                 progress(done, len(candidates))
         return found
@@ -131,6 +164,10 @@ class DftOracle:
     def accepts(self, structure: Structure) -> bool:
         """Whether a crystal is one that can be computed: no overlaps, known elements, not too large."""
         return not self._refusal(structure)[0]
+
+    def _is_placed(self, evaluation: Evaluation) -> bool:
+        small = evaluation.value("band_gap") < self.config.hull_above_gap  # of a crystal without a gap's value: no
+        return self.config.references is not None and math.isfinite(evaluation.value("energy")) and not small
 
     # one crystal ------------------------------------------------------------------------------------------------------
 
@@ -212,7 +249,11 @@ class Calculation:
         """Relax where asked, then what electrons do; stops at the first run that does not end well."""
         if self.config.relax != "none":
             self._launch(["relax"], self.cell)
-            if self.outcome.ending != "done" or not self.steps.get("relax", {}).get("converged"):
+            relaxed = self.steps.get("relax", {})
+            if self.outcome.ending != "done" or "failed" in self.steps or not relaxed:
+                return
+            if not relaxed["converged"]:
+                self._launch(["ground"], self.structure)  # an upper bound of the energy: a hull may need it
                 return
         wanted = [name for name in ALL if name in self.config.properties]
         needed = ["ground", *(["gap"] if wanted else []), *wanted]  # the dielectric constant asks for the gap first

@@ -18,9 +18,21 @@ MOMENTS = {"V": 3.0, "Cr": 4.0, "Mn": 5.0, "Fe": 4.0, "Co": 3.0, "Ni": 2.0, "Ce"
 MOMENTS |= {"Sm": 5.0, "Eu": 7.0, "Gd": 7.0, "Tb": 6.0, "Dy": 5.0, "Ho": 4.0, "Er": 3.0, "Tm": 2.0}
 
 
+# O2 is a triplet, a superoxide a doublet: both have bonds of at most 1.35 A; a peroxide, without a moment, of 1.45 A or
+# more (Huber and Herzberg, Constants of Diatomic Molecules, 1979; Abrahams and Kalnajs, Acta Cryst. 8, 503 (1955)).
+# Without spin O2 lies 0.5 eV/atom too high, and every oxide too deep.
+OXYGEN_MOMENT, OXYGEN_BOND = 1.0, 1.40  # Bohr magnetons per atom, A
+
+
 def starting_moments(structure: Structure) -> list[float]:
     """Moments (Bohr magnetons) of a ferromagnetic start, one per site, in the structure's order; zeros: no magnet."""
-    return [MOMENTS.get(site.specie.symbol, 0.0) for site in structure]
+    moments = [MOMENTS.get(site.specie.symbol, 0.0) for site in structure]
+    if "O" in structure.symbol_set:
+        one, other, *_ = structure.get_neighbor_list(OXYGEN_BOND)
+        for pair in zip(one.tolist(), other.tolist(), strict=True):
+            if {structure[index].specie.symbol for index in pair} == {"O"}:
+                moments[pair[0]] = OXYGEN_MOMENT
+    return moments
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,20 @@ def mp2020(crystal: Structure | Composition) -> float:
     return float("nan") if processed is None else float(processed.correction)
 
 
+@cache
+def anion_correction(formula: str) -> float:
+    """What the scheme adds for anions alone, eV/atom: the part that raw PBE without +U lacks. 0 for an element."""
+    from pymatgen.entries.computed_entries import ComputedEntry
+
+    composition = Composition(formula)
+    entry = ComputedEntry(composition, 0.0, parameters=run_parameters(composition))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it guesses oxidation states, and says so
+        processed = _scheme().process_entry(entry, inplace=False)
+    parts = [] if processed is None or len(composition) == 1 else processed.energy_adjustments
+    return float(sum(part.value for part in parts if "anion" in part.name) / composition.num_atoms)
+
+
 def run_parameters(composition: Composition) -> dict[str, Any]:
     """Functional of Materials Project's run: PBE+U where a metal on its list is with oxygen or fluorine."""
     anion = max(composition.elements, key=lambda element: element.X).symbol

@@ -1,4 +1,4 @@
-"""A hull whose competing phases are computed by the very potential that judges, and only those that can matter.
+"""A hull whose competing phases are computed by the very oracle that judges, and only those that can matter.
 
 Every known crystal of a chemical system enters a linear program with a lower bound of its relaxed energy (an estimate
 minus a margin, `oracles.references.phase_estimates`). The phases of the optimum that were not computed yet are
@@ -23,9 +23,9 @@ from loop.hull import Hull, HullEntry, HullResult, amounts_of
 from loop.values import OK, EnergyType, Evaluation
 from oracles.references.element_prototypes import prototypes
 from oracles.references.phase_estimates import CrystalSource, Estimates, Phase
-from oracles.references.phase_ledger import PhaseLedger, Progress, relaxation, require_crystals
+from oracles.references.phase_ledger import PhaseLedger, PotentialPhases, Progress, relaxation, require_crystals
 from oracles.references.table import References, is_element, shipped_tables
-from oracles.relax import RelaxConfig
+from oracles.relax import MOLECULES, RelaxConfig
 
 if TYPE_CHECKING:
     from pymatgen.core import Composition, Structure
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 LOWEST = -100.0  # eV/atom: stands for a phase of which nothing is known, which is then computed
 LARGEST_PROTOTYPE = 12  # atoms per cell, of prototypes tried for an element beside its published crystals
+PACKINGS = 3  # of an element's molecules that are looked at where computing is costly, the lowest published first
 WIDEN = 1.25  # times the largest drop below an estimate that was seen, where that exceeds the margin
 
 
@@ -58,20 +59,20 @@ class DemandHull(Hull):
         finds: Sequence[HullEntry] = (),
         progress: Progress | None = None,
     ) -> None:
-        super().__init__((), ledger.potential.energy_type, min_compounds=min_compounds)
+        super().__init__((), ledger.computer.energy_type, min_compounds=min_compounds)
         self.ledger, self.source, self.estimates, self.progress = ledger, source, estimates, progress
         self._finds = tuple(finds)
         self._computed: dict[str, Evaluation] = {}  # by id of the phase, failures included
         self._phases: dict[frozenset[str], list[Phase]] = {}
         self._corners: dict[str, tuple[HullEntry, ...]] = {}  # by element
-        self._points: dict[str, float] = {}  # eV/atom of phases as they stand; NaN: cannot be computed
+        self._points: dict[str, Evaluation] = {}  # of phases as they stand, failures included
         # eV/atom, by chemical system and whether a phase was computed as it stands
         self._widened: dict[tuple[frozenset[str], bool], float] = {}
 
     @property
     def checksum(self) -> str:
         """Of everything that a distance depends on: phases, settings of their relaxation, margins."""
-        margins = [self.estimates.own_margin, self.estimates.other_margin]
+        margins = self.estimates.margins
         what = [self.ledger.key.oracle, self.ledger.key.settings, margins, self.source.checksum]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
@@ -81,9 +82,14 @@ class DemandHull(Hull):
         return dict(self._computed)
 
     @property
+    def looked_at(self) -> dict[str, Evaluation]:
+        """Phases that were computed as they stand, by id; failures included."""
+        return dict(self._points)
+
+    @property
     def points(self) -> dict[str, float]:
         """Energies (eV/atom) of phases as they stand that were computed, by id; NaN where there is none."""
-        return dict(self._points)
+        return {id: found.value("energy") for id, found in self._points.items()}
 
     def with_entries(self, entries: Iterable[HullEntry], energy_type: EnergyType) -> Self:
         """A hull with further phases, such as new finds; what is computed through either counts for both.
@@ -194,8 +200,10 @@ class DemandHull(Hull):
         settled = {entry.formula: entry for entry in self.estimates.corners(new)}
         for symbol in new:
             self._corners[symbol] = (settled[symbol],) if symbol in settled else ()
-        rest = [symbol for symbol in new if symbol not in settled and symbol in self.ledger.potential.elements]
+        rest = [symbol for symbol in new if symbol not in settled and symbol in self.ledger.computer.elements]
         crystals = {symbol: self._allotropes(symbol) for symbol in rest}
+        if self.ledger.computer.costly:
+            crystals = self._worth_relaxing(crystals)
         self._compute({id for ids in crystals.values() for id in ids})
         for symbol, ids in crystals.items():
             good = [(self._computed[id].value("energy"), id) for id in ids if _usable(self._computed[id])]
@@ -207,9 +215,25 @@ class DemandHull(Hull):
         """Crystals of an element that may be its lowest, by what is published of them, and prototypes."""
         phases = self._phases_of(frozenset((symbol,)))
         heights = np.array([phase.estimate for phase in phases])
-        near = heights <= np.nanmin(heights, initial=np.inf) + self.estimates.other_margin
+        near = heights <= np.nanmin(heights, initial=np.inf) + self.estimates.element_margin
         published = {phase.id for phase, keep in zip(phases, near | np.isnan(heights), strict=True) if keep}
-        return published | other_crystals(symbol).keys()
+        if not published or not self.ledger.computer.costly:
+            return published | other_crystals(symbol).keys()
+        if symbol in MOLECULES:  # packings of one molecule: they end within `SAME_MOLECULAR` of each other
+            height = {phase.id: round(phase.estimate, 3) for phase in phases}
+            ranked = sorted(published, key=lambda one: (height[one], len(self._structure(one)), one))
+            return set(ranked[:PACKINGS])
+        return published
+
+    def _worth_relaxing(self, crystals: Mapping[str, set[str]]) -> dict[str, set[str]]:
+        """Of each element those that may end lowest, by their energies as they stand and the margin of relaxation."""
+        self._point({id for ids in crystals.values() for id in ids})
+        found = {}
+        for symbol, ids in crystals.items():
+            points = {id: self._points[id].value("energy") for id in ids if _usable(self._points[id])}
+            lowest = min(points.values(), default=np.nan)
+            found[symbol] = {id for id, point in points.items() if point <= lowest + self.estimates.own_margin}
+        return found
 
     def _bounded(self, system: frozenset[str]) -> Hull:
         """The hull of computed energies, and of lower bounds where there are none yet."""
@@ -234,20 +258,22 @@ class DemandHull(Hull):
 
     def _known(self, phase: Phase) -> Phase:
         """With the energy as it stands in place of a guess, where that is known."""
-        point = self._points.get(phase.id, float("nan"))
-        if not np.isfinite(point):
+        point = self._points.get(phase.id)
+        if point is None or not _usable(point):
             return phase
-        return Phase(phase.id, phase.formula, point, False, self.estimates.own_margin, guessed=False)
+        return Phase(phase.id, phase.formula, point.value("energy"), False, self.estimates.own_margin, guessed=False)
 
     def _look_at(self, wanted: Mapping[frozenset[str], set[str]]) -> None:
         """Energies of phases as they stand where those are unknown; relaxation of the others."""
         ids = {id for missing in wanted.values() for id in missing}
         phases = {phase.id: phase for system in wanted for phase in self._phases_of(system) if phase.id in ids}
-        guessed = sorted(id for id, phase in phases.items() if phase.guessed and id not in self._points)
-        if guessed:
-            energies = self.ledger.potential.energies([self._structure(id) for id in guessed])
-            self._points |= dict(zip(guessed, energies.tolist(), strict=True))
-        self._compute(ids - set(guessed))
+        guessed = {id for id, phase in phases.items() if phase.guessed and id not in self._points}
+        self._point(guessed)
+        self._compute(ids - guessed)
+
+    def _point(self, ids: set[str]) -> None:
+        if todo := sorted(ids - self._points.keys()):
+            self._points |= self.ledger.computer.points({id: self._structure(id) for id in todo}, self.progress)
 
     def _unknown(self, system: frozenset[str], result: HullResult) -> set[str]:
         """Phases of a decomposition that stand there with a bound."""
@@ -279,7 +305,8 @@ class DemandHull(Hull):
                 continue
             known, point, done = self._known(phase), self._points.get(phase.id), self._computed.get(phase.id)
             if point is not None:
-                self._note((system, False), phase, phase.lower(elements, 0.0) + phase.margin - point)
+                drop = phase.lower(elements, 0.0) + phase.margin - point.value("energy")
+                self._note((system, False), phase, drop)
             if done is not None:
                 drop = known.lower(elements, 0.0) + known.margin - done.value("energy")
                 self._note((system, point is not None), known, drop)
@@ -294,7 +321,8 @@ class DemandHull(Hull):
         """With a word on the phases that could not be computed, and on those whose relaxation was cut off."""
         if result.status != OK:
             return result
-        failed = [p for p in self._phases_of(system) if p.id in self._computed and not _usable(self._computed[p.id])]
+        tried = {**self._points, **self._computed}
+        failed = [phase for phase in self._phases_of(system) if phase.id in tried and not _usable(tried[phase.id])]
         stopped = [
             f"{formula} ({id}: {self._computed[id].status})"
             for formula, id in result.ids.items()
@@ -302,7 +330,7 @@ class DemandHull(Hull):
         ]
         notes = [result.message]
         if failed:
-            names = ", ".join(f"{p.formula} ({p.id}: {self._computed[p.id].status})" for p in failed)
+            names = ", ".join(f"{phase.formula} ({phase.id}: {tried[phase.id].status})" for phase in failed)
             notes.append(f"not among the phases: {names}")
         if stopped:
             names = ", ".join(stopped)
@@ -342,7 +370,8 @@ def demand_hull(
     crystals = require_crystals(source)
     proposed = shipped_tables() if tables is None else tables
     estimates = Estimates(proposed, potential.energy_type, relaxation=relaxation(config))
-    return DemandHull(PhaseLedger(potential, config, ledger), crystals, estimates, progress=progress)
+    phases = PhaseLedger(PotentialPhases(potential, config), ledger)
+    return DemandHull(phases, crystals, estimates, progress=progress)
 
 
 def _usable(evaluation: Evaluation) -> bool:

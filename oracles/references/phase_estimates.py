@@ -16,6 +16,7 @@ from pymatgen.core import Composition, Structure
 
 from loop.hull import HullEntry
 from loop.values import EnergyType
+from oracles.potentials.corrections import SCHEME, anion_correction
 from oracles.references.table import References, is_element
 
 if TYPE_CHECKING:
@@ -86,6 +87,9 @@ class Estimates:
         other_margin: of formation energies by others, eV/atom.
         relaxation: settings that phases are to be relaxed by; only relaxed energies of a table that says the same
             (``relaxation`` in its JSON) count as such.
+        element_margin: eV/atom above the lowest published crystal of an element, within which another may be lower;
+            None: `other_margin`.
+        uncorrected: the judge's energies are raw PBE: MP2020's anion corrections are taken out of others'.
     """
 
     def __init__(
@@ -95,10 +99,22 @@ class Estimates:
         own_margin: float = OWN_MARGIN,
         other_margin: float = OTHER_MARGIN,
         relaxation: Mapping[str, Any] | None = None,
+        element_margin: float | None = None,
+        *,
+        uncorrected: bool = False,
     ) -> None:
         self._own = [_Table(table, relaxation) for table in tables if table.energy_type == energy_type]
-        self._others = [_Table(table) for table in tables if table.energy_type != energy_type]
+        others = [table for table in tables if table.energy_type != energy_type]
+        self._others = [(_Table(table), table.energy_type.corrections) for table in others]
+        self._uncorrected = uncorrected
         self.own_margin, self.other_margin = own_margin, other_margin
+        self.element_margin = other_margin if element_margin is None else element_margin
+
+    @property
+    def margins(self) -> list[float]:
+        """All that are not those of each other, eV/atom."""
+        named = [self.own_margin, self.other_margin]
+        return named if self.element_margin == self.other_margin else [*named, self.element_margin]
 
     @property
     def has_own(self) -> bool:
@@ -132,10 +148,16 @@ class Estimates:
                 base = table.points.get("" if lowest is None else lowest.id, table.energy[known.formula])
                 estimate = base + above if guessed else table.points[known.id]
                 return Phase(known.id, known.formula, estimate, False, self.own_margin, guessed)
-        for table in self._others:
+        for table, corrections in self._others:
             if (formation := table.formation(known.formula)) is not None:
+                formation -= self._correction(known.formula, corrections)
                 return Phase(known.id, known.formula, formation + above, True, self.other_margin)
-        return Phase(known.id, known.formula, known.formation_energy, True, self.other_margin)
+        formation = known.formation_energy - self._correction(known.formula, SCHEME)  # as published
+        return Phase(known.id, known.formula, formation, True, self.other_margin)
+
+    def _correction(self, formula: str, scheme: str) -> float:
+        """What lies in another's formation energy and not in the judge's, eV/atom."""
+        return anion_correction(formula) if self._uncorrected and scheme == SCHEME else 0.0
 
 
 class _Table:

@@ -66,20 +66,26 @@ class DemandConfig:
 
 
 class Answers:
-    """In place of potential and ledger: energies (eV/atom) by id."""
+    """In place of computer and ledger: energies (eV/atom) by id."""
 
     def __init__(self, table: References, points: Mapping[str, float], relaxed: Mapping[str, float]) -> None:
         self.energy_type, self.elements = table.energy_type, frozenset(table.elements())
         self.key = OracleKey("answers", table.checksum)
-        self.potential, self._points, self._relaxed = self, points, relaxed
+        self.computer, self._points, self._relaxed = self, points, relaxed
 
-    def energies(self, asked: Any, _: Any = None) -> Any:
-        """As they stand, shape (n,), of a list of ids; relaxed, of a mapping from ids."""
-        if not isinstance(asked, Mapping):
-            return np.array([self._points[id] for id in asked])
-        key = (self.key.oracle, self.key.settings, OK)
-        found = {id: {"energy": Quantity(self._relaxed[id], "eV/atom")} for id in asked}
-        return {id: Evaluation(id, *key, measured, self.energy_type) for id, measured in found.items()}
+    costly = False
+
+    def points(self, asked: Mapping[str, Any], _: Any = None) -> dict[str, Evaluation]:
+        """As they stand."""
+        return {id: self._told(id, self._points) for id in asked}
+
+    def energies(self, asked: Mapping[str, Any], _: Any = None) -> dict[str, Evaluation]:
+        """Relaxed."""
+        return {id: self._told(id, self._relaxed) for id in asked}
+
+    def _told(self, id: str, energies: Mapping[str, float]) -> Evaluation:
+        measured = {"energy": Quantity(energies[id], "eV/atom")}
+        return Evaluation(id, self.key.oracle, self.key.settings, OK, measured, self.energy_type)
 
 
 class Compounds:

@@ -18,6 +18,7 @@ from multiprocessing import connection
 from loop.contracts import Oracle
 from loop.values import Candidate, Evaluation, failed
 
+ALONE = 2  # tries of a candidate in a process of its own; one death may be somebody else's doing there, too
 _oracle: Oracle | None = None  # of this worker process
 
 
@@ -28,8 +29,9 @@ class ParallelOracle:
         build: makes the oracle; must be picklable (a module-level function or a `functools.partial` of one).
         workers: number of processes.
 
-    A worker that dies (out of memory, a crash in compiled code) costs its candidate one more try, alone; if that dies
-    too, the candidate's evaluation is ``failed:crashed``.
+    A worker that dies (out of memory, a crash in compiled code) costs what was in flight one more try, each crystal
+    alone; only a crystal that dies alone, twice, is given up as ``failed:crashed``: a worker may also be ended from
+    outside.
     """
 
     def __init__(self, build: Callable[[], Oracle], workers: int, oracle: Oracle | None = None) -> None:
@@ -78,14 +80,16 @@ class ParallelOracle:
         return done
 
     def _alone(self, candidate: Candidate) -> Evaluation:
-        """Try a candidate in a process of its own: the death before may have been another one's doing."""
-        pool = _make_pool(self._build, 1)
-        try:
-            return pool.submit(_evaluate, candidate).result()
-        except BrokenProcessPool:
-            return self._crashed(candidate)
-        finally:
-            _end(pool)
+        """Try a candidate in processes of its own: the death before may have been another one's doing."""
+        for _ in range(ALONE):
+            pool = _make_pool(self._build, 1)
+            try:
+                return pool.submit(_evaluate, candidate).result()
+            except BrokenProcessPool:
+                continue
+            finally:
+                _end(pool)
+        return self._crashed(candidate)
 
     def _executor(self) -> ProcessPoolExecutor:
         with self._lock:
@@ -101,7 +105,7 @@ class ParallelOracle:
         _end(pool)
 
     def _crashed(self, candidate: Candidate) -> Evaluation:
-        message = "the worker process died twice: out of memory, or a crash in compiled code"
+        message = f"{ALONE} processes that had it alone died with it: out of memory, or a crash in compiled code"
         return Evaluation(candidate.id, self._name, self._settings, failed("crashed"), message=message)
 
 

@@ -6,24 +6,15 @@ import numpy as np
 
 from flows.benchmarks.operate.growth import GrowthBenchmark, growth
 from flows.benchmarks.operate.growth import run as grow
-from flows.benchmarks.operate.resume import (
-    PLACES,
-    Outcome,
-    ResumeBenchmark,
-    Scenario,
-    drawn,
-    in_turns,
-    run,
-    summary,
-)
+from flows.benchmarks.operate.kills import LABELS, SLURM, Outcome, ResumeBenchmark, Scenario, summary
+from flows.benchmarks.operate.resume import PLACES, drawn, in_turns, run
 from flows.benchmarks.operate.speed import OverheadBenchmark, campaign, run_overhead
 from flows.benchmarks.operate.world import SleepingOracle, calls
 from loop.settings import STAGES, CampaignSettings
 
 
-def test_killed_campaigns_end_in_the_same_list(tmp_path, monkeypatch):
-    monkeypatch.setattr("flows.benchmarks.operate.resume.LABELS", ("here",))
-    record = run(tmp_path, ResumeBenchmark(kills=3, prefect=False))
+def test_killed_campaigns_end_in_the_same_list(tmp_path):
+    record = run(tmp_path, ResumeBenchmark(kills=3, prefect=False, labels=("here",)))
     results = record["results"]
     assert results["kills"] >= 3
     assert results["campaigns_with_the_same_list"] == results["campaigns"] >= 1
@@ -44,6 +35,8 @@ def test_scenarios_leave_out_what_cannot_be_killed():
     assert Scenario("sqlite", "plain", "here", "ledger") not in found
     assert Scenario("sqlite", "prefect", "here", "worker") not in found
     assert Scenario("postgresql", "prefect", "dask", "worker") in found
+    assert {item.labels for item in found} == set(LABELS)
+    assert {item.labels for item in ResumeBenchmark(labels=(SLURM,)).scenarios} == {SLURM}
 
 
 def test_overhead_is_what_the_labels_do_not_take(tmp_path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -58,6 +59,31 @@ def test_a_dead_worker_costs_one_label_only(oracle):
     evaluations = oracle.evaluate(crystals("He", "C", "Be"))
     assert [e.status for e in evaluations] == ["ok", "failed:crashed", "ok"]
     assert oracle.evaluate(crystals("He"))[0].ok
+
+
+class Shot(Sums):
+    """Its process is ended at the first labels, as by somebody outside; how many there were stands in a file."""
+
+    def __init__(self, log: Path, deaths: int) -> None:
+        self._log, self._deaths = log, deaths
+
+    def _one(self, candidate):
+        with self._log.open("a") as file:
+            file.write("x")
+        if self._log.stat().st_size <= self._deaths:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._one(candidate)
+
+
+@pytest.mark.parametrize(("deaths", "status"), [(2, "ok"), (3, "failed:crashed")])
+def test_a_crystal_is_given_up_when_it_dies_alone_twice(tmp_path, deaths, status):
+    """Two kills from outside, in company and alone, gave up a crystal that nothing was wrong with."""
+    oracle = ParallelOracle(partial(Shot, tmp_path / "log", deaths), 1, Sums())
+    try:
+        assert [found.status for found in oracle.evaluate(crystals("He"))] == [status]
+    finally:
+        oracle.close()
+    assert (tmp_path / "log").stat().st_size == 3
 
 
 def test_workers_leave_when_their_parent_is_killed(tmp_path):

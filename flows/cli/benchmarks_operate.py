@@ -8,6 +8,7 @@ import typer
 
 from flows.cli.records import Json, Output, Seed, print_record
 from flows.console import note
+from loop.errors import ConfigError
 
 
 def resume(
@@ -18,15 +19,23 @@ def resume(
     ] = None,
     prefect: Annotated[bool, typer.Option(help="Also under Prefect, on a server of its own.")] = True,
     minutes: Annotated[float, typer.Option(help="Begin no further campaign after this time.")] = float("inf"),
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(help="here, processes, dask, slurm (on this machine); repeatable. Default: all but slurm."),
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """Campaigns killed at random moments must end in the list of one that was not; no label lost or paid twice."""
-    from flows.benchmarks.operate.resume import ResumeBenchmark, run
+    from flows.benchmarks.operate.kills import LABELS, SLURM, ResumeBenchmark
+    from flows.benchmarks.operate.resume import run
     from flows.configfile import expand_environment
 
     url = None if database is None else expand_environment(database)
-    record = run(output, ResumeBenchmark(kills, url, prefect, seed, minutes), note)
+    places = tuple(labels or LABELS)
+    if unknown := sorted({*places} - {*LABELS, SLURM}):
+        raise ConfigError(f"--labels: expected {', '.join(LABELS)} or {SLURM}, got {', '.join(unknown)}")
+    record = run(output, ResumeBenchmark(kills, url, prefect, seed, minutes, places), note)
     print_record(record, output, json)
 
 

@@ -2,10 +2,10 @@
 
 Victims of SIGKILL: the process of the campaign (engine), a process that labels for it (worker), and the database's
 process that serves it (ledger, PostgreSQL only). When: round and stage are drawn, each alike, and in it a moment within
-the seconds that it takes undisturbed; also before the campaign is in the ledger, and after its last event is. After
-each kill the ledger is read; a label that it held and that is computed again later is paid twice. One that it held and
-no longer holds is lost, as is one that was computed and does not stand there in the end. Of a campaign that ends
-otherwise the folder is kept beside the record.
+the seconds that it takes undisturbed; also before the campaign is in the ledger, and after its last event is. A stage
+that is over by then is not killed. After each kill the ledger is read; a label that it held and that is computed again
+later is paid twice. One that it held and no longer holds is lost, as is one that was computed and does not stand there
+in the end. Of a campaign that ends otherwise the folder is kept beside the record.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
@@ -28,14 +26,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import psutil
-import sqlalchemy as sa
 
 from flows.benchmarks.harness import write_benchmark
+from flows.benchmarks.operate.kills import SLURM, Outcome, ResumeBenchmark, Scenario, summary, write_kills
+from flows.benchmarks.operate.own_server import prefect_server
+from flows.benchmarks.operate.victims import backends, workers_of, workers_of_jobs
 from flows.benchmarks.operate.world import SleepingOracle, calls, components
 from loop.campaign import Campaign
 from loop.contracts import Oracle
-from loop.database import as_url
 from loop.errors import StoreError
 from loop.history import History
 from loop.running import InTurn, Runner
@@ -46,6 +44,7 @@ from loop.tiers import key_of
 
 SETTINGS = CampaignSettings(name="reference", rounds=2, pool=24, budget=5, chunk=2)
 STAGE_SECONDS, LABEL_SECONDS = 0.2, 0.08
+JOBS = {"dask": "slurm", "memory": "1GB", "walltime": "00:20:00", "interface": "lo"}
 KILLS = 6  # of one campaign, at most
 MOST_LIVES = 60  # of one campaign: more would mean that it does not resume
 WORKERS = 2
@@ -59,40 +58,6 @@ PLACES: list[Place] = [
     *product(range(SETTINGS.rounds + 1), STAGES),
     (SETTINGS.rounds + 1, END),
 ]
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """Where a campaign runs, and what is killed."""
-
-    ledger: str  # sqlite or postgresql
-    engine: str  # plain or prefect
-    labels: str  # here, processes or dask
-    victim: str  # engine, worker or ledger
-
-
-@dataclass(frozen=True)
-class ResumeBenchmark:
-    """How much is killed: as many as `kills` at least, and at least one campaign of each scenario."""
-
-    kills: int = 200
-    database: str | None = None  # URL of a PostgreSQL database on this machine; None: SQLite alone
-    prefect: bool = True
-    seed: int = 0
-    minutes: float = float("inf")
-
-    @property
-    def scenarios(self) -> list[Scenario]:
-        """All that make sense: without workers none can be killed, and only PostgreSQL has a process."""
-        ledgers = ("sqlite", "postgresql") if self.database else ("sqlite",)
-        engines = ("plain", "prefect") if self.prefect else ("plain",)
-        every = (Scenario(*names) for names in product(ledgers, engines, LABELS, ("engine", "worker", "ledger")))
-        return [item for item in every if not (
-            (item.victim == "worker" and item.labels == "here") or (item.victim == "ledger" and item.ledger == "sqlite")
-        )]  # fmt: skip
-
-
-LABELS = ("here", "processes", "dask")
 
 
 @dataclass(frozen=True)
@@ -121,19 +86,6 @@ class Reference:
 
     ranked: str
     seconds: dict[Place, float]
-
-
-@dataclass
-class Outcome:
-    """What became of one campaign."""
-
-    scenario: Scenario
-    kills: list[dict[str, Any]] = field(default_factory=list)
-    calls: int = 0
-    labels: int = 0
-    paid_twice: int = 0
-    lost: int = 0
-    same_list: bool = False
 
 
 # the campaign's process -----------------------------------------------------------------------------------------------
@@ -180,12 +132,15 @@ def labelling(job: Job) -> Iterator[Oracle]:
             oracle = ParallelOracle(partial(replace, job.oracle), WORKERS, job.oracle)
             stack.callback(oracle.close)
             yield oracle
-        elif job.scenario.labels == "dask":
+        elif job.scenario.labels in ("dask", SLURM):
             from flows import scale
             from flows.dask_oracle import DaskOracle
 
-            client = stack.enter_context(scale.connected(scale.Scale(workers=WORKERS), job.folder))
-            yield DaskOracle(partial(replace, job.oracle), key_of(job.oracle), client, job.url)
+            asked = JOBS if job.scenario.labels == SLURM else {}
+            client = stack.enter_context(scale.connected(scale.Scale(workers=WORKERS, **asked), job.folder))
+            written_there = not asked or job.scenario.ledger != "sqlite"  # as campaigns do, see flows.build
+            where = job.url if written_there else None
+            yield DaskOracle(partial(replace, job.oracle), key_of(job.oracle), client, where)
         else:
             yield job.oracle
 
@@ -214,13 +169,17 @@ def run(output: Path, config: ResumeBenchmark, say: Say = lambda _: None) -> dic
             state = "same list" if last.same_list else "ANOTHER LIST"
             say(f"{done + len(last.kills)} kills: {scenario}: {len(last.kills)} kills, {state}")
             write_kills(output, outcomes)
-            record = write_benchmark(output, summary(outcomes, config, time.monotonic() - began))
+            record = write_benchmark(
+                output, {**summary(outcomes, config, time.monotonic() - began), "protocol": __doc__}
+            )
     return record
 
 
 def in_turns(scenarios: Sequence[Scenario]) -> list[Scenario]:
     """Each scenario once, and before it one of those that start quickly."""
     quick = [item for item in scenarios if item.engine == "plain" and item.labels == "here"]
+    if not quick:
+        return list(scenarios)
     return [turn for number, item in enumerate(scenarios) for turn in (quick[number % len(quick)], item)]
 
 
@@ -281,7 +240,7 @@ def drawn(scenario: Scenario, rng: np.random.Generator) -> list[Place]:
 
 
 def pooled(scenario: Scenario) -> bool:
-    """Whether workers live only while they label: killed once a round, since a crystal that kills two is given up."""
+    """Whether workers live only while they label: killed once a round, for what dies alone twice is given up."""
     return scenario.labels == "processes" and scenario.victim == "worker"
 
 
@@ -292,10 +251,10 @@ def one_life(
     ends = job.scenario.victim == "engine"  # else it continues, and the ledger has to be read before
     while ahead and process.is_alive() and reached(job, process, ahead[0]):
         place = ahead.pop(0)
-        if pooled(job.scenario) and position(job) != place:  # of another round already: see `drawn`
-            continue
         after = float(rng.uniform(0, expected.seconds[place]))
         process.join(after)
+        if position(job) != place:  # beyond it already
+            continue
         held = set[str]() if ends else finished_labels(job)
         if process.is_alive() and kill(job, process, rng):
             if ends:
@@ -326,7 +285,7 @@ def kill(job: Job, process: BaseProcess, rng: np.random.Generator) -> bool:
     if job.scenario.victim == "ledger":
         pids = backends(job.url)
     elif job.scenario.victim == "worker":
-        pids = workers_of(process)
+        pids = workers_of_jobs(process) if job.scenario.labels == SLURM else workers_of(process)
     else:
         pids = [process.pid or 0]
     if not pids:
@@ -335,32 +294,6 @@ def kill(job: Job, process: BaseProcess, rng: np.random.Generator) -> bool:
         os.kill(int(rng.choice(pids)), signal.SIGKILL)
         return True
     return False
-
-
-def workers_of(process: BaseProcess) -> list[int]:
-    """Processes that label for a campaign's process."""
-    try:
-        family = psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-    return [member.pid for member in family if "spawn_main" in command_of(member)]
-
-
-def command_of(process: psutil.Process) -> str:
-    """How a process was called; nothing where it has ended."""
-    with suppress(psutil.NoSuchProcess):
-        return " ".join(process.cmdline())
-    return ""
-
-
-def backends(url: str) -> list[int]:
-    """Processes of the database that serve a campaign."""
-    engine = sa.create_engine(as_url(url), poolclass=sa.NullPool)
-    query = "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
-    query += " and backend_type = 'client backend'"
-    with suppress(sa.exc.SQLAlchemyError), engine.connect() as connection:
-        return list(connection.execute(sa.text(query)).scalars())
-    return []
 
 
 # what is left ---------------------------------------------------------------------------------------------------------
@@ -400,69 +333,3 @@ def position(job: Job) -> Place:
             return PLACES[0]
         place = History.load(store, job.settings.name).next_stage
         return place if place in PLACES else PLACES[-1]
-
-
-@contextmanager
-def prefect_server(folder: Path, wanted: bool) -> Iterator[None]:
-    """A Prefect server of this benchmark's own, on the loopback address."""
-    if not wanted:
-        yield
-        return
-    from flows import server
-
-    with socket.socket() as probe:
-        probe.bind((server.HOST, 0))
-        port = probe.getsockname()[1]
-    here = server.Local(folder / "server", port)
-    here.home.mkdir(parents=True)
-    before = os.environ.copy()
-    process = server.start(here, "server", "prefect", "server", "start", "--host", server.HOST, "--port", str(port))
-    try:
-        server.wait_for(lambda: server.healthy(here.api), process, here.home / "server.log", "the Prefect server")
-        os.environ.update({"PREFECT_HOME": str(here.home), "PREFECT_API_URL": here.api})
-        os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-        server.end(server.read_state(here.state)["processes"]["server"])
-
-
-def summary(outcomes: Sequence[Outcome], config: ResumeBenchmark, seconds: float) -> dict[str, Any]:
-    """The record: what was killed, and what became of it."""
-    kills = [kill for outcome in outcomes for kill in outcome.kills]
-    where = Counter[str]()
-    for outcome in outcomes:
-        for name, value in asdict(outcome.scenario).items():
-            where[f"{name}: {value}"] += len(outcome.kills)
-    labels, made = sum(outcome.labels for outcome in outcomes), sum(outcome.calls for outcome in outcomes)
-    return {
-        "benchmark": "resume",
-        "protocol": __doc__,
-        "settings": {**asdict(config), "database": bool(config.database)},
-        "seconds": seconds,
-        "results": {
-            "kills": len(kills),
-            "campaigns": len(outcomes),
-            "campaigns_with_the_same_list": sum(outcome.same_list for outcome in outcomes),
-            "labels": labels,
-            "labels_paid_twice": sum(outcome.paid_twice for outcome in outcomes),
-            "labels_lost": sum(outcome.lost for outcome in outcomes),
-            "calls_cut_off": made - labels,
-            "kills_by_stage": dict(sorted(Counter(kill["stage"] for kill in kills).items())),
-            "kills_by_place": dict(sorted(where.items())),
-        },
-    }
-
-
-def write_kills(output: Path, outcomes: Sequence[Outcome]) -> None:
-    """One line a kill."""
-    from loop.io.files import write_text
-
-    lines = ["campaign,ledger,engine,labels,victim,stage,after_s,labels_held,same_list"]
-    for number, outcome in enumerate(outcomes):
-        place = ",".join(asdict(outcome.scenario).values())
-        for kill in outcome.kills:
-            held = len(kill["held"])
-            lines.append(f"{number},{place},{kill['stage']},{kill['after_s']},{held},{outcome.same_list}")
-    write_text(output / "kills.csv", "\n".join(lines) + "\n")

@@ -17,7 +17,8 @@ from typing import Any
 from flows import scale
 from flows.benchmarks.clock import cpu_seconds, load
 from flows.benchmarks.harness import write_benchmark
-from flows.benchmarks.operate.resume import as_tasks, in_flow, prefect_server, warm_up
+from flows.benchmarks.operate.own_server import prefect_server
+from flows.benchmarks.operate.resume import as_tasks, in_flow, warm_up
 from flows.benchmarks.operate.world import SleepingOracle, calls, components, perovskite
 from flows.dask_oracle import DaskOracle
 from loop.campaign import Campaign

@@ -169,9 +169,8 @@ def run(output: Path, config: ResumeBenchmark, say: Say = lambda _: None) -> dic
             state = "same list" if last.same_list else "ANOTHER LIST"
             say(f"{done + len(last.kills)} kills: {scenario}: {len(last.kills)} kills, {state}")
             write_kills(output, outcomes)
-            record = write_benchmark(
-                output, {**summary(outcomes, config, time.monotonic() - began), "protocol": __doc__}
-            )
+            found = summary(outcomes, config, time.monotonic() - began)
+            record = write_benchmark(output, {"benchmark": "resume", "protocol": __doc__, **found})
     return record
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.config import MLIP, CampaignConfig
 from flows.known_labels import read_known_labels
 from flows.provenance import cores
 from flows.registry import GENERATORS
+
+if TYPE_CHECKING:
+    from generator.policy import CrystalFormerGenerator
+    from loop.contracts import Reward
 
 PROBE = 32  # crystals drawn and scored to estimate times
 PROBE_LABELS = 2
@@ -49,7 +53,7 @@ def _known(config: CampaignConfig) -> dict[str, Any]:
     if config.surrogate.known is None:
         return {}
     known = read_known_labels(config.surrogate.known, config.surrogate.gp.properties)
-    told = f"{known.unreadable} rows unreadable, {known.empty} without a value"
+    told = f"rows that are unreadable: {known.unreadable}, without a value: {known.empty}"
     if known.contradicting:
         names = ", ".join(known.contradicting[:3])
         told += f"; {len(known.contradicting)} with different values, whose mean is learned: {names}"
@@ -79,28 +83,45 @@ def measured(config: CampaignConfig) -> dict[str, Any]:
 
     plan, builder = forecast(config), build.Builder(config)
     generator, reward = builder.proposer, builder.reward_for(0)
-    if isinstance(generator, CrystalFormerGenerator):
-        small = replace(generator.finetune, iterations=1, batch_size=PROBE, minibatch_size=PROBE // 2)
-        generator.finetune = small
     drawn = generator.propose(PROBE, seed=0, round=0)
     valid = [c for c in drawn if builder.config.validity.reason(c.structure) is None][:PROBE_LABELS] or drawn[:1]
     builder.labelling.evaluate(valid[:1])
     work: dict[str, Callable[[], object]] = {
-        "learn": lambda: generator.learn(reward, seed=0, round=0) if "reward_evaluations" in plan else None,
         "propose": lambda: generator.propose(PROBE, seed=1, round=0),
         "screen": lambda: builder.screen(drawn),
         "label": lambda: builder.labelling.evaluate(valid),
     }
-    work["learn"]()
+    tuning = 0.0
+    if isinstance(generator, CrystalFormerGenerator) and plan.get("reward_evaluations"):
+        tuning = config.campaign.rounds * learning_seconds(generator, reward)
     seconds = {name: timed(job) for name, job in work.items()}
     side_by_side = min(builder.workers, config.campaign.chunk)
     minutes = {
-        "finetune": plan.get("reward_evaluations", 0) * seconds["learn"] / PROBE / 60,
+        "finetune": tuning / 60,
         "propose_and_select": plan["crystals_proposed"] * (seconds["propose"] + 2 * seconds["screen"]) / PROBE / 60,
         "label": plan["oracle_calls"] * seconds["label"] / len(valid) / side_by_side / 60,
     }
     minutes["total"] = sum(minutes.values())
     return {"cores": cores(), "minutes_estimated": {name: round(value, 1) for name, value in minutes.items()}}
+
+
+def learning_seconds(generator: CrystalFormerGenerator, reward: Reward) -> float:
+    """Seconds of one round's fine-tuning: what it begins with, and its iterations, from one and from two of them.
+
+    A single iteration as the measure of all counted the beginning with each of them, which is most of a small campaign.
+    """
+    wanted, least = generator.finetune, min(PROBE, generator.finetune.batch_size)
+    part = min(wanted.minibatch_size, max(1, least // 2))
+
+    def run(iterations: int) -> float:
+        generator.finetune = replace(wanted, iterations=iterations, batch_size=least, minibatch_size=part)
+        return timed(lambda: generator.learn(reward, seed=iterations, round=0))
+
+    run(1)  # warms up
+    once, twice = run(1), run(2)
+    each = max(twice - once, 0.0)
+    generator.finetune = wanted
+    return max(once - each, 0.0) + wanted.iterations * each * wanted.batch_size / least
 
 
 def timed(job: Callable[[], object]) -> float:

@@ -175,7 +175,7 @@ def test_a_campaign_takes_them_from_its_file_and_says_so_before_it_runs(tmp_path
     with pytest.raises(InputError, match=r"my_labels\.csv"):
         forecast(read_config(path))
     table(tmp_path / "my_labels.csv", crystals[:3], bulk_modulus=[1.0, None, 2.0])
-    assert forecast(read_config(path))["known_labels"] == "2 crystals (0 rows unreadable, 1 without a value)"
+    assert forecast(read_config(path))["known_labels"] == "2 crystals (rows that are unreadable: 0, without a value: 1)"
     path.write_text("surrogate: {knwon: my_labels.csv}\n")
     with pytest.raises(ConfigError, match="knwon"):
         read_config(path)

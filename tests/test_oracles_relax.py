@@ -1,5 +1,7 @@
 """Relaxation against ASE, and every way it can end."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -179,6 +181,33 @@ def test_the_time_limit_is_kept_inside_the_steps(emt):
     found = relax([alloy()], emt, RelaxConfig(time_limit=1e-9, fmax=1e-9))[0]
     assert found.status == "timeout"
     assert found.steps == 0
+
+
+class Slow(Pushing):
+    """Takes its time, on a processor or waiting for one, as on a busy machine."""
+
+    def __init__(self, waits: float, works: float) -> None:
+        super().__init__(1e-4)
+        self._waits, self._works = waits, works
+
+    def compute(self, *args, **kwargs):
+        time.sleep(self._waits)
+        began = time.thread_time()
+        while time.thread_time() - began < self._works:
+            pass
+        return super().compute(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("waits", "works", "status"),
+    [(0.1, 0.0, "not-converged"), (0.0, 0.1, "timeout"), (1.1, 0.0, "timeout")],
+)
+def test_a_busy_machine_decides_no_label(waits, works, status):
+    """Three steps of 0.1 s each and a limit of 0.2 s: what waits for a processor has its time still to come."""
+    config = RelaxConfig(time_limit=0.2, max_steps=3, fmax=1e-9, smax=1e-9)
+    found = relax([to_structure(bulk("Cu"))], Slow(waits, works), config)[0]
+    assert found.status == status
+    assert found.seconds > 0.2
 
 
 @pytest.mark.parametrize(("stress", "status"), [(-0.5, "failed:exploded"), (0.5, "failed:volume-collapse")])

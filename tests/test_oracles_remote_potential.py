@@ -9,6 +9,8 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
@@ -47,6 +49,14 @@ CALCULATORS = """
         def calculate(self, atoms=None, properties=("energy",), changes=()):
             super().calculate(atoms, list(properties), list(changes) or ["positions"])
             self.results["energy"] = float(os.environ["OMP_NUM_THREADS"])
+
+    class Busy(EMT):
+        "Computes for 0.25 s."
+        def calculate(self, atoms=None, properties=("energy",), changes=()):
+            began = time.thread_time()
+            while time.thread_time() - began < 0.25:
+                pass
+            super().calculate(atoms, list(properties), list(changes) or ["positions"])
 
     class NoStress(EMT):
         implemented_properties = ["energy", "forces"]
@@ -131,6 +141,18 @@ def test_a_worker_killed_in_the_middle_costs_nothing():
     assert len(killed) >= 2
     assert all(point.ok for point in points), [point.message for point in points]
     assert np.allclose([point.energy for point in points], [point.energy for point in expected], atol=1e-12)
+    potential.close()
+
+
+def test_processor_time_of_workers_is_known_to_the_thread_that_asks(calculators):
+    potential = load_potential("frail:Busy", environment=sys.executable)
+    potential.single_points(metals("Cu"))  # imports
+    began, clock = potential.processor_seconds(), time.perf_counter()
+    potential.single_points(metals("Cu", "Al"))
+    spent, passed = potential.processor_seconds() - began, time.perf_counter() - clock
+    assert 0.4 <= spent <= passed
+    with ThreadPoolExecutor(1) as pool:  # another thread's labels are not this one's
+        assert pool.submit(potential.processor_seconds).result() < 0.4
     potential.close()
 
 

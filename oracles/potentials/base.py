@@ -8,6 +8,7 @@ squeezed by its cell has a negative trace). Crystals go in and out as pymatgen s
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -111,6 +112,13 @@ class Potential(ABC):
     def in_processes(self) -> bool:
         """Whether it computes in worker processes of its own, so that callers need not spread it over others."""
         return False
+
+    def processor_seconds(self) -> float:
+        """Processor time so far of the thread that asks, with that of other processes that computed for it.
+
+        Of several that computed side by side the longest counts: it is never more than what passed on the clock.
+        """
+        return time.thread_time()
 
     def close(self) -> None:  # noqa: B027  (most potentials start nothing)
         """End what it started, such as worker processes; it may be used again."""

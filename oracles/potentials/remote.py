@@ -155,6 +155,7 @@ class RemotePotential(Potential):
         super().__init__(PotentialInfo(**{**vars(about), "elements": elements}))
         self.versions: dict[str, str] = first.about.get("versions", {})
         self._place = place
+        self._spent = threading.local()
         self._idle: SimpleQueue[Worker | None] = SimpleQueue()  # None: not started, or dead
         for worker in (first, *[None] * (place.workers - 1)):
             self._idle.put(worker)
@@ -175,15 +176,25 @@ class RemotePotential(Potential):
         crystals = [_crystal(structure) for structure in structures]
         chunks = _chunks([len(structure) for structure in structures], self._place.workers)
         done: list[SinglePoint | None] = [None] * len(crystals)
+        took: list[list[float]] = [[] for _ in chunks]
+
+        def work(chunk: list[int], spent: list[float]) -> list[SinglePoint]:
+            return self._chunk([crystals[i] for i in chunk], gradients, spent)
+
         with ThreadPoolExecutor(self._place.workers) as pool:
-            for chunk, points in zip(
-                chunks,
-                pool.map(lambda chunk: self._chunk([crystals[i] for i in chunk], gradients), chunks),
-                strict=True,
-            ):
+            for chunk, points in zip(chunks, pool.map(work, chunks, took), strict=True):
                 for index, point in zip(chunk, points, strict=True):
                     done[index] = point
+        self._spent.seconds = self._spent_here() + max(map(sum, took), default=0.0)
         return [point for point in done if point is not None]
+
+    def processor_seconds(self) -> float:
+        """Of this thread and of the workers for it, see `Potential.processor_seconds`."""
+        return super().processor_seconds() + self._spent_here()
+
+    def _spent_here(self) -> float:
+        """Processor seconds of workers for this thread."""
+        return float(getattr(self._spent, "seconds", 0.0))
 
     def calculator(self) -> Calculator:
         """An ASE calculator of the same evaluation."""
@@ -199,12 +210,12 @@ class RemotePotential(Potential):
                 worker.close()
             self._idle.put(None)
 
-    def _chunk(self, crystals: list[protocol.Crystal], gradients: bool) -> list[SinglePoint]:
+    def _chunk(self, crystals: list[protocol.Crystal], gradients: bool, spent: list[float]) -> list[SinglePoint]:
         """One chunk by one worker; again after its worker died; at last, as after an error, crystal by crystal."""
         kind, message = "", ""
         for _ in range(TRIES):
             try:
-                return self._ask(crystals, gradients)
+                return self._ask(crystals, gradients, spent)
             except WorkerDiedError as error:
                 kind, message = "crashed", f"the worker process died: {error}"
             except _ComputeError as error:
@@ -212,9 +223,9 @@ class RemotePotential(Potential):
                 break
         if len(crystals) == 1:
             return [SinglePoint(status=failed(kind), message=message)]
-        return [self._chunk([crystal], gradients)[0] for crystal in crystals]
+        return [self._chunk([crystal], gradients, spent)[0] for crystal in crystals]
 
-    def _ask(self, crystals: list[protocol.Crystal], gradients: bool) -> list[SinglePoint]:
+    def _ask(self, crystals: list[protocol.Crystal], gradients: bool, spent: list[float]) -> list[SinglePoint]:
         worker, alive = self._idle.get(), None
         try:
             if worker is None or not worker.is_alive():
@@ -227,6 +238,7 @@ class RemotePotential(Potential):
             self._idle.put(alive)
         if "error" in message:
             raise _ComputeError(message["error"])
+        spent.append(message["processor_seconds"])
         return _points(crystals, arrays)
 
 

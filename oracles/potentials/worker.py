@@ -14,6 +14,7 @@ import os
 import signal
 import struct
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -269,12 +270,13 @@ def serve(jobs: IO[bytes], answers: IO[bytes]) -> None:
     send(answers, backend.about)
     while True:
         job, arrays = receive(jobs)
+        began = time.thread_time()
         try:
             found = backend.compute(unpack(arrays), job["gradients"])
         except Exception as error:  # a failure is this batch's, not the worker's
             send(answers, {"error": f"{type(error).__name__}: {error}"})
         else:
-            send(answers, {}, found)
+            send(answers, {"processor_seconds": time.thread_time() - began}, found)
 
 
 def main() -> None:

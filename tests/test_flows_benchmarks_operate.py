@@ -71,11 +71,20 @@ def test_each_scenario_has_its_turn():
 def test_a_long_campaign_is_measured_stage_by_stage(tmp_path):
     record = grow(tmp_path, GrowthBenchmark(rounds=3, pool=12, budget=3))
     results = record["results"]
-    assert (results["candidates"], results["labels"], len(results["rows"])) == (48, 12, 4 * 6)
+    assert (results["proposed"], results["labels"], len(results["rows"])) == (48, 12, 4 * 6)
+    assert 12 <= results["candidates"] <= 48
     assert set(results["stages"]) == set(STAGES)
     assert results["rounds_later_to_earlier"] == 3.0
     assert results["stages"]["label"]["cpu_s"] >= results["stages"]["label"]["last_round_cpu_s"] > 0
     assert results["writing_results"]["cpu_s"] > 0
+
+
+def test_a_campaign_of_the_shipped_parts_is_measured_too_and_ends_in_time(tmp_path):
+    record = grow(tmp_path, GrowthBenchmark(rounds=3, pool=24, budget=2, minutes=0.0, real=True))
+    results = record["results"]
+    assert (results["rounds"], results["proposed"], results["labels"]) == (1, 48, 4)
+    assert 4 <= results["candidates"] < 48
+    assert results["stages"]["retrain"]["cpu_s"] > 0
 
 
 def test_growth_compares_the_last_rounds_with_the_first_after_the_baseline():

@@ -70,12 +70,14 @@ def growth(
     rounds: Annotated[int, typer.Option(min=1, help="After the baseline round.")] = 9,
     pool: Annotated[int, typer.Option(min=1, help="Candidates of each round.")] = 1000,
     budget: Annotated[int, typer.Option(min=1, help="Labels of each round.")] = 200,
+    minutes: Annotated[float, typer.Option(help="Begin no further round after this time.")] = float("inf"),
+    real: Annotated[bool, typer.Option(help="Generator, screen, features and surrogate that ship.")] = False,
     json: Json = False,
 ) -> None:
     """What each stage of one long campaign takes, round by round: seconds, memory, and how they grow."""
     from flows.benchmarks.operate.growth import GrowthBenchmark, run
 
-    print_record(run(output, GrowthBenchmark(rounds, pool, budget), note), output, json)
+    print_record(run(output, GrowthBenchmark(rounds, pool, budget, minutes, real), note), output, json)
 
 
 def register(app: typer.Typer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from flows.benchmarks.operate.growth import GrowthBenchmark, growth
 from flows.benchmarks.operate.growth import run as grow
@@ -79,6 +80,7 @@ def test_a_long_campaign_is_measured_stage_by_stage(tmp_path):
     assert results["writing_results"]["cpu_s"] > 0
 
 
+@pytest.mark.slow
 def test_a_campaign_of_the_shipped_parts_is_measured_too_and_ends_in_time(tmp_path):
     record = grow(tmp_path, GrowthBenchmark(rounds=3, pool=24, budget=2, minutes=0.0, real=True))
     results = record["results"]

@@ -13,6 +13,7 @@ from ase.calculators.emt import EMT
 from pymatgen.core import Lattice, Structure
 from typer.testing import CliRunner
 
+from flows.benchmarks.oracles import dft_hull as benchmark
 from flows.cli import app
 from flows.config import read_config
 from flows.goals import measured_properties
@@ -162,6 +163,33 @@ def test_phases_too_large_are_named(world):
     assert "failed:size" in found.message
 
 
+def test_few_crystals_of_an_element_are_tried(world):
+    """Lowest published heights, what a potential found lowest, and one packing of molecules; no built prototypes."""
+    source = Published(("Cu", "Pd"))
+    heights = {"Cu-near": 0.005, "Cu-far": 0.05, "Cu-unknown": float("nan"), "Cu-named": float("nan")}
+    heights |= {f"N2-{number}": 0.001 * number for number in range(5)}
+    for id in heights:
+        if id.startswith("Cu"):
+            source.crystals[id] = Structure(Lattice.cubic(3.6), ["Cu"], [[0, 0, 0]])
+        else:  # the first is no molecule, the second has two in its cell, of the others the lowest is meant
+            single = Structure(Lattice.cubic(4.0), ["N"], [[0, 0, 0]])
+            pair = Structure(Lattice.cubic(4.0), ["N", "N"], [[0, 0, 0], [1.1 / 4.0, 0, 0]])
+            source.crystals[id] = single if id == "N2-0" else pair * (2 if id == "N2-1" else 1, 1, 1)
+
+    def known(id):
+        return Entry(id, source.crystals[id].composition.reduced_formula, heights.get(id, 0.0))
+
+    source.known = known
+    kind = EnergyType("other", "PBE(+U)", "MP2020", "f" * 64)
+    corners = {"corners": {"Cu": {"name": "Cu-named", "energy": -1.0}, "Pd": {"name": "built", "energy": -1.0}}}
+    zeros = np.zeros(3)
+    named = References(("Cu", "Pd", "N2"), zeros, ("a", "b", "c"), zeros > 0, kind, "", corners)
+    hull = DftHull(world().config, source=source, tables=[named]).demand
+    assert hull._allotropes("Cu") == {"Cu-fcc", "Cu-near", "Cu-named"}
+    assert hull._allotropes("Pd") == {"Pd-fcc"}
+    assert hull._allotropes("N") == {"N2-2"}
+
+
 def test_the_hull_is_part_of_the_key_and_leaves_former_keys(world):
     plain = world(references=None)
     assert plain.settings_hash == DftOracle(replace(plain.config, phase_margin=0.3, phases=None)).settings_hash
@@ -194,6 +222,27 @@ def test_anion_corrections_are_taken_out_of_what_proposes():
     )
     assert as_they_are.estimate == pytest.approx(-3.0)
     assert plain.estimate == pytest.approx(-3.0 + 0.687 / 2)
+
+
+def test_formation_energies_are_relative_to_relaxed_elements():
+    """N2 as built lies 5 eV/atom too high by SevenNet; nitrides then looked 2.6 eV/atom too deep."""
+    kind = EnergyType("other", "PBE(+U)", "none", "f" * 64)
+    energies = np.array([0.0, -8.0, -5.0])
+    corners = {"corners": {"N": {"name": "b", "energy": -8.0}}}
+    made = References(
+        ("Al", "N2", "AlN"), energies, ("a", "b", "c"), energies > 0, kind, "", corners,
+        unrelaxed=np.array([0.0, -3.0, -5.0]), relaxed=frozenset({"N2"}),
+    )  # fmt: skip
+
+    class One:
+        def in_system(self, _):
+            return ["c"]
+
+        def known(self, id):
+            return Entry(id, "AlN", 0.0, -1.0)
+
+    judge = EnergyType("GPAW", "PBE", "none", "a" * 64)
+    assert Estimates([made], judge).phases(["Al", "N"], One())[0].estimate == pytest.approx(-1.0)
 
 
 # from files to files, and in a campaign ------------------------------------------------------------------------------
@@ -234,6 +283,29 @@ def test_the_dielectric_campaign_asks_for_it():
     assert "dft_e_above_hull" in measured_properties(config)
     without = read_config("dielectric", {"oracle.dft.references": None})
     assert "dft_e_above_hull" not in measured_properties(without)
+
+
+def test_the_benchmark_compares_crystals_and_polymorphs(world, tmp_path):
+    """Copper and palladium by EMT, from the crystals in the package; a second run computes nothing."""
+    config = benchmark.DftHullConfig(
+        replace(world().config, phase_margin=0.02), crystals=("mp-1018029",), polymorphs=("mp-1225701",)
+    )
+    record = benchmark.run(tmp_path / "b", config)
+    judged, compared = (record["results"][id] for id in (*config.crystals, *config.polymorphs))
+    assert judged["phases"] > 2
+    assert judged["phase_seconds"] > 0
+    assert sum(judged["decomposition"].values()) == pytest.approx(1.0)
+    assert -0.1 < judged["e_above_hull"] < 0.3
+    assert compared["e_above_hull"] is None  # as asked: no phase is computed for it
+    assert min(judged["height"], compared["height"]) == 0.0
+    before, phases = len(calls(tmp_path)), pd.read_csv(tmp_path / "b" / "phases.csv")
+    assert len(phases) == judged["phases"]
+    assert record["largest_gain_of_relaxing"] < 0.1
+    again = benchmark.run(tmp_path / "b", config)
+    assert again["results"]["mp-1018029"]["e_above_hull"] == judged["e_above_hull"]
+    assert len(calls(tmp_path)) == before
+    with pytest.raises(ConfigError, match="there are no crystals mp-0"):
+        benchmark.run(tmp_path / "b", replace(config, crystals=("mp-0",)))
 
 
 # the real engine -----------------------------------------------------------------------------------------------------

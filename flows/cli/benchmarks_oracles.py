@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import Potential, Trust
-from flows.cli.records import Json, Output, Seed, print_record
+from flows.cli.records import Json, Output, Seed, Settings, print_record, settings_of
 from flows.console import progress
 
 Minutes = Annotated[float, typer.Option(help="Begin nothing after this time; repeat the command, and it resumes.")]
@@ -70,7 +70,25 @@ def robustness(
     print_record(record, output, json)
 
 
+def dft_hull(
+    output: Output,
+    input: Annotated[Path | None, typer.Option("--input", "-i", help="Further crystals, such as finds.")] = None,
+    python: Annotated[str | None, typer.Option(help="Interpreter that has GPAW. Default: this one.")] = None,
+    cores: Annotated[int, typer.Option(min=0, help="MPI processes of a calculation; 0: one per core.")] = 0,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Distances above DFT's own hull and the order of polymorphs, with all competing phases by DFT. Resumes."""
+    from flows.benchmarks.oracles.dft_hull import DftHullConfig, run
+
+    usual = {"dft.preset": "test", "dft.resources.python": python, "dft.resources.cores": cores}
+    with progress() as report:
+        record = run(output, settings_of(DftHullConfig, settings, usual=usual), input, report)
+    print_record(record, output, json)
+
+
 def register(app: typer.Typer) -> None:
     """Add the verbs."""
     for verb in (relaxation, elasticity, robustness):
         app.command()(verb)
+    app.command("dft-hull")(dft_hull)

@@ -2,8 +2,9 @@
 
 Which these are, `oracles.references.hull_on_demand` decides: formation energies of the shipped tables, MP2020's anion
 corrections taken out, propose; a phase may lie `phase_margin` lower. It is then computed as it stands, and relaxed
-where it could still matter. Elements are their published crystals (O2, N2 and the halogens as molecular crystals, O2
-with the moments of a triplet), those within `ELEMENT_MARGIN` of the lowest. Energies are raw PBE, on both sides.
+where it could still matter. Elements are their published crystals (O2, N2 and the halogens as molecular crystals, one
+packing for all, O2 with the moments of a triplet): those within `ELEMENT_MARGIN` of the lowest published height, and
+those that the tables' potentials found lowest. Energies are raw PBE, on both sides.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 # eV/atom. Published cells are PBE's: relaxing lowered the energy of no phase in results/dft-hull by more than half.
 OWN_MARGIN = 0.02
-ELEMENT_MARGIN = 0.02  # eV/atom: published heights of an element's crystals are PBE's, too
+RESTS_ON = ("hull_entries", "hull_sparse", "hull_phases", "hull_seconds")
+ELEMENT_MARGIN = 0.01  # eV/atom: published heights of an element's crystals are PBE's, too
 
 
 class DftPhases:
@@ -100,23 +102,32 @@ class DftHull:
         relaxed = evaluation
         if self.config.relax != "cell":
             relaxed = self.ledger.energies({"": candidate.structure})[""]
+        placed = self.on_hull(candidate.structure, relaxed)
+        names = ("e_above_hull", *RESTS_ON)
+        found = {name: placed.properties[name] for name in names if name in placed.properties}
+        message = "; ".join(dict.fromkeys(filter(None, (evaluation.message, placed.message))))
+        return replace(evaluation.with_properties(**found), decomposition=placed.decomposition, message=message)
+
+    def on_hull(self, crystal: Structure, relaxed: Evaluation) -> Evaluation:
+        """A relaxed crystal's evaluation with its distance from the hull, and in `RESTS_ON` what that rests on."""
+        symbols = {element.symbol for element in crystal.composition.elements}
         energy = relaxed.value("energy")
-        place = self.demand.batch([candidate.structure.composition], [energy], self.demand.energy_type)[0]
-        notes = [evaluation.message, place.message]
+        place = self.demand.batch([crystal.composition], [energy], self.demand.energy_type)[0]
+        notes = [place.message]
         if not relaxed.ok:
             notes.append(f"the relaxation for the hull ended with {relaxed.status}: {relaxed.message}")
-        message = "; ".join(filter(None, notes))
+        told = replace(relaxed, message="; ".join(filter(None, notes)))
         if place.status != OK:
-            return replace(evaluation, message=message)
-        phases = self.phases(element.symbol for element in candidate.structure.composition.elements)
-        rested = evaluation.with_properties(
+            return told
+        phases = self.phases(symbols)
+        rested = told.with_properties(
             e_above_hull=Quantity(place.e_above_hull, "eV/atom"),
             hull_entries=Quantity(float(place.n_entries), "1"),
             hull_sparse=Quantity(float(place.sparse), "1"),
             hull_phases=Quantity(float(len(phases)), "1"),
             hull_seconds=Quantity(sum(phase["seconds"] for phase in phases), "s"),
         )
-        return replace(rested, decomposition=place.decomposition, message=message)
+        return replace(rested, decomposition=place.decomposition)
 
     def phases(self, elements: Iterable[str] | None = None) -> list[dict[str, Any]]:
         """What was computed, a row for each phase: id, formula, status, energies in eV/atom, seconds.

@@ -21,11 +21,11 @@ import numpy as np
 
 from loop.hull import Hull, HullEntry, HullResult, amounts_of
 from loop.values import OK, EnergyType, Evaluation
-from oracles.references.element_prototypes import prototypes
+from oracles.references.element_prototypes import MOLECULES, prototypes
 from oracles.references.phase_estimates import CrystalSource, Estimates, Phase
 from oracles.references.phase_ledger import PhaseLedger, PotentialPhases, Progress, relaxation, require_crystals
 from oracles.references.table import References, is_element, shipped_tables
-from oracles.relax import MOLECULES, RelaxConfig
+from oracles.relax import RelaxConfig
 
 if TYPE_CHECKING:
     from pymatgen.core import Composition, Structure
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 LOWEST = -100.0  # eV/atom: stands for a phase of which nothing is known, which is then computed
 LARGEST_PROTOTYPE = 12  # atoms per cell, of prototypes tried for an element beside its published crystals
-PACKINGS = 3  # of an element's molecules that are looked at where computing is costly, the lowest published first
+BOND = 1.15  # times the length in the gas: the longest bond of a molecule in a crystal
 WIDEN = 1.25  # times the largest drop below an estimate that was seen, where that exceeds the margin
 
 
@@ -213,17 +213,23 @@ class DemandHull(Hull):
 
     def _allotropes(self, symbol: str) -> set[str]:
         """Crystals of an element that may be its lowest, by what is published of them, and prototypes."""
+        if self.ledger.computer.costly and (few := self._few_allotropes(symbol)):
+            return few
         phases = self._phases_of(frozenset((symbol,)))
         heights = np.array([phase.estimate for phase in phases])
         near = heights <= np.nanmin(heights, initial=np.inf) + self.estimates.element_margin
         published = {phase.id for phase, keep in zip(phases, near | np.isnan(heights), strict=True) if keep}
-        if not published or not self.ledger.computer.costly:
-            return published | other_crystals(symbol).keys()
-        if symbol in MOLECULES:  # packings of one molecule: they end within `SAME_MOLECULAR` of each other
-            height = {phase.id: round(phase.estimate, 3) for phase in phases}
-            ranked = sorted(published, key=lambda one: (height[one], len(self._structure(one)), one))
-            return set(ranked[:PACKINGS])
-        return published
+        return published | other_crystals(symbol).keys()
+
+    def _few_allotropes(self, symbol: str) -> set[str]:
+        """Those of about the lowest published height, and those that relaxed lowest by the potentials of the tables."""
+        all_ = {phase.id: self.source.known(phase.id).e_above_hull for phase in self._phases_of(frozenset((symbol,)))}
+        lowest = min((height for height in all_.values() if np.isfinite(height)), default=np.inf)
+        near = {id: round(height, 3) for id, height in all_.items() if height <= lowest + self.estimates.element_margin}
+        packings = [id for id in near if symbol in MOLECULES and _is_molecular(self._structure(id), symbol)]
+        if packings:  # of one molecule, which differ by no more than the margin: the smallest cell stands for all
+            return {min(packings, key=lambda one: (len(self._structure(one)), near[one], one))}
+        return near.keys() | (self.estimates.lowest_crystals(symbol) & all_.keys())
 
     def _worth_relaxing(self, crystals: Mapping[str, set[str]]) -> dict[str, set[str]]:
         """Of each element those that may end lowest, by their energies as they stand and the margin of relaxation."""
@@ -372,6 +378,13 @@ def demand_hull(
     estimates = Estimates(proposed, potential.energy_type, relaxation=relaxation(config))
     phases = PhaseLedger(PotentialPhases(potential, config), ledger)
     return DemandHull(phases, crystals, estimates, progress=progress)
+
+
+def _is_molecular(crystal: Structure, symbol: str) -> bool:
+    """Whether each atom has one neighbour at the distance of a diatomic molecule."""
+    bond, _ = MOLECULES[symbol]
+    bound = crystal.get_neighbor_list(BOND * bond)[0]
+    return bool((np.bincount(bound, minlength=len(crystal)) == 1).all())
 
 
 def _usable(evaluation: Evaluation) -> bool:

@@ -126,6 +126,11 @@ class Estimates:
         found = {symbol: table.corners[symbol] for table in self._own for symbol in elements if symbol in table.corners}
         return [HullEntry(symbol, energy, name) for symbol, (name, energy) in sorted(found.items())]
 
+    def lowest_crystals(self, element: str) -> set[str]:
+        """Ids of the crystals of an element that relaxed lowest by the potentials of the tables."""
+        tables = [*self._own, *(table for table, _ in self._others)]
+        return {table.corners[element][0] for table in tables if element in table.corners}
+
     def phases(self, elements: Collection[str], source: CrystalSource) -> list[Phase]:
         """All known crystals of a chemical system and its subsystems."""
         known = [source.known(id) for id in source.in_system(elements)]
@@ -178,9 +183,11 @@ class _Table:
         rows = zip(table.ids, table.energies.tolist(), strict=True)
         self.relaxed = {id: energy for id, energy in rows if same and id in table.relaxed}
         singles = {f: symbol for f in table.formulas if (symbol := is_element(f))}
-        self._elements = {symbol: self.energy[formula] for formula, symbol in singles.items()}
         corners = table.provenance.get("corners", {})
         self.corners = {symbol: (str(c["name"]), float(c["energy"])) for symbol, c in corners.items()}
+        # a molecular crystal as built, before it relaxes, may lie eV too high, and all its compounds look too deep
+        self._elements = {symbol: self.energy[formula] for formula, symbol in singles.items()}
+        self._elements |= {symbol: energy for symbol, (_, energy) in self.corners.items()}
 
     def formation(self, formula: str) -> float | None:
         """eV/atom relative to the table's elements."""

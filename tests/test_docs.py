@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import importlib
-import os
 import pkgutil
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from flows.config import CampaignConfig
+from tests.pages import PAGES, PLUGIN, ROOT, blocks, fences, shell, walk
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", "docs/python.md"]
 ROOMS = ("loop", "generator", "surrogates", "oracles", "flows")
+TUTORIALS = [page for page in PAGES if page.startswith("docs/tutorials/")]
+NOTEBOOKS = [page for page in PAGES if blocks(page, "python") and page not in (*TUTORIALS, PLUGIN)]
 
 
-def blocks(page: str, language: str) -> list[str]:
-    """Fenced blocks of a page."""
-    return re.findall(
-        rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
-
-
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", NOTEBOOKS)
 def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = blocks(page, "python")
-    assert found
     space: dict[str, object] = {}
-    for block in found:
+    for block in blocks(page, "python"):
         exec(compile(block, page, "exec"), space)
 
 
@@ -66,48 +56,20 @@ def test_every_key_of_a_configuration_says_what_it_means():
     assert not [f"{name}.{key}" for name, key, item in keys if not item.get("description")]
 
 
-TUTORIALS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "tutorials").glob("*.md"))
-
-
-@pytest.fixture
-def command_line(tmp_path, monkeypatch):
-    """`discovery-loop` and `python` of this environment and tree come first, in an empty folder."""
-    commands = {
-        "discovery-loop": f'exec "{sys.executable}" -m flows.cli "$@"',
-        "python": f'exec "{sys.executable}" "$@"',
-    }
-    (tmp_path / "bin").mkdir()
-    for name, line in commands.items():
-        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
-        (tmp_path / "bin" / name).chmod(0o755)
-    (tmp_path / "work").mkdir()
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return tmp_path / "work"
-
-
 @pytest.mark.parametrize("page", TUTORIALS)
-def test_a_tutorial_does_what_it_says(page, command_line):
+def test_a_tutorial_does_what_it_says(page, tmp_path):
     """Its commands and its Python, in order, in one folder, as a reader types them."""
-    found = re.findall(
-        r"^```(sh|python)\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )
-    assert found
-    for language, block in found:
-        command = ["bash", "-euo", "pipefail", "-c", block] if language == "sh" else [sys.executable, "-c", block]
-        done = subprocess.run(command, cwd=command_line, capture_output=True, text=True, check=False, timeout=900)
-        assert done.returncode == 0, f"{page}:\n{block}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    (tmp_path / "work").mkdir()
+    assert walk(page, tmp_path / "work", shell(tmp_path / "bin"), "sh", "python")
 
 
-def test_the_single_steps_of_the_readme_run(command_line):
-    """With three crystals for a hundred, and a hull distance that each of them fulfils."""
-    (block,) = [block for block in blocks("README.md", "sh") if "discovery-loop generate" in block]
-    small = block.replace("--n 100", "--n 3").replace("e_above_hull <= 0.1", "e_above_hull <= 9")
-    assert small.count("--n 3") == small.count("<= 9") == 1
-    command = ["bash", "-euo", "pipefail", "-c", small]
-    done = subprocess.run(command, cwd=command_line, capture_output=True, text=True, check=False, timeout=900)
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-    assert (command_line / "moduli.csv").exists()
+def test_every_block_says_its_language():
+    """So that no command hides among diagrams and outputs, where nothing runs it."""
+    known = {"sh", "python", "yaml", "toml", "text"}
+    for page in PAGES:
+        assert {language for language, _ in fences(page)} <= known, page
+        text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        assert not re.findall(r"^\n {4}\S.*", text, re.MULTILINE), page
 
 
 def test_links_between_pages_lead_somewhere():

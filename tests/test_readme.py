@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from itertools import takewhile
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,9 +13,8 @@ import yaml
 
 from flows.cli import app
 from flows.config import CampaignConfig
+from tests.pages import PAGES, PLUGIN, ROOT, blocks, lines
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -98,19 +95,13 @@ def test_the_readme_is_short():
 
 
 def commands(page: str) -> list[str]:
-    """Lines of a page's blocks that call the command line, continued lines joined."""
-    text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
-    found = re.findall(r"^    (discovery-loop .*)", text, re.MULTILINE)
-    for language, block in re.findall(r"^ *```(\w*)\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE):
-        if language in ("", "sh", "bash"):
-            lines = (line.strip() for line in block.splitlines())
-            found += [line for line in lines if line.startswith("discovery-loop ")]
-    return found
+    """The calls of the command line that a page shows."""
+    return [line for block in blocks(page, "sh") for line in lines(block) if line.startswith("discovery-loop ")]
 
 
-@pytest.mark.parametrize("page", ["README.md", *PAGES])
+@pytest.mark.parametrize("page", PAGES)
 def test_every_command_that_is_shown_has_its_verb_and_options(page):
-    """Parsed, not run: the tutorials are run by test_docs."""
+    """Parsed, also what cannot run here; test_docs, test_docs_guides and test_plugin run the others."""
     for line in commands(page):
         words = list(takewhile(lambda word: word not in ("|", ">", ";", "&&"), shlex.split(line, comments=True)))[1:]
         command = typer.main.get_command(app)
@@ -119,11 +110,10 @@ def test_every_command_that_is_shown_has_its_verb_and_options(page):
         command.make_context(line, words)  # refuses options that are not there
 
 
-@pytest.mark.parametrize("page", ["README.md", *(page for page in PAGES if page != "docs/extending.md")])
+@pytest.mark.parametrize("page", [page for page in PAGES if page != PLUGIN])
 def test_every_configuration_that_is_shown_is_one(page):
     """But for the page whose package is not installed: test_plugin runs that."""
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for block in re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+    for block in blocks(page, "yaml"):
         held = yaml.safe_load(block)
         if "campaign" in held and "goal" in held:  # a whole file, not a part of one
             CampaignConfig.model_validate(held)

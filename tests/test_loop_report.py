@@ -489,22 +489,47 @@ def test_facts_of_a_configuration():
     assert facts_of(history) == []
 
 
-def test_names_in_a_phase_diagram_stand_at_their_compositions(monkeypatch):
-    """The campaign's crystals in any order, some on the hull: pymatgen puts the names of others beside them."""
-    energies = {"NbRe2": -11.6, "NbRe": -10.9, "Nb3Re5": -11.4, "NbRe3": -11.55, "Nb2Re3": -11.3}
-    own = [
+def drawn(monkeypatch, own, known):
+    """The phase diagram of a campaign's crystals among known ones, and the trace of its own."""
+    held = [
         SimpleNamespace(
             candidate=SimpleNamespace(formula=formula, id=formula), evaluation=SimpleNamespace(value=lambda _, e=e: e)
         )
-        for formula, e in energies.items()
+        for formula, e in own.items()
     ]
-    monkeypatch.setattr(phases, "members", lambda *_: own)
-    known = [HullEntry("Nb", -10.0, "a"), HullEntry("Re", -12.0, "b"), HullEntry("Nb3Re", -10.4, "c")]
-    made = phases.diagram(SimpleNamespace(phases=lambda: {"Nb-Re": known}), "Nb-Re")
+    monkeypatch.setattr(phases, "members", lambda *_: held)
+    entries = [HullEntry(formula, energy, formula) for formula, energy in known.items()]
+    system = "-".join(sorted(formula for formula in known if formula.isalpha() and len(formula) <= 2))
+    made = phases.diagram(SimpleNamespace(phases=lambda: {system: entries}), system)
     (ours,) = (trace for trace in made["data"] if trace.get("name") == "this campaign")
+    return made, ours
+
+
+def test_names_in_a_phase_diagram_stand_at_their_compositions(monkeypatch):
+    """The campaign's crystals in any order, some on the hull: pymatgen puts the names of others beside them."""
+    energies = {"NbRe2": -11.6, "NbRe": -10.9, "Nb3Re5": -11.4, "NbRe3": -11.55, "Nb2Re3": -11.3}
+    _, ours = drawn(monkeypatch, energies, {"Nb": -10.0, "Re": -12.0, "Nb3Re": -10.4})
     share = {formula: Composition(formula).get_atomic_fraction("Re") for formula in energies}
+    tips = [re.sub("<.*?>", "", tip.partition(" (")[0]) for tip in ours["hovertext"]]
+    assert dict(zip(tips, ours["x"], strict=True)) == pytest.approx(share)
     words = [re.sub("<.*?>", "", name) for name in ours["text"]]
-    assert dict(zip(words, ours["x"], strict=True)) == pytest.approx(share)
+    assert all(word in ("", tip) for word, tip in zip(words, tips, strict=True))
+    assert sum(map(bool, words)) >= 3
+
+
+def test_names_in_a_phase_diagram_do_not_lie_on_each_other(monkeypatch):
+    """At 500 pixels: of close marks one has its name beside it, all have it in their tooltips."""
+    close = {"Nb3Re5": -11.4, "Nb2Re3": -11.345, "NbRe3": -11.52}
+    made, ours = drawn(monkeypatch, close, {"Nb": -10.0, "Re": -12.0, "Nb3Re": -10.7})
+    assert sorted(map(bool, ours["text"])) == [False, True, True]
+    assert len(ours["hovertext"]) == 3
+    shown = [trace["name"] for trace in made["data"] if trace.get("text") and any(trace["text"])]
+    assert shown == ["known, on the hull", "this campaign"]  # none of pymatgen's own beside them
+    corners = {"MgO": -6.0, "AlMgO": -5.6, "AlMg2O2": -5.7, "AlMg": -3.5, "Al": -3.6}
+    made, ours = drawn(monkeypatch, corners, {"Al": -3.7, "Mg": -1.6, "O": -4.9, "Al2O3": -7.5})
+    words = {re.sub("<.*?>", "", name) for name in ours["text"]}
+    assert "Al" not in words  # the corner is called so
+    assert {"MgO", "MgAl"} <= words
 
 
 def test_a_long_campaign_stays_small(tmp_path):

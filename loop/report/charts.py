@@ -22,6 +22,7 @@ from loop.report.drawing import (
     VIOLET,
     Trace,
     errors,
+    every,
     figure,
     level,
     named,
@@ -32,6 +33,7 @@ from loop.settings import ARMS, BASELINE, ENGINE, SHADOW
 
 OFFSETS = {ENGINE: -0.16, SHADOW: 0.16, BASELINE: 0.0}
 SMOOTH = 5  # iterations averaged in learning curves
+NAMED_ROUNDS = 5  # how many of them the axis of the iterations names
 DRIFT = {
     "validity": "accepted / crystals",
     "uniqueness": "unique / accepted",
@@ -108,7 +110,7 @@ def objective_by_round(history: History, goal: Goal) -> dict[str, Any] | None:
     if not traces:
         return None
     rounds = sorted({label.pick.round for label in labels})
-    axis: dict[str, Any] = {"tickvals": rounds, "range": [min(rounds) - 0.5, max(rounds) + 0.5]}
+    axis: dict[str, Any] = {"tickvals": every(rounds), "range": [min(rounds) - 0.5, max(rounds) + 0.5]}
     return figure(traces, "round", goal_head(history, goal), shapes=goal_shapes(goal), xaxis=axis)
 
 
@@ -178,7 +180,10 @@ def hit_rates(history: History) -> dict[str, Any]:
         traces.append(
             {"type": "scatter", "mode": "markers", "x": x, "y": y, "name": arm, "hovertemplate": tip, **shown}
         )
-    axes: dict[str, Any] = {"xaxis": {"tickvals": rounds}, "yaxis": {"range": [-0.02, 1.05], "tickformat": ".0%"}}
+    axes: dict[str, Any] = {
+        "xaxis": {"tickvals": every(rounds)},
+        "yaxis": {"range": [-0.02, 1.05], "tickformat": ".0%"},
+    }
     return figure(traces, "round", "share of labels that are stable", **axes)
 
 
@@ -196,7 +201,7 @@ def acceleration(history: History) -> dict[str, Any] | None:
     axis: dict[str, Any] = {"type": "log", "range": ends, "tickvals": [1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16, 32, 64]}
     axes: dict[str, Any] = {
         "yaxis": axis,
-        "xaxis": {"tickvals": rounds, "range": [min(rounds) - 0.5, max(rounds) + 0.5]},
+        "xaxis": {"tickvals": every(rounds), "range": [min(rounds) - 0.5, max(rounds) + 0.5]},
     }
     one = level(1.0, "no better than chance", COLOURS[SHADOW])
     return figure([trace], "round", "hit rate, engine / shadow", shapes=[one], **axes)
@@ -272,7 +277,10 @@ def drift(history: History) -> dict[str, Any] | None:
         shown = {"name": name, "line": {"color": colour}, "hovertemplate": "%{y:.1%}"}
         y = [report.metrics[key] for report in reports]
         traces.append({"type": "scatter", "mode": "lines+markers", "x": rounds, "y": y, **shown})
-    axes: dict[str, Any] = {"xaxis": {"tickvals": rounds}, "yaxis": {"range": [-0.02, 1.04], "tickformat": ".0%"}}
+    axes: dict[str, Any] = {
+        "xaxis": {"tickvals": every(rounds)},
+        "yaxis": {"range": [-0.02, 1.04], "tickformat": ".0%"},
+    }
     return figure(traces, "round", "share of the pool's samples", height=400, hovermode="x unified", **axes)
 
 
@@ -283,11 +291,13 @@ def learning(history: History, key: str, title: str, colour: str) -> dict[str, A
     if not np.isfinite(values).any():
         return None
     steps, smooth, shapes = list(range(1, len(rows) + 1)), np.full(len(rows), np.nan), []
-    for number in sorted({row["round"] for row in rows}):
+    rounds = sorted({row["round"] for row in rows})
+    for number in rounds:
         inside = np.flatnonzero([row["round"] == number for row in rows])
         first = int(inside[0])
         smooth[inside] = [values[max(first, i - SMOOTH + 1) : i + 1].mean() for i in inside]
-        name = {"text": f"round {number}", "textposition": "start", "font": {"size": 10, "color": "#6b7280"}}
+        words = f"round {number}" if number in every(rounds, NAMED_ROUNDS) else ""
+        name = {"text": words, "textposition": "start", "font": {"size": 10, "color": "#6b7280"}}
         line = {"color": "#d1d5db", "width": 1}
         place = {"x0": first + 0.5, "x1": first + 0.5, "yref": "paper", "y0": 0, "y1": 1}
         shapes.append({"type": "line", **place, "line": line, "label": {**name, "textangle": 0, "xanchor": "left"}})

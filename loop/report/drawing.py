@@ -98,6 +98,11 @@ def upright(x: float, colour: str = GOOD) -> dict[str, Any]:
     return {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": x, "x1": x, "line": style}
 
 
+def every(rounds: Sequence[int], most: int = 14) -> list[int]:
+    """Rounds that an axis names: all, or every second, third, ... where there are too many for a narrow page."""
+    return list(rounds[:: -(-len(rounds) // most)])
+
+
 def rows_of(made: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The numbers of a figure as a table, for readers without JavaScript; none where they are in ranked.csv."""
     layout, rows = made["layout"], []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from loop.history import History, Label
@@ -13,11 +14,14 @@ from loop.settings import ENGINE, CampaignSettings
 SYSTEMS = 6  # whose diagrams a report draws
 DRAWN = (2, 3)  # elements of a system that a flat diagram can show
 SHOWN = 0.3  # eV/atom above the hull up to which phases are drawn
-STYLE = {  # of pymatgen's marks: name, colour (None: as pymatgen has it), symbol, size
+STYLE = {  # of pymatgen's marks: name, colour, symbol, size
     "Stable": ("known, on the hull", "#059669", "circle", 11),
-    "Above Hull": ("known, above the hull", None, "diamond", 7),
+    "Above Hull": ("known, above the hull", "#ea580c", "diamond", 7),
     "Highlighted": ("this campaign", COLOURS[ENGINE], "square", 11),
 }
+OWN = STYLE["Highlighted"][0]
+# of a name's letter and line, as shares of the axes of a diagram on a screen of 500 pixels
+LETTER, LINE = 0.021, 0.055
 
 
 def systems_of(labels: Iterable[Label], settings: CampaignSettings) -> list[str]:
@@ -47,7 +51,9 @@ def diagram(history: History, system: str) -> dict[str, Any]:
     in_order = [entry for entry in (*stable.values(), *unstable) if entry in own]
     made = plain(plotter.get_plot(highlight_entries=in_order, label_stable=False))
     named = tuple(STYLE) if len(system.split("-")) == 2 else ("Highlighted",)  # a triangle has no room for all
-    made["data"] = [_styled(trace, trace.get("name") in named) for trace in made["data"]]
+    traces = [trace for trace in made["data"] if not trace.get("name", "").startswith("Labels")]
+    made["data"] = [_styled(trace, trace.get("name") in named) for trace in traces]
+    thin_out(made["data"])
     made["layout"] = _framed(made["layout"])
     return made
 
@@ -82,15 +88,46 @@ def _styled(trace: dict[str, Any], named: bool) -> dict[str, Any]:
     if style is None:
         return trace
     name, colour, symbol, size = style
-    marker = trace.get("marker", {}) | {"size": size, "symbol": symbol, "line": {"color": "white", "width": 1}}
-    if colour:
-        marker |= {"color": colour}
-    marker.pop("colorbar", None)
+    marker = {"color": colour, "size": size, "symbol": symbol, "line": {"color": "white", "width": 1}}
     if named:
         words = {"text": [tip.partition(" (")[0] for tip in trace["hovertext"]], "mode": "markers+text"}
         side = "top" if trace["name"] == "Highlighted" else "bottom"
         trace |= words | {"textposition": f"{side} center", "textfont": {"size": 11}, "cliponaxis": False}
     return trace | {"name": name, "marker": marker, "error_y": {"visible": False}}
+
+
+def thin_out(traces: list[dict[str, Any]]) -> None:
+    """Empty names that would lie on others or on marks where the page is narrow; tooltips tell them. Own come first."""
+    heights = [y for trace in traces if trace.get("text") for y in trace.get("y") or ()]
+    tallest = (max(heights) - min(heights) if heights else 0.0) or 1.0
+    marks = [place for trace in traces if trace.get("hovertext") for place in _places(trace, tallest)]
+    taken = [(x, y, LETTER) for x, y in marks]
+    for trace in sorted(traces, key=lambda trace: trace.get("name") != OWN):
+        if not trace.get("text"):
+            continue
+        beside = (1.01 if trace["textposition"].startswith("top") else -1.01) * LINE
+        for index, (x, y) in enumerate(_places(trace, tallest)):
+            word = re.sub("<.*?>", "", trace["text"][index])
+            box = (x, y + beside, LETTER * len(word))
+            corner = "a" in trace and len(re.findall("[A-Z]", word)) == 1  # the triangle's corners have their names
+            if corner or any(_overlap(box, other) for other in taken):
+                trace["text"][index] = ""
+            else:
+                taken.append(box)
+
+
+def _places(trace: dict[str, Any], tallest: float) -> Iterator[tuple[float, float]]:
+    """Where the marks of a trace stand, in shares of the axes."""
+    if "a" not in trace:
+        yield from ((x, y / tallest) for x, y in zip(trace["x"], trace["y"], strict=True))
+        return
+    for a, b, c in zip(trace["a"], trace["b"], trace["c"], strict=True):
+        yield (c + a / 2) / (a + b + c), a / (a + b + c)
+
+
+def _overlap(one: tuple[float, float, float], other: tuple[float, float, float]) -> bool:
+    """Whether two names (middle, height, width) lie on each other."""
+    return abs(one[0] - other[0]) < (one[2] + other[2]) / 2 and abs(one[1] - other[1]) < LINE
 
 
 def _framed(layout: dict[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,8 @@ PROTOCOL = (
     "crystals. `height`: above the lowest crystal of the same formula in this table, eV/atom. Published: Materials "
     "Project, PBE(+U) with MP2020 corrections or as the release says. Seconds are wall time on a shared machine."
 )
+UNITS = {"energy": "eV/atom", "e_above_hull": "eV/atom", "height": "eV/atom", "published_above_hull": "eV/atom"}
+UNITS |= {"margins": "eV/atom", "largest_gain_of_relaxing": "eV/atom", "volume": "A^3/atom", "phase_seconds": "s"}
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ def run(
         "benchmark": "dft-hull",
         "protocol": PROTOCOL,
         "settings": asdict(config) | {"dft": {**asdict(config.dft), "resources": "", "phases": ""}},
+        "units": UNITS,
         "margins": {"phase": config.dft.phase_margin, "relaxation": OWN_MARGIN, "elements": ELEMENT_MARGIN},
         "energy_type": str(hull.demand.energy_type),
         "results": {row["id"]: {name: value for name, value in row.items() if name != "id"} for row in rows},

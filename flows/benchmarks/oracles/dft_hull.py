@@ -86,7 +86,7 @@ def run(
     record = {
         "benchmark": "dft-hull",
         "protocol": PROTOCOL,
-        "settings": asdict(config) | {"dft": {**asdict(config.dft), "resources": "", "phases": ""}},
+        "settings": asdict(config) | {"dft": _settings(config.dft)},
         "units": UNITS,
         "margins": {"phase": config.dft.phase_margin, "relaxation": OWN_MARGIN, "elements": ELEMENT_MARGIN},
         "energy_type": str(hull.demand.energy_type),
@@ -94,6 +94,13 @@ def run(
         "largest_gain_of_relaxing": largest_gain(hull.phases()),
     }
     return write_benchmark(output, record)
+
+
+def _settings(config: DftConfig) -> dict[str, Any]:
+    """Those that decide the numbers, as they are used here."""
+    left_out = ("resources", "phases", "hull_above_gap", "min_gap", "max_atoms", "references")
+    told = {name: value for name, value in asdict(config).items() if name not in left_out}
+    return told | {"relax": "cell", "properties": []}
 
 
 def _crystals(config: DftHullConfig, more: Path | None) -> Iterator[tuple[str, Structure, dict[str, Any]]]:

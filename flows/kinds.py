@@ -33,9 +33,9 @@ def _measured(config: MlipConfig) -> set[str]:
 
 
 def _dft(config: DftConfig) -> DftOracle:
-    from oracles.dft.oracle import DftOracle
+    from oracles.dft.hull import dft_oracle
 
-    return DftOracle(config)
+    return dft_oracle(config)
 
 
 def _handoff(config: HandoffConfig) -> HandoffOracle:

@@ -23,7 +23,7 @@ from loop.io.crystals import read_crystals, write_crystals
 from loop.values import Candidate, EnergyType
 from oracles.dft import oracle as dft
 from oracles.dft import worker
-from oracles.dft.hull import DftHull
+from oracles.dft.hull import DftHull, dft_oracle
 from oracles.dft.oracle import DftConfig, DftOracle
 from oracles.dft.process import Engine, Outcome, Resources, find_engine
 from oracles.potentials.corrections import anion_correction
@@ -79,9 +79,8 @@ def world(monkeypatch, tmp_path):
             preset="test", settings=TIGHT, properties=(), relax="cell", references="demand", resources=resources,
             phases=str(tmp_path / where),
         )  # fmt: skip
-        oracle = DftOracle(replace(config, **changes))
-        oracle.hull = DftHull(oracle.config, source=source, tables=[other])
-        return oracle
+        config = replace(config, **changes)
+        return DftOracle(config, DftHull(config, source=source, tables=[other]))
 
     make.source = source
     return make
@@ -340,9 +339,17 @@ def test_an_ordered_alloy_lies_on_its_own_hull(tmp_path):
         preset="test", settings={"k_spacing": 0.5}, properties=(), relax="cell", references="demand",
         phases=str(tmp_path / "phases.db"), resources=Resources(cores=1, scratch=str(tmp_path)), time_limit=900,
     )  # fmt: skip
-    oracle = DftOracle(config)
-    oracle.hull = DftHull(config, source=Few(), tables=[])
+    oracle = DftOracle(config, DftHull(config, source=Few(), tables=[]))
     rock = Structure.from_spacegroup("Fm-3m", Lattice.cubic(5.7), ["Al", "Mg"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     found = oracle.evaluate([Candidate(rock)])[0]
     assert found.ok, found.message
     assert 0.1 < found.value("e_above_hull") < 0.8
+
+
+def test_an_oracle_that_is_asked_for_a_hull_has_one(monkeypatch):
+    monkeypatch.setattr(dft, "find_engine", lambda _: ENGINE)
+    asked = DftConfig(preset="test", references="demand")
+    with pytest.raises(ConfigError, match="dft_oracle"):
+        DftOracle(asked)
+    assert dft_oracle(asked).hull.checksum
+    assert dft_oracle(replace(asked, references=None)).hull is None

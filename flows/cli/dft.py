@@ -76,6 +76,7 @@ def dft(
     from flows.tables.outputs import check_file
     from flows.tables.screening import statuses_of
     from loop.stability import METASTABLE
+    from oracles.dft.hull import DftHull
     from oracles.dft.oracle import ALL, DftConfig, DftOracle
     from oracles.dft.process import Resources
 
@@ -100,11 +101,11 @@ def dft(
         phase_atoms=phase_atoms,
         resources=Resources(cores=cores, memory_gib=memory, python=python),
     )
-    oracle = DftOracle(config)
     with progress() as report:
-        if hull:
-            oracle.hull.demand.progress = lambda done, total: report("competing phases", done, total, {})
-        frame = dft_table(read_input(input), oracle, output, report, oracle.hull if hull else None)
+        tell = lambda done, total: report("competing phases", done, total, {})  # noqa: E731
+        places = DftHull(config, progress=tell) if hull else None
+        oracle = DftOracle(config, places)
+        frame = dft_table(read_input(input), oracle, output, report, places)
     summary: dict[str, Any] = {"rows": len(frame), "statuses": statuses_of(frame)}
     if hull:
         summary |= {"below_0.1": int((frame["e_above_hull"] <= METASTABLE).sum()), "margin": margin}

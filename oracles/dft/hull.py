@@ -146,6 +146,16 @@ class DftHull:
         ]
 
 
+def dft_oracle(config: DftConfig) -> DftOracle:
+    """The oracle of some settings, with a hull where they ask for it.
+
+    Raises:
+        EngineError: there is no DFT engine here.
+        InputError: the package holds no reference crystals.
+    """
+    return DftOracle(config, None if config.references is None else DftHull(config))
+
+
 def computer_of(config: DftConfig) -> PhaseComputer:
     """What computes phases with the settings of an oracle: energies alone, the cell relaxed.
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from pymatgen.core import Structure
@@ -26,9 +26,6 @@ from oracles.dft.presets import DftSettings, starting_moments
 from oracles.dft.process import Engine, Outcome, Resources, find_engine, run_worker
 from oracles.guards import Limits, check
 from oracles.symmetry import Reduced, primitive, reduced, space_group
-
-if TYPE_CHECKING:
-    from oracles.dft.hull import DftHull
 
 VERSION = "1"  # raised when the same settings no longer give the same numbers
 LATER = {"scf_eigenstates": 4e-8}  # settings of later versions, at what was meant before: labels keep their hash
@@ -95,6 +92,19 @@ class DftConfig:
         return DftSettings.preset(self.preset, **self.settings)
 
 
+class PlacesCrystals(Protocol):
+    """A hull of DFT's energies, as `oracles.dft.hull.DftHull`."""
+
+    @property
+    def checksum(self) -> str:
+        """Of everything that a distance depends on."""
+        ...
+
+    def placed(self, candidate: Candidate, evaluation: Evaluation) -> Evaluation:
+        """An evaluation with its distance from the hull."""
+        ...
+
+
 class DftOracle:
     """Implements `loop.contracts.Oracle`.
 
@@ -103,13 +113,17 @@ class DftOracle:
 
     Args:
         config: settings.
+        hull: places crystals where the settings ask for it; `oracles.dft.hull.dft_oracle` makes both.
 
     Raises:
         EngineError: there is no DFT engine here.
+        ConfigError: the settings ask for a hull, and there is none.
     """
 
-    def __init__(self, config: DftConfig = DftConfig()) -> None:
-        self.config = config
+    def __init__(self, config: DftConfig = DftConfig(), hull: PlacesCrystals | None = None) -> None:
+        if config.references is not None and hull is None:
+            raise ConfigError("DFT: `references: demand` needs a hull: make the oracle by oracles.dft.hull.dft_oracle.")
+        self.config, self.hull = config, hull
         self.engine: Engine = find_engine(config.resources.interpreter)
 
     @property
@@ -121,20 +135,9 @@ class DftOracle:
     def settings_hash(self) -> str:
         """Hash of everything that changes the result: settings, version of the engine and its data sets, the hull."""
         plain = self._hash_of()
-        if self.config.references is None:
+        if self.config.references is None or self.hull is None:
             return plain
         return hash_of([plain, self.hull.checksum, self.config.hull_above_gap])[:16]
-
-    @cached_property
-    def hull(self) -> DftHull:
-        """The hull on demand of these settings.
-
-        Raises:
-            InputError: the package holds no reference crystals.
-        """
-        from oracles.dft.hull import DftHull
-
-        return DftHull(self.config)
 
     def _hash_of(self, without: tuple[str, ...] = ()) -> str:
         left_out = ("resources", "preset", "settings", *HULL, *without)  # what the two latter lead to is in `numbers`
@@ -156,7 +159,9 @@ class DftOracle:
         found = []
         for done, candidate in enumerate(candidates, start=1):
             evaluation = self._evaluate(candidate)
-            found.append(self.hull.placed(candidate, evaluation) if self._is_placed(evaluation) else evaluation)
+            if self.hull is not None and self._is_placed(evaluation):
+                evaluation = self.hull.placed(candidate, evaluation)
+            found.append(evaluation)
             if progress is not None:
                 progress(done, len(candidates))
         return found

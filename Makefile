@@ -45,7 +45,7 @@ run: $(VENV)/.installed $(VENV)/.installed-sevennet  ## run the quickstart campa
 	@$(BIN)/discovery-loop run $(CONFIG) --results $(RESULTS)
 
 test: $(VENV)/.installed-test $(VENV)/.installed-sevennet  ## run the tests that .ci/run runs (TESTFLAGS="-m slow" for the long ones; JOBS=)
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTFLAGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTFLAGS)
 
 lint: $(VENV)/.installed-test  ## style, types and the layers between the packages
 	@$(BIN)/ruff check .

@@ -14,8 +14,12 @@ LEAVE_THINGS_OPEN = ("test_flows_scale.py", "test_flows_server.py")
 LEFT_OPEN = ("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
+LONGEST = ("test_docs_guides.py", "test_docs.py", "test_plugin.py")  # minutes each: begun last, one core waits for them
+
+
 def pytest_collection_modifyitems(items):
-    """Warnings are errors (pyproject.toml) in every test, but for what other libraries leave open."""
+    """Warnings are errors (pyproject.toml) in every test, but for what other libraries leave open; long files first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
     for item in items:
         if item.path.name in LEAVE_THINGS_OPEN:
             for rule in LEFT_OPEN:

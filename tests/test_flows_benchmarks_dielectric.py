@@ -16,6 +16,7 @@ from flows.benchmarks.dielectric.summary import at
 from loop.errors import ConfigError, InputError
 from loop.io.cif_writer import to_cif
 from loop.values import OK, Candidate, Cost, Evaluation, Quantity
+from oracles.dft.oracle import HULL
 from surrogates.features import FeatureExtractor
 from surrogates.two_steps import Costs, Factors
 from tests.fakes import ANIONS, CATIONS, best_length, rocksalt
@@ -236,6 +237,28 @@ def test_a_constant_after_a_gap_is_one_more_call_and_a_failure_is_not_asked_agai
     assert lab.measure(CLOSED, 0, 0, "gap")["status"] == "failed:scf-not-converged"
     assert lab.measure(RANDOM, 0, 0, "both")["paid_by"] == CLOSED
     assert len(asked_of) == 3
+
+
+def test_crystals_go_by_the_ids_of_what_was_read():
+    """A file rounds coordinates, so the id that stands in it is that of a slightly different crystal."""
+    table, pool = real.as_read(
+        pd.DataFrame({"id": ["as-drawn"], "structure": [rocksalt("Na", "Cl", 5.6)], "e_above_hull": [0.02]})
+    )
+    assert table["id"].tolist() == [pool[0].id]
+    calls = [{"arm": CLOSED, "id": pool[0].id, "formula": "NaCl", "status": OK, "step": "gap", "seconds": 1.0}]
+    predictions = pd.DataFrame({"id": [], "merit": [], "std": [], "turn": []})
+    assert verified(calls, table, predictions)["e_above_hull"].tolist() == [0.02]
+
+
+def test_a_run_from_before_there_was_a_hull_resumes(tmp_path):
+    real._same_settings(tmp_path, real.RealConfig())
+    path = tmp_path / "settings.json"
+    before = {k: v for k, v in json.loads(path.read_text()).items() if k.removeprefix("dft.") not in HULL}
+    assert "dft.preset" in before
+    path.write_text(json.dumps(before))
+    real._same_settings(tmp_path, real.RealConfig())
+    with pytest.raises(ConfigError, match=r"dft\.min_gap"):
+        real._same_settings(tmp_path, real.RealConfig(dft=replace(real.RealConfig().dft, min_gap=0.7)))
 
 
 def test_the_table_of_verified_crystals_and_the_summary():

@@ -23,7 +23,7 @@ from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.io.files import make_folder
 from loop.values import Candidate, Evaluation
-from oracles.dft.oracle import DftConfig, DftOracle
+from oracles.dft.oracle import HULL, DftConfig, DftOracle
 from surrogates.features import FeatureExtractor
 from surrogates.properties import GPConfig
 from surrogates.two_steps import Costs
@@ -145,8 +145,8 @@ def run(data: Path, output: Path, config: RealConfig | None = None, progress: Pr
     _same_settings(output, config)
     studio = Studio(config.proposals, data, output / "work", progress)
     errors = studio.surrogates[1]
-    table = studio.candidates()
-    lab = Lab(config, [Candidate(s) for s in table["structure"]], output / "calls.jsonl", progress)
+    table, pool = as_read(studio.candidates())
+    lab = Lab(config, pool, output / "calls.jsonl", progress)
     takes = np.array([lab.accepts(one) and is_ionic(one, config.anions) for one in lab.pool])
     table = table[takes].reset_index(drop=True)
     lab.pool = [candidate for candidate, taken in zip(lab.pool, takes, strict=True) if taken]
@@ -154,6 +154,12 @@ def run(data: Path, output: Path, config: RealConfig | None = None, progress: Pr
     extractor = studio.builder.extractor(studio.folder / "features")
     predictions = spend(lab, extractor, lesson, threshold)
     return write(output, config, lab, table, predictions, {"threshold": threshold, "held_out": errors})
+
+
+def as_read(table: pd.DataFrame) -> tuple[pd.DataFrame, list[Candidate]]:
+    """A table with the ids of its crystals as they were read (a file rounds), by which calls go; and candidates."""
+    pool = [Candidate(structure) for structure in table["structure"]]
+    return table.assign(id=[candidate.id for candidate in pool]), pool
 
 
 def is_ionic(candidate: Candidate, anions: Sequence[str]) -> bool:
@@ -219,5 +225,6 @@ def _same_settings(output: Path, config: RealConfig) -> None:
     from flows.config import flatten
 
     ours = flatten(json.loads(json.dumps(asdict(config), default=str)))
-    ours = {key: value for key, value in ours.items() if not key.startswith(FREE)}
+    free = FREE if config.dft.references else (*FREE, *(f"dft.{name}" for name in HULL))  # of no use without a hull
+    ours = {key: value for key, value in ours.items() if not key.startswith(free)}
     same_settings(output / "settings.json", ours, output, "a run with other", exact=True)

@@ -281,6 +281,7 @@ def test_the_table_of_verified_crystals_and_the_summary():
     assert np.isnan(found["merit"].iloc[1])
     told = summary(calls, CLOSED, config, 17.5)
     assert (told["best_merit"], told["above_threshold"], told["evaluations"], told["seconds"]) == (20.0, 1, 1.0, 25.0)
+    assert summary(calls, PAPER, config, 17.5)["seconds"] == 5.0 + 20.0 + 7.0  # what it would have paid itself
     assert summary(calls, PAPER, config, 17.5)["metals"] == 1
     steps = progress_of(calls, PAPER, config, 17.5)
     assert steps["best"].tolist() == [20.0, 20.0]

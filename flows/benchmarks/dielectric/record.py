@@ -90,6 +90,7 @@ def progress_of(calls: Sequence[dict[str, Any]], arm: str, config: RealConfig, t
     spent = seconds = best = 0.0
     above, rows = set[str](), []
     paid = {(call["id"], call["step"]): call["seconds"] for call in calls if "paid_by" not in call}
+    paid |= {(key, "both"): paid[key, "gap"] + paid[key, "dielectric"] for key, step in paid if step == "dielectric"}
     for call in (call for call in calls if call["arm"] == arm):
         spent += cost_of(call["step"], config.costs) / config.costs.both
         seconds += call["seconds"] or paid.get((call["id"], call["step"]), 0.0)  # what it would have paid itself

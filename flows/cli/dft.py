@@ -102,8 +102,9 @@ def dft(
         resources=Resources(cores=cores, memory_gib=memory, python=python),
     )
     with progress() as report:
-        tell = lambda done, total: report("competing phases", done, total, {})  # noqa: E731
-        places = DftHull(config, progress=tell) if hull else None
+        places = None
+        if hull:
+            places = DftHull(config, progress=lambda done, total: report("competing phases", done, total, {}))
         oracle = DftOracle(config, places)
         frame = dft_table(read_input(input), oracle, output, report, places)
     summary: dict[str, Any] = {"rows": len(frame), "statuses": statuses_of(frame)}

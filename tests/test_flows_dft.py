@@ -160,7 +160,7 @@ def test_cases_are_the_crystals_that_they_name():
         assert crystal.volume == pytest.approx(case.a**3)
         assert all(source in SOURCES for *_, source in case.published)
     assert len({case.name for case in CASES}) == 8
-    for name in ("gap", "dielectric"):
+    for name in ("gap", "dielectric", "lattice"):
         assert {case.name for case in CASES for item in case.published if item[0] == name} == {c.name for c in CASES}
 
 
@@ -202,6 +202,8 @@ def test_the_benchmark_goes_on_and_sums_up(tmp_path, monkeypatch):
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == len(results_rows)
     with pytest.raises(ConfigError, match="no Xe"):
         benchmark.run(tmp_path, ["test"], names=["Xe"])
+    with pytest.raises(ConfigError, match="measures gap, dielectric, lattice; got colour"):
+        benchmark.run(tmp_path, ["test"], measured=["colour"])
 
 
 def test_relaxations_begin_away_from_the_published_cell(tmp_path, monkeypatch):
@@ -219,6 +221,6 @@ def test_relaxations_begin_away_from_the_published_cell(tmp_path, monkeypatch):
             return [Evaluation(candidates[0].id, "x", "idle", OK, values, structure=structure)]
 
     monkeypatch.setattr(benchmark, "DftOracle", Idle)
-    found = benchmark.run(tmp_path, ["test"], names=["Si", "NaCl"], lattice=True)["results"]["test"]["lattice"]
+    found = benchmark.run(tmp_path, ["test"], names=["Si", "NaCl"], measured=["lattice"])["results"]["test"]["lattice"]
     assert found["crystals"] == 2
     assert found["mean_absolute_relative_error"] == pytest.approx(0.02)

@@ -206,19 +206,23 @@ def dft(
         list[str] | None, typer.Option(help="test, fast or converged. Repeatable. Default: test.")
     ] = None,
     crystal: Annotated[list[str] | None, typer.Option(help="Formula, e.g. Si. Repeatable. Default: all eight.")] = None,
-    lattice: Annotated[bool, typer.Option("--lattice", help="Relax cells too: lattice parameters.")] = False,
+    measured: Annotated[
+        list[str] | None,
+        typer.Option("--property", help="gap, dielectric or lattice (relaxes the cell). Default: gap and dielectric."),
+    ] = None,
+    python: Annotated[str | None, typer.Option(help="Interpreter that has GPAW. Default: this one.")] = None,
     cores: Annotated[int, typer.Option(min=0, help="MPI processes; 0: one per core.")] = 0,
     time_limit: Annotated[float, typer.Option(help="Seconds for one crystal.")] = 3600.0,
     json: Json = False,
 ) -> None:
     """Band gaps, dielectric constants and lattice parameters of eight crystals against published PBE values."""
-    from flows.benchmarks.oracles.dft import run
+    from flows.benchmarks.oracles.dft import USUAL, run
     from oracles.dft.oracle import DftConfig
     from oracles.dft.process import Resources
 
-    config = DftConfig(resources=Resources(cores=cores), time_limit=time_limit)
+    config = DftConfig(resources=Resources(cores=cores, python=python), time_limit=time_limit)
     with progress() as report:
-        record = run(output, preset or ["test"], config, names=crystal, lattice=lattice, progress=report)
+        record = run(output, preset or ["test"], config, names=crystal, measured=measured or USUAL, progress=report)
     print_record(record, output, json)
 
 

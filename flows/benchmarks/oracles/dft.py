@@ -30,6 +30,7 @@ SOURCES = {
 STRETCH = 1.02  # where relaxations begin: at the published lattice parameter they would end at once, and prove nothing
 PROPERTIES = {"gap": "band_gap", "dielectric": "dielectric_electronic"}
 UNITS = {"gap": "eV", "dielectric": "1", "lattice": "A"}
+USUAL = ("gap", "dielectric")
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,18 @@ CASES = (
     Case("NaCl", "rocksalt", 5.697, (("dielectric", 2.488, "MP"), ("lattice", 5.697, "Harl"))),
     Case("NaCl", "rocksalt", 5.569, (("gap", 5.08, "FLAPW"),)),
     Case("C", "diamond", 3.569, (("gap", 4.113, "MP"), ("dielectric", 5.830, "MP"), ("lattice", 3.569, "Harl"))),
-    Case("SiC", "zincblende", 4.380, (("gap", 1.37, "Petousis"), ("dielectric", 7.00, "Petousis"))),
-    Case("BP", "zincblende", 4.547, (("gap", 1.24, "Petousis"), ("dielectric", 9.18, "Petousis"))),
+    Case(
+        "SiC",
+        "zincblende",
+        4.380,
+        (("gap", 1.37, "Petousis"), ("dielectric", 7.00, "Petousis"), ("lattice", 4.380, "Petousis")),
+    ),
+    Case(
+        "BP",
+        "zincblende",
+        4.547,
+        (("gap", 1.24, "Petousis"), ("dielectric", 9.18, "Petousis"), ("lattice", 4.547, "Petousis")),
+    ),
     Case("LiF", "rocksalt", 4.069, (("gap", 8.72, "MP"), ("dielectric", 2.036, "MP"), ("lattice", 4.069, "Harl"))),
 )
 COLUMNS = ["preset", "name", "a", "property", "published", "found", "error", "relative", "unit", "source", "status"]
@@ -75,7 +86,7 @@ def run(
     config: DftConfig | None = None,
     *,
     names: Sequence[str] | None = None,
-    lattice: bool = False,
+    measured: Sequence[str] = USUAL,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compute cases with presets; rows are kept as they come in ``rows.jsonl``, and a second run continues from there.
@@ -85,17 +96,19 @@ def run(
         presets: of `oracles.dft.presets`.
         config: resources and limits, by default `DftConfig`'s; preset, properties and relaxation are the benchmark's.
         names: formulas to compute; None: all.
-        lattice: relax the cell too, and compare lattice parameters.
+        measured: of gap, dielectric and lattice; the last relaxes the cell.
         progress: called before each crystal.
 
     Raises:
-        ConfigError: no such preset or crystal.
+        ConfigError: no such preset, crystal or property.
         EngineError: there is no DFT engine here.
     """
     unknown = set(names or ()) - {case.name for case in CASES}
     if unknown:
         known = ", ".join(dict.fromkeys(case.name for case in CASES))
         raise ConfigError(f"The benchmark has no {', '.join(sorted(unknown))}; there are {known}.")
+    if set(measured) - set(UNITS):
+        raise ConfigError(f"The benchmark measures {', '.join(UNITS)}; got {', '.join(measured)}.")
     make_folder(output)
     config = config or DftConfig()
     path = output / "rows.jsonl"
@@ -103,10 +116,11 @@ def run(
     cases = [case for case in CASES if names is None or case.name in names]
     for preset in presets:
         for done, case in enumerate(cases):
-            for kind in ("fixed", "lattice") if lattice else ("fixed",):
+            for relax, asked in (("none", set(measured) & set(USUAL)), ("cell", set(measured) - set(USUAL))):
                 if progress is not None:
-                    progress(f"{preset} {kind}", done, len(cases), {"crystal": float(done)})
-                new = _measure(case, kind, replace(config, preset=preset), rows)
+                    progress(f"{preset} {relax}", done, len(cases), {"crystal": float(done)})
+                wanted = [item for item in case.published if item[0] in asked]
+                new = _measure(case, wanted, replace(config, preset=preset, relax=relax), rows)
                 replaced = {_place(row) for row in new}  # of other settings, or another version
                 rows = [row for row in rows if _place(row) not in replaced] + new
                 write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
@@ -115,19 +129,19 @@ def run(
     return write_benchmark(output, record)
 
 
-def _measure(case: Case, kind: str, config: DftConfig, known: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _measure(
+    case: Case, wanted: list[tuple[str, float, str]], config: DftConfig, known: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Rows of one calculation, unless they are there."""
-    wanted = [item for item in case.published if (item[0] == "lattice") == (kind == "lattice")]
     done = {(row["preset"], row["name"], row["a"], row["property"], row["settings"]) for row in known}
     asked = {name for name, *_ in wanted}
-    properties = tuple(name for name in ALL if name in asked)
-    config = replace(config, properties=properties, relax="cell" if kind == "lattice" else "none")
+    config = replace(config, properties=tuple(name for name in ALL if name in asked))
     oracle = DftOracle(config)
     wanted = [item for item in wanted if (config.preset, case.name, case.a, item[0], oracle.settings_hash) not in done]
     if not wanted:
         return []
     busy, began = load(), cpu_seconds()
-    evaluation = oracle.evaluate([case.candidate(STRETCH if kind == "lattice" else 1.0)])[0]
+    evaluation = oracle.evaluate([case.candidate(1.0 if config.relax == "none" else STRETCH)])[0]
     effort = {"cpu_seconds": round(cpu_seconds() - began, 1), "load": busy}
     return [_row(case, config.preset, item, evaluation) | effort for item in wanted]
 

@@ -9,9 +9,12 @@ from flows.benchmarks.operate.growth import GrowthBenchmark, growth
 from flows.benchmarks.operate.growth import run as grow
 from flows.benchmarks.operate.kills import LABELS, SLURM, Outcome, ResumeBenchmark, Scenario, summary
 from flows.benchmarks.operate.resume import PLACES, drawn, in_turns, run
-from flows.benchmarks.operate.speed import OverheadBenchmark, campaign, run_overhead
-from flows.benchmarks.operate.world import SleepingOracle, calls
+from flows.benchmarks.operate.speed import OverheadBenchmark, ScaleBenchmark, campaign, run_overhead, without_cost
+from flows.benchmarks.operate.world import SleepingOracle, World, calls, components, perovskite
+from loop.errors import ConfigError
 from loop.settings import STAGES, CampaignSettings
+from loop.values import OK, Candidate, Evaluation, Quantity
+from tests.fakes import rocksalt
 
 
 def test_killed_campaigns_end_in_the_same_list(tmp_path):
@@ -50,9 +53,32 @@ def test_overhead_is_what_the_labels_do_not_take(tmp_path):
 def test_perovskites_are_as_many_as_are_labelled(tmp_path):
     """There are 48 rocksalt pairs: a thousand labels asked of them were 48."""
     settings = CampaignSettings(name="many", rounds=0, pool=160, budget=80)
-    ranked, took = campaign(settings, tmp_path, SleepingOracle(tmp_path / "calls", 0.0))
+    made = components(SleepingOracle(tmp_path / "calls", 0.0), draw=perovskite)
+    ranked, took = campaign(settings, tmp_path, made)
     assert len(calls(tmp_path / "calls")) == len(set(calls(tmp_path / "calls"))) == len(ranked.splitlines()) - 1 == 80
     assert took["label_stage_s"] > 0
+    assert (took["labels"], took["statuses"]) == (80, {"ok": 80})
+
+
+def test_lists_are_compared_without_what_labels_cost():
+    first, second = "id,cost_seconds,volume\na,1.5,3.0\n", "id,cost_seconds,volume\na,2.5,3.0\n"
+    assert without_cost(first) == without_cost(second) != without_cost(second.replace("3.0", "3.1"))
+
+
+def test_there_is_no_third_oracle():
+    with pytest.raises(ConfigError, match="oracle: expected sleeping or chgnet, got 'mace'"):
+        ScaleBenchmark(oracle="mace")
+
+
+def test_what_was_not_measured_is_left_out_of_the_fit():
+    """A relaxation may leave a crystal without bulk modulus."""
+    candidates = [Candidate(rocksalt("Na", "Cl")), Candidate(rocksalt("Mg", "O", 4.2))]
+    modulus = {"bulk_modulus": Quantity(28.0, "GPa")}  # the sum of atomic numbers of Na and Cl
+    measured = [{"e_above_hull": Quantity(0.1, "eV/atom")} | more for more in (modulus, {})]
+    world = World(0.0)
+    world.fit(candidates, [Evaluation(c.id, "o@1", "0", OK, m) for c, m in zip(candidates, measured, strict=True)])
+    assert world.slopes[1] == pytest.approx(1.0)
+    assert np.isfinite(world.slopes).all()
 
 
 def test_kills_are_drawn_in_the_order_of_a_campaign():

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pytest
 pytest.importorskip("distributed")
 
 from flows import scale
+from flows.benchmarks.operate.speed import ScaleBenchmark, run_scale
 from flows.config import CampaignConfig, check_same
 from flows.dask_oracle import DaskOracle
 from flows.scale import Scale
@@ -205,6 +207,26 @@ def test_a_killed_campaign_takes_its_workers_along_and_goes_on(tmp_path, two, al
     ranked = campaign_on(two, tmp_path / "c", partial(LoggedOracle, log, 0.0))
     assert ranked.read_text() == alone
     assert len(lines(log)) == begun + 18 - kept
+
+
+def test_the_benchmark_counts_labels_and_compares_lists(tmp_path, two, monkeypatch):
+    monkeypatch.setattr(scale, "connected", lambda *_: nullcontext(two))
+    results = run_scale(tmp_path, ScaleBenchmark(labels=6, seconds=0.05, workers=(1, 2)))["results"]
+    assert results["identical_lists"]
+    assert [(row["labels"], row["calls"], row["statuses"]) for row in results["rows"]] == 2 * [(6, 6, {"ok": 6})]
+    assert [row["ideal_s"] for row in results["rows"]] == [pytest.approx(0.3), pytest.approx(0.15)]
+    assert 0 < results["rows"][0]["share_of_ideal"] < 1 == results["rows"][0]["speed_up"]
+
+
+@pytest.mark.slow
+def test_the_benchmark_labels_by_a_potential_too(tmp_path, two, monkeypatch):
+    monkeypatch.setattr(scale, "connected", lambda *_: nullcontext(two))
+    results = run_scale(tmp_path, ScaleBenchmark(labels=4, workers=(1, 2), oracle="chgnet"))["results"]
+    assert results["identical_lists"]
+    for row in results["rows"]:
+        assert row["labels"] == sum(row["statuses"].values()) == 4
+        assert row["workers_cpu_s"] > 0.1
+        assert "calls" not in row
 
 
 def test_a_nanny_that_gave_up_is_replaced(tmp_path, monkeypatch):

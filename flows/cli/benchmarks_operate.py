@@ -55,14 +55,18 @@ def overhead(
 def scale(
     output: Output,
     labels: Annotated[int, typer.Option(min=1, help="Labels.")] = 1000,
-    seconds: Annotated[float, typer.Option(help="Of one label.")] = 0.5,
+    seconds: Annotated[float, typer.Option(help="Of one label of the sleeping oracle.")] = 0.5,
     workers: Annotated[list[int] | None, typer.Option(help="Repeatable. Default: 1, 2, 4.")] = None,
+    oracle: Annotated[
+        str, typer.Option(help="sleeping, or chgnet: small crystals relaxed, on the hull, with bulk modulus.")
+    ] = "sleeping",
     json: Json = False,
 ) -> None:
     """Labels on 1, 2 and 4 Dask workers: the same list, and how much faster."""
     from flows.benchmarks.operate.speed import ScaleBenchmark, run_scale
 
-    print_record(run_scale(output, ScaleBenchmark(labels, seconds, tuple(workers or (1, 2, 4))), note), output, json)
+    config = ScaleBenchmark(labels, seconds, tuple(workers or (1, 2, 4)), oracle)
+    print_record(run_scale(output, config, note), output, json)
 
 
 def growth(

@@ -163,11 +163,12 @@ class World:
         *,
         picked_at_random: Collection[str] = (),
     ) -> dict[str, float]:
-        """Least squares through the origin."""
+        """Least squares through the origin, over what was measured."""
         time.sleep(self.seconds)
         x = self._features(candidates)
         y = np.array([[evaluation.value(name) for name in self.names] for evaluation in evaluations])
-        self.slopes = ((x * y).sum(0) / (x * x).sum(0)).tolist()
+        measured = np.isfinite(y)
+        self.slopes = ((x * y).sum(0, where=measured) / (x * x).sum(0, where=measured)).tolist()
         return {"picked_at_random": float(len(picked_at_random))}
 
     def predict(self, candidates: Sequence[Candidate]) -> Prediction:

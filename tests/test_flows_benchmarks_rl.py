@@ -119,6 +119,24 @@ def test_summary_compares_with_the_base():
     assert table(found).splitlines()[2].startswith("tuned,2,200,50.0")
 
 
+def test_summary_has_intervals_for_classes():
+    """40 oxides of 200 in the base, 10 of them M.S.U.N., against 20 and 15: half the share, three times the finds."""
+    oxides = [(0.2, 0.25), (0.2, 0.25), (0.1, 1.0), (0.1, 0.5)]
+    cells = [cell(name, seed, 20) for name in ("base", "tuned") for seed in (0, 1)]
+    for one, (share, finds) in zip(cells, oxides, strict=True):
+        one |= {"share_oxides": share, "msun_share_oxides": finds, "f_block": 0.3, "share_halides": 0.0}
+    found = summarise(cells)["tuned"]["chemistry"]
+    assert found["oxides"]["share"]["value"] == pytest.approx(0.1)
+    assert found["oxides"]["share"]["low"] < 0.1 < found["oxides"]["share"]["high"]
+    assert found["oxides"]["share_ratio"]["value"] == pytest.approx(0.5)
+    assert found["oxides"]["msun"]["value"] == pytest.approx(0.75)
+    assert found["oxides"]["msun_ratio"]["value"] == pytest.approx(3.0)
+    assert found["oxides"]["share_seeds"] == [0.1, 0.1]
+    assert found["f_block"]["share_ratio"]["value"] == pytest.approx(1.0)
+    assert "msun" not in found["halides"]  # nothing was drawn, so nothing is said
+    assert "share_oxides" in table(summarise(cells)).splitlines()[0]
+
+
 def test_figures(tmp_path):
     summary = summarise([cell("base", 0, 20), cell("tuned", 0, 50)])
     draw_shares(summary, tmp_path / "shares.png")

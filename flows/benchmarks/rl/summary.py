@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 
 from flows.benchmarks.rl.variants import BASE
+from generator.rl.strata import CLASSES
 from loop.metrics import rate_ratio, wilson
 
 COUNTS: tuple[str, ...] = ("structure_valid", "composition_valid", "valid", "accepted", "unique", "known", "replay")
 COUNTS += ("stable", "metastable", "sun", "msun", "accepted_msun")
 DRIFT = ("element_ratio", "f_block", "radioactive", "single_element", "largest_group_share", "group_entropy")
 CHEMISTRY = ("share_", "msun_share_", "chemical_systems", "largest_prototype")
+LISTED = (*(f"share_{name}" for name in CLASSES), *(f"msun_share_{name}" for name in CLASSES), "largest_prototype")
 PREFIXES = ("", "independent_", "relaxed_")  # who judged stability: the reward's potential, another, after relaxation
 RATIOS = ("metastable", "sun", "msun", "accepted_msun", "valid")
 SHOWN = ("valid", "metastable", "msun", "accepted_msun")
@@ -28,8 +30,10 @@ def summarise(cells: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """For each variant shares with 95 % intervals, ratios to the base, drift, and finds per reward evaluation.
 
     Shares pool the samples of all seeds (Wilson); `*_seeds` holds the share of each seed. Uniqueness is relative to
-    the structure-valid samples. `yield` counts distinct metastable, new, accepted crystals by the reward's own
-    potential: those met while learning and those among the fresh samples, over all crystals evaluated.
+    the structure-valid samples. `chemistry` has, for crystals with an f-block element and for each class, the share of
+    the samples and its ratio to the base's, and for classes M.S.U.N. within the class in the same way. `yield` counts
+    distinct metastable, new, accepted crystals by the reward's own potential: those met while learning and those among
+    the fresh samples, over all crystals evaluated.
     """
     frame = pd.DataFrame(list(cells))
     base = frame[frame["variant"] == BASE]
@@ -41,6 +45,7 @@ def summarise(cells: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
                 entry |= _shares(group, base, prefix)
         shown = [key for key in map(str, group) if key in DRIFT or key.startswith(CHEMISTRY)]
         entry |= {key: float(group[key].mean()) for key in shown}
+        entry["chemistry"] = _chemistry(group, base)
         entry["elements"] = sorted(set(group["element"]))
         evaluations, finds = int(group["evaluations"].sum()), int(group["finds"].sum())
         entry |= {"evaluations": evaluations, "cpu_seconds": float(group["cpu_seconds"].mean())}
@@ -67,6 +72,31 @@ def _shares(group: pd.DataFrame, base: pd.DataFrame, prefix: str) -> dict[str, A
     return entry
 
 
+def _chemistry(group: pd.DataFrame, base: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Shares with intervals and ratios to the base, where the cells have them; counts are found from cells' shares."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, column in {"f_block": "f_block", **{name: f"share_{name}" for name in CLASSES}}.items():
+        if not {column, "samples"} <= set(group) or group[column].isna().any() or base[column].isna().any():
+            continue
+        found[name] = _share_and_ratio("share", *(_pooled(frame, column) for frame in (group, base)))
+        found[name]["share_seeds"] = group[column].round(4).tolist()
+        if f"msun_{column}" in group:
+            found[name] |= _share_and_ratio(
+                "msun", *(_pooled(frame, f"msun_{column}", frame[column]) for frame in (group, base))
+            )
+    return found
+
+
+def _pooled(frame: pd.DataFrame, column: str, of: pd.Series | float = 1.0) -> tuple[int, int]:
+    """Hits and samples of all seeds, where a column holds each seed's share of a part `of` its samples."""
+    sizes = (frame["samples"] * of).round()
+    return int((frame[column].fillna(0.0) * sizes).round().sum()), int(sizes.sum())
+
+
+def _share_and_ratio(name: str, hits: tuple[int, int], base: tuple[int, int]) -> dict[str, Any]:
+    return {name: asdict(wilson(*hits)), f"{name}_ratio": asdict(rate_ratio(hits, base))}
+
+
 def table(summary: dict[str, dict[str, Any]]) -> str:
     """One line a variant, as CSV: shares in per cent with half-widths left to the record."""
     rows = []
@@ -79,7 +109,7 @@ def table(summary: dict[str, dict[str, Any]]) -> str:
             for key in RATIOS:
                 if f"{prefix}{key}_ratio" in entry:
                     row[f"{prefix}{key}_ratio"] = round(entry[f"{prefix}{key}_ratio"]["value"], 2)
-        row |= {key: round(entry[key], 3) for key in DRIFT}
+        row |= {key: round(entry[key], 3) for key in (*DRIFT, *LISTED) if key in entry}
         row |= {"yield_percent": round(100 * entry["yield"], 1), "cpu_seconds": round(entry["cpu_seconds"])}
         rows.append(row)
     return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")

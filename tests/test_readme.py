@@ -71,6 +71,7 @@ def others() -> list[str]:
     training = [own["ratio_cpu"] for size in results("training").values() for own in (size["published"], size["own"])]
     relaxation = results("relaxation")["batched against ase-LBFGS"]
     slowest, fastest = relaxation["speedup_cpu_95"]
+    killed = results("resume")
     return [
         f"precision {hull['precision']:.2f} and recall {hull['recall']:.2f}; mean error {hull['mae']:.3f} eV/atom",
         f"{min(pool):.0f} to {max(pool):.0f} times fewer labels",
@@ -80,6 +81,7 @@ def others() -> list[str]:
         f"better than ranking on {['no', 'one', 'two', 'three'][ahead]} tasks, level on a fourth "
         f"(bulk modulus: difference {level['low']:.2f} to {level['high']:.2f})",
         f"sampling {results('sampling')['published_own_layout']['ratio']:,.0f} times",
+        f"({killed['campaigns_with_the_same_list']} of {killed['campaigns']} campaigns, [{killed['kills']} kills]",
         f"training {min(training):.0f} to {max(training):.0f} times as fast",
         f"batched relaxation {relaxation['speedup_cpu']:.0f} times ASE ({slowest:.1f} to {fastest:.1f})",
     ]

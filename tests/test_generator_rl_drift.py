@@ -22,6 +22,7 @@ from generator.rl.strata import (
     CLASSES,
     STRATA,
     better_half,
+    chances,
     class_shares,
     classes,
     prototypes,
@@ -198,6 +199,7 @@ def test_nothing_rewarded_moves_nothing(base):
         {"kl_weight": -1.0},
         {"repeat_discount": 1.5},
         {"element_limit": -1.0},
+        {"keep_classes": 1.2},
     ],
 )
 def test_nonsense_is_refused(changes):
@@ -243,6 +245,15 @@ def test_each_class_is_judged_by_itself_and_weighs_what_the_reference_gives_it()
     assert found == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
     mixed = np.array([0, 0, 0, 1])  # two of the alloys' prototype would be limited, within their class
     assert weights(np.zeros(4, int), np.eye(12)[0], mixed, 0.5) == pytest.approx(np.array([2, 2, 2, 3]) / 9)
+
+
+def test_a_part_may_go_to_what_pays_best():
+    """Two of four alloys pay best; seven tenths of the half that the reference gives oxides stay with the one oxide."""
+    batch, rewards = batch_of(*[ALLOY] * 4, OXIDE), np.array([10.0, 10.0, 6.0, 6.0, 1.0])
+    shares = stratum_shares(batch_of(ALLOY, OXIDE))
+    halves = {1.0: [0.25, 0.25, 0, 0, 0.5], 0.7: [0.325, 0.325, 0, 0, 0.35], 0.0: [0.5, 0.5, 0, 0, 0]}
+    for kept, wanted in halves.items():
+        assert chances(batch, rewards, shares, kept, 1.0) == pytest.approx(np.array(wanted))
 
 
 def favours_intermetallics(candidates):

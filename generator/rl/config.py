@@ -71,8 +71,10 @@ class FinetuneConfig:
     """Discount of a reward for each time its composition and Wyckoff positions were rewarded before."""
     element_limit: float | None = 3.0
     """Crystals with elements this many times as frequent as in the pretrained policy earn less; none: no limit."""
-    keep_classes: bool = False
-    """Whether the replay buffer is learned from class by class, in the pretrained policy's shares of chemistry."""
+    keep_classes: float = 0.0
+    """Part of what is learned from the replay buffer that is taken class by class, in the pretrained policy's shares of
+    chemistry; the rest is whatever pays best. true: all of it; 0: none.
+    """
     prototype_limit: float = 1.0
     """With keep_classes: share of what is learned from beyond which crystals of one prototype weigh less; 1: none."""
     max_grad_norm: float = 1.0
@@ -90,6 +92,8 @@ class FinetuneConfig:
         not_negative = ("kl_weight", "space_group_anchor", "tilt_learning_rate")
         wrong = [f"{name} > 0" for name in positive if not getattr(self, name) > 0]
         wrong += [f"{name} >= 0" for name in not_negative if getattr(self, name) < 0]
+        if not 0 <= self.keep_classes <= 1:
+            wrong.append("keep_classes in [0, 1]")
         shares = ("repeat_discount", "prototype_limit")
         wrong += [f"{name} in (0, 1]" for name in shares if not 0 < getattr(self, name) <= 1]
         wrong += [f"{name} > 0 or none" for name in ("kl_target", "element_limit") if (getattr(self, name) or 1) <= 0]

@@ -30,7 +30,7 @@ from generator.rl.config import FinetuneConfig, adapted
 from generator.rl.drift import SHARES_DECAY, drift, element_ratios, element_shares, keys, over_represented
 from generator.rl.replay import ReplayBuffer
 from generator.rl.rollout import Rollout, policy_log_prob, to_candidates
-from generator.rl.strata import better_half, class_shares, prototypes, strata, stratum_shares, weights
+from generator.rl.strata import chances, class_shares, stratum_shares
 from generator.sample import Sample, draw_space_groups, sample
 from loop.contracts import Progress, Reward
 
@@ -239,11 +239,10 @@ class Finetuner:
         return self.rng.choice(good, size=min(len(good), self.config.minibatch_size), replace=False)
 
     def _replayed_by_class(self, kept: CrystalBatch) -> np.ndarray:
-        """Rows of the buffer for a minibatch: the better half of each stratum, in the reference's shares."""
-        of_row = strata(kept)
-        good = better_half(self.replay.best_rewards, of_row)
-        chance = weights(of_row[good], self.stratum_shares, prototypes(kept[good]), self.config.prototype_limit)
-        return self.rng.choice(good, size=self.config.minibatch_size, p=chance)
+        """Rows of the buffer for a minibatch, as `chances` has them."""
+        shares, config = self.stratum_shares, self.config
+        chance = chances(kept, self.replay.best_rewards, shares, config.keep_classes, config.prototype_limit)
+        return self.rng.choice(len(kept), size=config.minibatch_size, p=chance)
 
     def steps_per_pass(self, n: int) -> int:
         """Minibatches in a pass over n crystals."""

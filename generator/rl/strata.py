@@ -100,3 +100,22 @@ def weights(strata: np.ndarray, shares: np.ndarray, prototypes: np.ndarray, limi
     found = each * shares[strata] / np.where(totals[strata] > 0, totals[strata], 1.0)
     result: np.ndarray = found / found.sum() if found.sum() > 0 else each / each.sum()
     return result
+
+
+def chances(batch: CrystalBatch, rewards: np.ndarray, shares: np.ndarray, kept: float, limit: float) -> np.ndarray:
+    """Probability of each crystal of a replay buffer to be learned from, (n,).
+
+    Args:
+        batch: the crystals.
+        rewards: (n,) of them.
+        shares: (`STRATA`,) of the reference policy.
+        kept: part of what is learned from that is the better half of each stratum, in these shares; the rest is the
+            better half of all, whatever its strata, so that no stratum falls below `kept` times its share.
+        limit: as in `weights`.
+    """
+    of_row, kinds, found = strata(batch), prototypes(batch), np.zeros(len(batch))
+    everything = np.zeros(len(batch), dtype=int)
+    for part, of_part, wanted in ((kept, of_row, shares), (1 - kept, everything, np.eye(STRATA)[0])):
+        good = better_half(rewards, of_part)
+        found[good] += part * weights(of_part[good], wanted, kinds[good], limit)
+    return found

@@ -95,6 +95,10 @@ VARIANTS = {
         "the same, and a prototype beyond a tenth of what is learned from weighs less",
         {"keep_classes": True, "prototype_limit": 0.1},
     ),
+    "classes-most": Variant(
+        "seven tenths class by class, the rest whatever pays best, and the same limit on prototypes",
+        {"keep_classes": 0.7, "prototype_limit": 0.1},
+    ),
     "no-direct": Variant("no rate of its own for element and letter biases", {"tilt_learning_rate": 0.0}),
     "no-groups": Variant("p(g) fixed", {"learn_space_groups": False}),
     "surrogate": Variant(

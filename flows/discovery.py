@@ -96,12 +96,12 @@ class AsTasks:
 def discovery_loop(
     config: str = "quickstart",
     results: str | None = None,
-    rounds: Annotated[int, Field(ge=1)] | None = None,
-    budget: Annotated[int, Field(ge=1)] | None = None,
     goal: RunGoal | None = None,
-    seed: Annotated[int, Field(ge=0)] | None = None,
     elements: list[Symbol] | None = None,
     required: list[Symbol] | None = None,
+    rounds: Annotated[int, Field(ge=1)] | None = None,
+    budget: Annotated[int, Field(ge=1)] | None = None,
+    seed: Annotated[int, Field(ge=0)] | None = None,
     overrides: dict[str, Any] | None = None,
 ) -> Any:
     """Discover crystals in a closed loop.
@@ -110,13 +110,15 @@ def discovery_loop(
         config: Path of a campaign's YAML file, or the name of a preset (quickstart, quickstart-dft, dielectric, smoke,
             single-gpu, hpc).
         results: Folder of the results. A campaign that it holds is continued. Default: results/NAME.
-        rounds: Rounds after round 0, which measures the untuned generator. Default: as configured.
-        budget: Oracle calls per round. Default: as configured.
-        goal: A property to maximise, to minimise or to bring to a target, and up to which energy above the hull a
-            crystal counts as stable. Default: as configured.
-        seed: Of everything random. Default: as configured.
+        goal: What is looked for; what is left empty stays as configured. A run ends at once where its campaign does not
+            measure the property: volume always is, bulk_modulus in all presets but dielectric; shear_modulus,
+            youngs_modulus and poisson_ratio need oracle.mlip.elastic, lowest_frequency oracle.mlip.phonons, and what
+            begins with dft_ needs oracle.dft, as in quickstart-dft.
         elements: Elements that may occur, for learning and for proposals, for example Li, O, F. Default: as configured.
         required: Elements that each crystal has to contain. Default: as configured.
+        rounds: Rounds after round 0, which measures the untuned generator. Default: as configured.
+        budget: Oracle calls per round. Default: as configured.
+        seed: Of everything random. Default: as configured.
         overrides: Further settings to change, by dotted key, for example {"campaign.threshold": 0.05}.
     """
     logger = get_run_logger()

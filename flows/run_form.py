@@ -1,6 +1,6 @@
 """The goal of a run as Prefect's form asks for it: fields that a person can fill in, in place of nested settings."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from ase.data import chemical_symbols
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -8,6 +8,7 @@ from pydantic.config import JsonDict
 
 from loop.errors import ConfigError
 from loop.goal import Goal
+from loop.properties import spec_of
 from loop.stability import IMPLAUSIBLE
 
 Symbol = Annotated[str, Field(json_schema_extra={"enum": chemical_symbols[1:]})]  # chosen from a list in the form
@@ -26,7 +27,20 @@ Measured = Literal[
 ]
 NEEDS: dict[str, list[str]] = {"value": ["target"], "lower": ["target", "upper"], "upper": ["target", "lower"]}
 TOGETHER: JsonDict = {"dependentRequired": {name: [*others] for name, others in NEEDS.items()}}
-TOGETHER |= {"if": {"required": ["target"]}, "then": {"anyOf": [{"required": ["value"]}, {"required": ["lower"]}]}}
+# the form shows what the server says of the schema: a key that is missing is named in a sentence, a choice is not
+MISSING = "value (or lower and upper) of the target"
+TOGETHER |= {
+    "if": {"required": ["target"], "not": {"anyOf": [{"required": ["value"]}, {"required": ["lower"]}]}},
+    "then": {"required": [MISSING]},
+}
+
+
+def units() -> str:
+    """Units of the properties that the form offers, and what has none."""
+    found: dict[str, list[str]] = {}
+    for name in get_args(Measured):
+        found.setdefault(spec_of(name).unit, []).append(name)
+    return "; ".join(f"{'no unit' if unit == '1' else unit}: {', '.join(names)}" for unit, names in found.items())
 
 
 class RunGoal(BaseModel):
@@ -39,14 +53,23 @@ class RunGoal(BaseModel):
     )  # fmt: skip
 
     stable: float | None = Field(
-        None, ge=IMPLAUSIBLE, le=2.0, description="stable at or below this energy above the hull, in eV/atom"
+        None, title="Stable up to", ge=IMPLAUSIBLE, le=2.0,
+        description="Energy above the hull, in eV/atom, up to which a crystal counts as stable; for example 0.05.",
+    )  # fmt: skip
+    maximise: Measured | None = Field(None, description="Property that is to be high.")
+    minimise: Measured | None = Field(
+        None, description="Property that is to be low; together with maximise: a Pareto front of both."
     )
-    maximise: Measured | None = Field(None, description="property that is to be high")
-    minimise: Measured | None = Field(None, description="property that is to be low; with maximise: a Pareto front")
-    target: Measured | None = Field(None, description="property that is to have a value, or to lie in a window")
-    value: float | None = Field(None, description="of the target, in the property's unit (GPa, eV, A^3/atom, THz)")
-    lower: float | None = Field(None, description="end of the target's window, in the property's unit")
-    upper: float | None = Field(None, description="end of the target's window, in the property's unit")
+    target: Measured | None = Field(
+        None, description="Property that is to have a value, or to lie in a window: give these, too."
+    )
+    value: float | None = Field(None, title="Value of the target", description=f"In the property's unit. {units()}.")
+    lower: float | None = Field(
+        None, title="Lower end of the target's window", description="In the property's unit; needs upper."
+    )
+    upper: float | None = Field(
+        None, title="Upper end of the target's window", description="In the property's unit; needs lower."
+    )
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:

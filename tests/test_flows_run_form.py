@@ -54,6 +54,30 @@ def test_the_form_offers_properties_and_has_one_input_for_each():
     assert (shown["stable"]["minimum"], shown["stable"]["maximum"]) == (-0.2, 2.0)
 
 
+def test_the_form_says_what_each_input_is_and_in_which_unit():
+    shown = form()["definitions"]["RunGoal"]["properties"]
+    assert all(len(kind["description"]) > 20 for kind in shown.values())
+    assert shown["upper"]["title"] == "Upper end of the target's window"
+    for name in MEASURED:
+        assert name in shown["value"]["description"]
+    assert "THz: lowest_frequency;" in shown["value"]["description"]
+
+
+def test_the_form_asks_for_what_before_how_much():
+    places = {name: shown["position"] for name, shown in form()["properties"].items()}
+    order = ["config", "results", "goal", "elements", "required", "rounds", "budget", "seed", "overrides"]
+    assert sorted(places, key=places.__getitem__) == order
+
+
+def test_a_target_without_value_is_refused_in_words():
+    """The schema's choice of two was told as: {'target': 'volume'} is not valid under any of the given schemas."""
+    from prefect.utilities.schema_tools import ValidationError as Refused
+    from prefect.utilities.schema_tools import validate
+
+    with pytest.raises(Refused, match=r"'value \(or lower and upper\) of the target' is a required property"):
+        validate({"goal": {"target": "volume"}}, form(), raise_on_error=True)
+
+
 def test_elements_are_chosen_from_a_list():
     for name in ("elements", "required"):
         assert {"Li", "O", "U"} < set(form()["properties"][name]["items"]["enum"])

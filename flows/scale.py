@@ -29,6 +29,7 @@ LOOPBACK = "127.0.0.1"
 LOCAL, SLURM = "local", "slurm"
 CONNECT_SECONDS = 30.0  # for a scheduler that runs already
 LOOK_SECONDS = 5.0  # between two looks at the workers of this machine
+KEYS = ("_job_key", "_job_cert", "_job_ca_file")  # files that dask-jobqueue's cluster holds open
 CERTIFICATES = ".dask"  # in the results: keys of one run's connections, which the jobs of a cluster have to read
 # a worker holds the label that it computes and no other, so that its end costs that label alone; and no web pages
 SETTINGS = {
@@ -125,6 +126,14 @@ def connected(scale: Scale, directory: Path) -> Iterator[Client]:
             client.close()
             if cluster is not None:
                 cluster.close()
+                close_keys(cluster)
+
+
+def close_keys(cluster: Any) -> None:
+    """Close, and so delete, the key files of Slurm's jobs: dask-jobqueue leaves them to the garbage collector."""
+    for name in KEYS:
+        if (file := getattr(cluster, name, None)) is not None:
+            file.close()
 
 
 def started(scale: Scale, directory: Path) -> Any:

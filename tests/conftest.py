@@ -9,8 +9,9 @@ import pytest
 
 import flows  # noqa: F401  (thread defaults must stand before numpy and torch are imported)
 
-# Dask, dask-jobqueue and Prefect leave sockets and pipes to the garbage collector; servers outlive what started them
-LEAVE_THINGS_OPEN = ("test_flows_scale.py", "test_flows_server.py")
+# Prefect leaves sockets and pipes to the garbage collector; servers outlive what started them
+LEAVE_THINGS_OPEN = ("test_flows_server.py",)
+OWN_GARBAGE = (*LEAVE_THINGS_OPEN, "test_flows_scale.py")
 LEFT_OPEN = ("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -30,7 +31,7 @@ def pytest_collection_modifyitems(items):
 def _own_garbage(request):
     """What a test of these files leaves open is collected there and then, not in some later test."""
     yield
-    if request.node.path.name in LEAVE_THINGS_OPEN:
+    if request.node.path.name in OWN_GARBAGE:
         gc.collect()
 
 

@@ -287,6 +287,19 @@ def slurm_answers() -> bool:
     return subprocess.run(["sinfo", "-h"], capture_output=True).stdout.strip() != b""
 
 
+def test_keys_of_jobs_go_with_the_cluster(tmp_path, monkeypatch):
+    """dask-jobqueue held the files open until the garbage collector came. No job is submitted here."""
+    from dask_jobqueue import SLURMCluster
+
+    monkeypatch.setattr(SLURMCluster, "adapt", lambda *_, **__: None)
+    keys = tmp_path / scale.CERTIFICATES
+    with scale.connected(Scale(dask="slurm", interface="lo"), tmp_path) as client:
+        cluster = client.cluster
+        assert len(list(keys.iterdir())) == 3
+    assert not list(keys.iterdir())
+    assert cluster.status.name == "closed"  # and not collected yet
+
+
 @pytest.mark.server
 @pytest.mark.skipif(not slurm_answers(), reason="no Slurm takes jobs here")
 def test_two_jobs_of_slurm_of_which_one_is_killed(tmp_path, alone):

@@ -112,6 +112,9 @@ def test_deployments_name_the_flow_and_valid_presets():
     named = {item["name"]: item.get("parameters", {}).get("config") for item in deployments}
     assert set(presets()) == {config for config in named.values() if config}
     assert named["quickstart"] == "quickstart"
+    for item in deployments:  # also on a worker that `up` did not start
+        environment = item["work_pool"]["job_variables"]["env"]
+        assert environment == {"PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(server.HEARTBEAT)}
 
 
 def test_the_form_has_one_input_for_what_may_be_left_out():

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.config import MLIP, CampaignConfig
 from flows.known_labels import read_known_labels
 from flows.provenance import cores
 from flows.registry import GENERATORS
+from loop.errors import ConfigError, StoreError
+from loop.store import Store
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flows.build import Builder
     from generator.policy import CrystalFormerGenerator
     from loop.contracts import Reward
+    from loop.values import Candidate
 
 PROBE = 32  # crystals drawn and scored to estimate times
 PROBE_LABELS = 2
+ENOUGH = 5  # labels of a ledger whose mean cost says more than a probe
+DFT = "dft-"  # names of DFT oracles begin so
 
 
 def forecast(config: CampaignConfig) -> dict[str, Any]:
@@ -73,10 +83,26 @@ def _tiers(config: CampaignConfig) -> dict[str, Any]:
     return found
 
 
-def measured(config: CampaignConfig) -> dict[str, Any]:
-    """Minutes that the stages would take on this machine, from a probe of each: a rough guess.
+def label_costs(config: CampaignConfig, directory: Path) -> dict[str, tuple[int, float]]:
+    """Labels that the ledger holds, and seconds of one on average, by name of the oracle; of all its campaigns.
 
-    The probe draws, scores and learns from a few crystals, and labels two; relaxations differ by a factor of ten.
+    Empty where there is no ledger yet, or none that can be read from here.
+    """
+    spent: dict[str, tuple[int, float]] = {}
+    with suppress(ConfigError, StoreError), Store(config.ledger(directory), create=False) as store:
+        for campaign in store.campaigns():
+            for cost in store.costs(campaign):
+                labels, seconds = spent.get(cost.oracle, (0, 0.0))
+                spent[cost.oracle] = labels + cost.labels, seconds + cost.seconds
+    return {oracle: (labels, seconds / labels) for oracle, (labels, seconds) in spent.items() if labels}
+
+
+def measured(config: CampaignConfig, directory: Path) -> dict[str, Any]:
+    """Minutes that the stages would take on this machine: a rough guess.
+
+    Labels at what those in the ledger have cost, where it holds enough of the same oracle, DFT likewise; else from a
+    probe, as all other stages: it draws, scores and learns from a few crystals, and labels two. Relaxations differ by a
+    factor of ten.
     """
     from flows import build
     from generator.policy import CrystalFormerGenerator
@@ -84,25 +110,36 @@ def measured(config: CampaignConfig) -> dict[str, Any]:
     plan, builder = forecast(config), build.Builder(config)
     generator, reward = builder.proposer, builder.reward_for(0)
     drawn = generator.propose(PROBE, seed=0, round=0)
-    valid = [c for c in drawn if builder.config.validity.reason(c.structure) is None][:PROBE_LABELS] or drawn[:1]
-    builder.labelling.evaluate(valid[:1])
     work: dict[str, Callable[[], object]] = {
         "propose": lambda: generator.propose(PROBE, seed=1, round=0),
         "screen": lambda: builder.screen(drawn),
-        "label": lambda: builder.labelling.evaluate(valid),
     }
+    builder.screen(drawn)  # warms up
     tuning = 0.0
     if isinstance(generator, CrystalFormerGenerator) and plan.get("reward_evaluations"):
         tuning = config.campaign.rounds * learning_seconds(generator, reward)
     seconds = {name: timed(job) for name, job in work.items()}
-    side_by_side = min(builder.workers, config.campaign.chunk)
+    known = {name: cost for name, cost in label_costs(config, directory).items() if cost[0] >= ENOUGH}
+    labels, each = known.get(builder.labelling.name) or probed(builder, drawn)
     minutes = {
         "finetune": tuning / 60,
         "propose_and_select": plan["crystals_proposed"] * (seconds["propose"] + 2 * seconds["screen"]) / PROBE / 60,
-        "label": plan["oracle_calls"] * seconds["label"] / len(valid) / side_by_side / 60,
+        "label": plan["oracle_calls"] * each / min(builder.workers, config.campaign.chunk) / 60,
     }
+    paid_for_dft = [seconds for name, (_, seconds) in known.items() if name.startswith(DFT)]
+    if paid_for_dft and "dft_calls" in plan:
+        minutes["dft"] = plan["dft_calls"] * paid_for_dft[0] / 60
     minutes["total"] = sum(minutes.values())
-    return {"cores": cores(), "minutes_estimated": {name: round(value, 1) for name, value in minutes.items()}}
+    source = f"{labels} labels of {'the ledger' if builder.labelling.name in known else 'a probe'}"
+    told = {"seconds_per_label": round(each, 3), "seconds_per_label_from": source}
+    return {"cores": cores(), **told, "minutes_estimated": {name: round(value, 1) for name, value in minutes.items()}}
+
+
+def probed(builder: Builder, drawn: Sequence[Candidate]) -> tuple[int, float]:
+    """How many crystals were labelled to see how long one takes, and the seconds of one."""
+    valid = [c for c in drawn if builder.config.validity.reason(c.structure) is None][:PROBE_LABELS] or drawn[:1]
+    builder.labelling.evaluate(valid[:1])
+    return len(valid), timed(lambda: builder.labelling.evaluate(valid)) / len(valid)
 
 
 def learning_seconds(generator: CrystalFormerGenerator, reward: Reward) -> float:

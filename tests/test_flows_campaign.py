@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing, contextmanager
+from itertools import product
 
 import pandas as pd
 import pytest
@@ -21,7 +22,9 @@ from flows.cli import app
 from flows.config import CampaignConfig
 from loop.io.crystals import read_crystals
 from loop.settings import CampaignSettings
-from tests.fakes import FakeGenerator, FakeOracle, fake_components
+from loop.store import OracleKey, Store
+from loop.values import OK, Candidate, Cost, Evaluation
+from tests.fakes import ANIONS, CATIONS, FakeGenerator, FakeOracle, fake_components, rocksalt
 
 
 def run(*arguments):
@@ -242,6 +245,40 @@ def test_dry_run_estimates_without_a_trace(tmp_path):
     assert 0 < minutes["total"] < 60
     assert minutes["total"] == pytest.approx(sum(v for k, v in minutes.items() if k != "total"), abs=0.25)
     assert not (tmp_path / "r").exists()
+
+
+def paid(folder, oracle: str, seconds: float, labels: int) -> None:
+    """Labels in the ledger of a results folder, of as many crystals."""
+    folder.mkdir(exist_ok=True)
+    crystals = [Candidate(rocksalt(*pair)) for pair in list(product(CATIONS, ANIONS))[:labels]]
+    key = OracleKey(oracle, "0" * 8)
+    with Store(folder / "campaign.db") as store:
+        store.add_candidates("earlier", crystals)
+        store.append("earlier", 0, "propose", "begun", {})
+        store.claim([c.id for c in crystals], key, campaign="earlier")
+        store.finish([Evaluation(c.id, oracle, key.settings, OK, cost=Cost(seconds)) for c in crystals])
+
+
+def test_what_labels_cost_is_read_from_the_ledger(tmp_path):
+    from flows.config import read_config
+    from flows.forecast import label_costs
+
+    config = read_config("smoke")
+    assert label_costs(config, tmp_path / "absent") == {}
+    assert not (tmp_path / "absent").exists()
+    paid(tmp_path / "r", "mlip-chgnet@1", 30.0, 6)
+    paid(tmp_path / "r", "dft-gpaw@2", 600.0, 5)
+    assert label_costs(config, tmp_path / "r") == {"mlip-chgnet@1": (6, 30.0), "dft-gpaw@2": (5, 600.0)}
+
+
+@pytest.mark.slow
+def test_dry_run_takes_the_ledger_for_a_probe_where_it_holds_enough(tmp_path):
+    paid(tmp_path / "r", "mlip-chgnet@1", 600.0, 5)
+    done = run("run", "smoke", "--results", tmp_path / "r", "--set", "oracle.workers=1", "--dry-run", "--json")
+    assert done.exit_code == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert (plan["seconds_per_label"], plan["seconds_per_label_from"]) == (600.0, "5 labels of the ledger")
+    assert plan["minutes_estimated"]["label"] == 140.0  # 14 calls
 
 
 def test_schema_describes_the_configuration():

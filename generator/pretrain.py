@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from generator import prompt, train_state
 from generator.checkpoint import load_checkpoint, save_checkpoint
@@ -53,6 +54,7 @@ class PretrainConfig:
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.98)
     clip_norm: float = 1.0
+    averaging: float = 0.0  # decay per update of the weights' running mean, which is then what is validated and kept
     seed: int = 0
     validate_every: int = 1  # epochs
     checkpoint_seconds: float = 120.0
@@ -71,6 +73,8 @@ class PretrainConfig:
             raise ValueError("devices, validate_every and batch_size must be at least 1")
         if self.deepen_to is not None and self.init is None:
             raise ValueError("deepen_to needs init, the checkpoint to deepen; for a new network set model.layers")
+        if not 0 <= self.averaging < 1:
+            raise ValueError("averaging must be at least 0 and below 1, e.g. 0.999")
 
 
 FREE = ("epochs", "max_seconds", "checkpoint_seconds", "init", "accelerator")  # may change between parts of a run
@@ -93,6 +97,15 @@ def mean_nll(model: CrystalFormer, crystals: Crystals, **options: Any) -> dict[s
     model.train(was_training)
     terms = {name: -torch.cat([getattr(c, name) for c in chunks]).mean().item() for name in ("g", "w", "a", "xyz", "l")}
     return terms | {"nll": sum(terms[name] for name in ("w", "a", "xyz", "l"))}
+
+
+def averaged(model: CrystalFormer, decay: float) -> AveragedModel:
+    """The exponential mean of a network's weights, from the first update on.
+
+    Such means generalise better than their last term (Polyak and Juditsky, SIAM J. Control Optim. 30, 838 (1992);
+    Izmailov et al., arXiv 1803.05407).
+    """
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 class Objective(nn.Module):
@@ -148,6 +161,7 @@ class Trainer:
         plain = [p for p in self.model.parameters() if p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+        self.mean = averaged(self.model, config.averaging) if config.averaging else None
         objective = Objective(self.model, config.definition)
         self.objective, self.stepper = self.fabric.setup(objective, self.optimizer)
         like = self.model.head.weight
@@ -165,6 +179,14 @@ class Trainer:
     def step(self) -> int:
         """Updates so far."""
         return self.epoch * self.steps_per_epoch + self.step_in_epoch
+
+    @property
+    def judged(self) -> CrystalFormer:
+        """The network that is validated and kept: the mean of those so far, where `averaging` asks for it."""
+        if self.mean is None:
+            return self.model
+        assert isinstance(self.mean.module, CrystalFormer)
+        return self.mean.module
 
     @property
     def rate(self) -> float:
@@ -191,6 +213,8 @@ class Trainer:
         self.fabric.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.stepper.step()
+        if self.mean is not None:
+            self.mean.update_parameters(self.model)
         if world == 1:
             result: float = loss.item()
             return result
@@ -241,7 +265,7 @@ class Trainer:
             provenance |= {"config": _jsonable(asdict(self.config)), "seconds": round(self.seconds, 1)}
             if self.started_from is not None:
                 provenance["init_sha256"] = self.started_from
-            save_checkpoint(self.model, self.folder, provenance)
+            save_checkpoint(self.judged, self.folder, provenance)
         self.save()
         if report and self.fabric.is_global_zero:
             report(row)
@@ -249,12 +273,12 @@ class Trainer:
 
     def validation(self) -> dict[str, float]:
         """Mean negative log-likelihoods of the validation set; `told`: g and the rest, given the elements."""
-        terms = mean_nll(self.model, self.val_set, definition=self.config.definition)
+        terms = mean_nll(self.judged, self.val_set, definition=self.config.definition)
         if not self.config.model.prompt:
             return terms
         val = self.val_set
         told = replace(val, prompt=prompt.of_sites(val.G, val.W, val.A, shares=False))
-        given = mean_nll(self.model, told, definition=self.config.definition)
+        given = mean_nll(self.judged, told, definition=self.config.definition)
         return terms | {"told": given["nll"] + given["g"]}
 
     def save(self) -> None:
@@ -263,6 +287,8 @@ class Trainer:
             return
         tensors = train_state.prefixed("model.", self.model.state_dict())
         tensors |= train_state.optimizer_tensors(self.optimizer)
+        if self.mean is not None:
+            tensors |= train_state.prefixed("mean.", self.mean.state_dict())
         tensors["rng"] = torch.get_rng_state()
         if self.fabric.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.fabric.device)
@@ -294,6 +320,8 @@ class Trainer:
             setattr(self, name, text[name])
         self.losses = text.get("losses", [])
         self.model.load_state_dict(train_state.without_prefix("model.", tensors))
+        if self.mean is not None:
+            self.mean.load_state_dict(train_state.without_prefix("mean.", tensors))
         train_state.restore_optimizer(self.optimizer, tensors)
         if self.fabric.world_size == 1:
             torch.set_rng_state(tensors["rng"])

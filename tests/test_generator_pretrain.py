@@ -58,6 +58,39 @@ def test_learns_and_resumes_bit_for_bit(crystals, tmp_path):
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
+def test_the_mean_of_the_weights_is_what_is_kept(crystals, tmp_path):
+    """Against the mean written out; and a resumed run goes on with it."""
+    train, val, config = crystals[:96], crystals[96:128], replace(CONFIG, averaging=0.6, epochs=2)
+    trainer = Trainer(config, train, val, tmp_path / "whole")
+    update, name = trainer.update, "head.weight"
+    passed = []
+
+    def watched(rows):
+        loss = update(rows)
+        passed.append(trainer.model.state_dict()[name].clone())
+        return loss
+
+    trainer.update = watched
+    trainer.run()
+    mean = passed[0]
+    for weights in passed[1:]:
+        mean = 0.6 * mean + 0.4 * weights
+    assert len(passed) == 6
+    torch.testing.assert_close(trainer.judged.state_dict()[name], mean)
+    assert not torch.allclose(trainer.model.state_dict()[name], mean, atol=1e-4)
+    kept = load_checkpoint(tmp_path / "whole")
+    assert mean_nll(kept.model, trainer.val_set)["nll"] == pytest.approx(kept.provenance["validation"]["nll"], abs=1e-5)
+    Trainer(replace(config, epochs=1), train, val, tmp_path / "cut").run()
+    resumed = Trainer(config, train, val, tmp_path / "cut")
+    resumed.resume()
+    resumed.run()
+    one, two = (load_file(tmp_path / folder / STATE) for folder in ("whole", "cut"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    with pytest.raises(ValueError, match="averaging must be"):
+        replace(config, averaging=1.0)
+
+
 def test_resume_refuses(crystals, tmp_path):
     with pytest.raises(CheckpointError, match="nothing to resume"):
         pretrain(CONFIG, crystals, crystals, tmp_path, resume=True)

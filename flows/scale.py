@@ -31,11 +31,13 @@ CONNECT_SECONDS = 30.0  # for a scheduler that runs already
 LOOK_SECONDS = 5.0  # between two looks at the workers of this machine
 KEYS = ("_job_key", "_job_cert", "_job_ca_file")  # files that dask-jobqueue's cluster holds open
 CERTIFICATES = ".dask"  # in the results: keys of one run's connections, which the jobs of a cluster have to read
-# a worker holds the label that it computes and no other, so that its end costs that label alone; and no web pages
+# a worker holds the label that it computes and no other, so that its end costs that label alone; no web pages, and no
+# profile of 100 samples a second that only they would show
 SETTINGS = {
     "distributed.scheduler.worker-saturation": 1.0,
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
+    "distributed.worker.profile.enabled": False,
     "distributed.nanny.http.routes": [],
     "distributed.deploy.lost-worker-timeout": "60s",  # Dask's 15 s end workers that a busy machine starts slowly
     "distributed.admin.large-graph-warning-threshold": "1GB",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,7 @@ STRETCH = 1.02  # where relaxations begin: at the published lattice parameter th
 PROPERTIES = {"gap": "band_gap", "dielectric": "dielectric_electronic"}
 UNITS = {"gap": "eV", "dielectric": "1", "lattice": "A"}
 USUAL = ("gap", "dielectric")
+KINDS: tuple[tuple[Literal["none", "cell"], tuple[str, ...]], ...] = (("none", USUAL), ("cell", ("lattice",)))
 
 
 @dataclass(frozen=True)
@@ -116,10 +117,10 @@ def run(
     cases = [case for case in CASES if names is None or case.name in names]
     for preset in presets:
         for done, case in enumerate(cases):
-            for relax, asked in (("none", set(measured) & set(USUAL)), ("cell", set(measured) - set(USUAL))):
+            for relax, kind in KINDS:
                 if progress is not None:
                     progress(f"{preset} {relax}", done, len(cases), {"crystal": float(done)})
-                wanted = [item for item in case.published if item[0] in asked]
+                wanted = [item for item in case.published if item[0] in kind and item[0] in measured]
                 new = _measure(case, wanted, replace(config, preset=preset, relax=relax), rows)
                 replaced = {_place(row) for row in new}  # of other settings, or another version
                 rows = [row for row in rows if _place(row) not in replaced] + new

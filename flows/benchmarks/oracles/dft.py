@@ -118,9 +118,12 @@ def run(
     for preset in presets:
         for done, case in enumerate(cases):
             for relax, kind in KINDS:
-                if progress is not None:
-                    progress(f"{preset} {relax}", done, len(cases), {"crystal": float(done)})
                 wanted = [item for item in case.published if item[0] in kind and item[0] in measured]
+                if not wanted:
+                    continue
+                if progress is not None:
+                    asked = ", ".join(name for name, *_ in wanted)
+                    progress(f"{preset} {asked}", done, len(cases), {"crystal": float(done)})
                 new = _measure(case, wanted, replace(config, preset=preset, relax=relax), rows)
                 replaced = {_place(row) for row in new}  # of other settings, or another version
                 rows = [row for row in rows if _place(row) not in replaced] + new

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _SYMBOL = re.compile("[A-Z][a-z]?")
 _TIGHT = 1e-9  # eV/atom within which an entry lies on a facet; fractions below it are none
+_DIGITS = 12  # of distances and fractions: last bits of a linear solve depend on where its arrays lie in memory
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,8 @@ class Hull:
         hull_energy, mixture = system.lowest(fractions)
         phases = [(system.entries[index], fraction) for index, fraction in mixture if fraction > _TIGHT]
         return HullResult(
-            e_above_hull=float(energy_per_atom - hull_energy),
-            decomposition={entry.formula: fraction for entry, fraction in phases},
+            e_above_hull=round(float(energy_per_atom - hull_energy), _DIGITS) + 0.0,  # never -0.0
+            decomposition={entry.formula: round(fraction, _DIGITS) for entry, fraction in phases},
             ids={entry.formula: entry.id for entry, _ in phases},
             n_entries=len(system.entries),
             sparse=self._is_sparse(system),

@@ -269,6 +269,39 @@ def test_a_pickle_that_cannot_be_read_leaves_no_folder(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_the_mean_of_checkpoints_is_that_of_their_weights(checkpoint, tmp_path):
+    import torch
+
+    from generator.checkpoint import load_checkpoint, save_checkpoint
+    from generator.model import CrystalFormer, ModelConfig
+
+    torch.manual_seed(1)
+    save_checkpoint(CrystalFormer(ModelConfig(layers=1, heads=2, width=32, dropout=0.3)), tmp_path / "b")
+    save_checkpoint(CrystalFormer(ModelConfig(layers=1, heads=2, width=16)), tmp_path / "other")
+    verb = ["average-checkpoints", checkpoint, tmp_path / "b", "--output"]
+    done = run(*verb, tmp_path / "mean", "--share", 0.25, "--share", 0.75)
+    assert done.exit_code == 0, done.stderr
+    a, b, mean = (load_checkpoint(path).model.state_dict() for path in (checkpoint, tmp_path / "b", tmp_path / "mean"))
+    assert any(not torch.equal(a[name], b[name]) for name in a)
+    for name in a:
+        torch.testing.assert_close(mean[name], 0.25 * a[name] + 0.75 * b[name])
+    parts = load_checkpoint(tmp_path / "mean").provenance["mean_of"]
+    assert [(part["share"], part["sha256"]) for part in parts] == [
+        (0.25, load_checkpoint(checkpoint).checksum),
+        (0.75, load_checkpoint(tmp_path / "b").checksum),
+    ]
+    for wrong, said in [
+        (["--share", 0.25], "expected a positive share for each of 2 checkpoints, 1 together, got [0.25]"),
+        (["--share", 0.25, "--share", 0.5], "got [0.25, 0.5]"),
+        (["--share", -1, "--share", 2], "got [-1.0, 2.0]"),
+        ([tmp_path / "other"], "other is of another architecture than"),
+    ]:
+        failed = run(*verb, tmp_path / "new", *wrong)
+        assert failed.exit_code == 1
+        assert said in " ".join(failed.stderr.split())
+        assert not (tmp_path / "new").exists()
+
+
 def test_pretrain_from_given_weights(checkpoint, tmp_path):
     salts = [rocksalt(cation, anion, 5.5) for cation in ("Li", "Na", "K") for anion in ("F", "Cl")]
     write_crystals(tmp_path / "t.csv", [str(i) for i in range(6)], salts)

@@ -128,3 +128,15 @@ def test_a_batch_is_its_members():
     formulas, energies = ["LiSi", "MgAl", "LiMgAlSi4"], [-3.0, -2.0, -4.0]
     single = [hull.e_above_hull(f, e, TYPE) for f, e in zip(formulas, energies, strict=True)]
     assert Hull(random_entries(2), TYPE).batch(formulas, energies, TYPE) == single
+
+
+def test_the_order_of_the_phases_changes_not_a_bit_of_the_answer():
+    entries = random_entries(3)
+    lists = {entry.formula: entry for entry in entries}  # one of each composition, so that ids cannot differ
+    hulls = Hull(lists.values(), TYPE), Hull(reversed(lists.values()), TYPE)
+    rng = np.random.default_rng(5)
+    targets = [dict(zip(["Li", "Mg", "Al", "Si"], rng.integers(1, 9, 4).tolist(), strict=True)) for _ in range(200)]
+    forward, backward = (hull.batch(targets, [-3.0] * len(targets), TYPE) for hull in hulls)
+    assert [(one.e_above_hull, one.decomposition) for one in forward] == [
+        (one.e_above_hull, one.decomposition) for one in backward
+    ]

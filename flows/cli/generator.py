@@ -1,4 +1,4 @@
-"""Verbs of the generator: generate, likelihood, pretrain, finetune, import-checkpoint."""
+"""Verbs of the generator: generate, likelihood, pretrain, finetune, import-checkpoint, average-checkpoints."""
 
 from __future__ import annotations
 
@@ -300,15 +300,37 @@ def import_checkpoint(
     json: Json = False,
 ) -> None:
     """Read a published CrystalFormer checkpoint; its pickle is read by a reader that can build nothing but arrays."""
-    from flows.tables.outputs import check_folder
     from generator.importer import convert_checkpoint
 
-    if output.exists():  # else it is made when the pickle has been read
+    _check_new(output)
+    checksum = convert_checkpoint(pkl, output)
+    emit({"checkpoint": str(output), "sha256": checksum}, json)
+
+
+def average_checkpoints(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoint folders of one architecture, two or more.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Checkpoint folder to write.")],
+    share: Annotated[
+        list[float] | None, typer.Option(help="Share of each in the mean, once per checkpoint. Default: equal.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Average the weights of trainings that began at one checkpoint: often better than each of them."""
+    from generator.average import average_checkpoints as average
+
+    _check_new(output)
+    checksum = average(checkpoints, share or [], output)
+    emit({"checkpoint": str(output), "sha256": checksum}, json)
+
+
+def _check_new(output: Path) -> None:
+    """Refuse a folder that holds something; one that is not there is made when there is something to write."""
+    from flows.tables.outputs import check_folder
+
+    if output.exists():
         check_folder(output)
         if any(output.iterdir()):
             raise InputError(f"{output} is not empty: choose a new folder for the checkpoint")
-    checksum = convert_checkpoint(pkl, output)
-    emit({"checkpoint": str(output), "sha256": checksum}, json)
 
 
 def register(app: typer.Typer) -> None:
@@ -318,3 +340,4 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel="Generator")(verb)
     app.command("evaluate-generator", rich_help_panel="Generator")(evaluate_generator)
     app.command("import-checkpoint", rich_help_panel="Generator")(import_checkpoint)
+    app.command("average-checkpoints", rich_help_panel="Generator")(average_checkpoints)

@@ -235,8 +235,7 @@ def test_an_override_replaces_what_a_block_of_the_file_says():
 
 
 RELAX = {"fmax": 0.03, "smax": 0.3, "max_steps": 500}
-WIDE = {"keep_classes": 0.7, "prototype_limit": 0.1}
-LARGE = {"finetune": {"iterations": 100, "batch_size": 500, "minibatch_size": 250} | WIDE}
+LARGE = {"finetune": {"iterations": 100, "batch_size": 500, "minibatch_size": 250}}
 SECTIONS = {  # the presets as they would be without blocks
     "smoke": {
         "campaign": {"name": "smoke", "seed": 0, "rounds": 2, "pool": 32, "budget": 4, "baseline_budget": 6,

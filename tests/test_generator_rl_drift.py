@@ -264,7 +264,7 @@ def favours_intermetallics(candidates):
 
 def test_raft_by_class_learns_from_every_class(base):
     """What is learned from holds the classes in the reference's shares, where otherwise it would be one class alone."""
-    config = replace(CONFIG, iterations=4, batch_size=32, kl_weight=0.0, limits=DriftLimits(99), keep_classes=True)
+    config = replace(CONFIG, iterations=4, batch_size=32, kl_weight=0.0, limits=DriftLimits(99), keep_classes=1.0)
     tuner, rows = tuned(base, config, favours_intermetallics)
     best = tuner.replay.best
     drawn = [strata(best[tuner._replayed_by_class(best)]) for _ in range(20)]

@@ -84,7 +84,7 @@ def others() -> list[str]:
         f"better than ranking on {['no', 'one', 'two', 'three'][ahead]} tasks, level on a fourth "
         f"(bulk modulus: difference {level['low']:.2f} to {level['high']:.2f})",
         f"sampling {results('sampling')['published_own_layout']['ratio']:,.0f} times",
-        f"M.S.U.N. {base:.0f} to {most:.0f} %, drifting to intermetallics; with `keep_classes: 0.7` "
+        f"M.S.U.N. {base:.0f} to {most:.0f} %, drifting to intermetallics; with classes kept (default) "
         f"{100 * held['msun']['value']:.0f} %, each class at {least:.2f} of its share at least",
         f"({killed['campaigns_with_the_same_list']} of {killed['campaigns']}, [{killed['kills']} kills]",
         f"training {min(training):.0f} to {max(training):.0f} times as fast",

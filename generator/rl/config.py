@@ -71,11 +71,11 @@ class FinetuneConfig:
     """Discount of a reward for each time its composition and Wyckoff positions were rewarded before."""
     element_limit: float | None = 3.0
     """Crystals with elements this many times as frequent as in the pretrained policy earn less; none: no limit."""
-    keep_classes: float = 0.0
+    keep_classes: float = 0.7
     """Part of what is learned from the replay buffer that is taken class by class, in the pretrained policy's shares of
-    chemistry; the rest is whatever pays best. true: all of it; 0: none.
+    chemistry; the rest is whatever pays best. 0: none, for a reward that may well choose one class (docs/rl.md).
     """
-    prototype_limit: float = 1.0
+    prototype_limit: float = 0.1
     """With keep_classes: share of what is learned from beyond which crystals of one prototype weigh less; 1: none."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""

@@ -104,6 +104,7 @@ class Finetuner:
         self.optimizer = torch.optim.Adam(groups)
         self.now = TrainState(config.kl_weight)
         self.replay = ReplayBuffer(config.algorithm.replay_capacity)
+        self._chances: np.ndarray | None = None  # of the buffer's rows, until crystals come to it
         self.rows: list[dict[str, Any]] = []
         self.seed = seed
 
@@ -201,6 +202,7 @@ class Finetuner:
         # The KL term is part of the reward: compared with its own baseline, and without a gradient of its own.
         penalised = rewards - now.kl_weight * kl
         self.replay.keep(drawn.batch, np.where(rewards > 0, penalised, 0.0), names)
+        self._chances = None
         stepped = config.algorithm.update(self, Rollout(crystals, groups, old, reference, penalised))
         logp, weight = float(old.sum(1).mean()), now.kl_weight
         now.kl_weight = adapted(weight, float(kl.mean()), config.kl_target)
@@ -241,8 +243,10 @@ class Finetuner:
     def _replayed_by_class(self, kept: CrystalBatch) -> np.ndarray:
         """Rows of the buffer for a minibatch, as `chances` has them."""
         shares, config = self.stratum_shares, self.config
-        chance = chances(kept, self.replay.best_rewards, shares, config.keep_classes, config.prototype_limit)
-        return self.rng.choice(len(kept), size=config.minibatch_size, p=chance)
+        if self._chances is None:
+            rewards = self.replay.best_rewards
+            self._chances = chances(kept, rewards, shares, config.keep_classes, config.prototype_limit)
+        return self.rng.choice(len(kept), size=config.minibatch_size, p=self._chances)
 
     def steps_per_pass(self, n: int) -> int:
         """Minibatches in a pass over n crystals."""

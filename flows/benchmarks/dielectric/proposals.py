@@ -78,7 +78,9 @@ class ProposalConfig:
 
         config = CampaignConfig()
         conditions = Sampling(exclude=self.exclude, max_atoms=self.max_atoms)
-        tuning = FinetuneConfig(iterations=self.iterations, batch_size=self.batch, sampling=conditions)
+        tuning = FinetuneConfig(
+            iterations=self.iterations, batch_size=self.batch, keep_classes=0.0, sampling=conditions
+        )
         policy = PolicyConfig(sampling=conditions)
         generator = config.generator.model_copy(update={"finetune": tuning, "proposals": policy})
         mlip = replace(config.oracle.mlip, potential=self.potential, bulk=None)

@@ -90,14 +90,9 @@ VARIANTS = {
         {"repeat_discount": 1.0},
         {"known_factor": 1.0, "duplicate_factor": 1.0, "max_repeats": None},
     ),
-    "classes": Variant("learned from class by class of chemistry, in the base's shares", {"keep_classes": True}),
-    "classes-prototypes": Variant(
-        "the same, and a prototype beyond a tenth of what is learned from weighs less",
-        {"keep_classes": True, "prototype_limit": 0.1},
-    ),
-    "classes-most": Variant(
-        "seven tenths class by class, the rest whatever pays best, and the same limit on prototypes",
-        {"keep_classes": 0.7, "prototype_limit": 0.1},
+    "classes": Variant("learned from class by class of chemistry alone", {"keep_classes": 1.0}),
+    "no-classes": Variant(
+        "learned from whatever pays best, of any class and prototype", {"keep_classes": 0.0, "prototype_limit": 1.0}
     ),
     "no-direct": Variant("no rate of its own for element and letter biases", {"tilt_learning_rate": 0.0}),
     "no-groups": Variant("p(g) fixed", {"learn_space_groups": False}),

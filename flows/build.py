@@ -14,6 +14,7 @@ from flows.checks import problems, refuse
 from flows.config import CONFIG_FILE, MLIP, CampaignConfig, DftTier, HandoffTier, check_same
 from flows.known_labels import read_known_labels
 from flows.ledger import open_ledger
+from flows.novelty import shipped_novelty
 from flows.parallel import ParallelOracle
 from flows.provenance import cores, provenance
 from flows.registry import GENERATORS, ORACLES
@@ -40,7 +41,6 @@ from oracles.mlip import PotentialOracle, references_of
 from oracles.opinion import OpinionConfig, require_other
 from oracles.potentials.base import Potential
 from oracles.potentials.loading import potential_of
-from oracles.references.crystals import load_reference_crystals
 from surrogates.acquisition import PoolAcquisition
 from surrogates.features import FeatureExtractor, default_blocks
 from surrogates.steps import StepAcquisition
@@ -254,7 +254,7 @@ class Builder:
         if section.reference == "none":
             return NoveltyIndex(None, section.tolerances)
         if section.reference == "shipped":
-            return NoveltyIndex(KnownCrystals.shipped(), section.tolerances, load_reference_crystals())
+            return shipped_novelty(section.tolerances)
         return NoveltyIndex(KnownCrystals.load(Path(section.reference)), section.tolerances)
 
     @cached_property

@@ -9,10 +9,10 @@ large cells go by fingerprint.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Self
 
 import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
@@ -74,6 +74,8 @@ class NoveltyIndex:
         known: the reference; None for none.
         tolerances: of the comparison.
         crystals: the crystals behind the reference, or some of them: those are compared themselves.
+        elements: crystals of an element, by its symbol, that are known beside the reference, by name. Collections of
+            compounds often leave the elements out; then even hexagonal rhenium would be a find.
     """
 
     def __init__(
@@ -81,11 +83,13 @@ class NoveltyIndex:
         known: KnownCrystals | None = None,
         tolerances: Tolerances | None = None,
         crystals: CrystalLibrary | None = None,
+        elements: Callable[[str], Mapping[str, Structure]] | None = None,
     ) -> None:
-        self.known, self.crystals = known, crystals
+        self.known, self.crystals, self.elements = known, crystals, elements
         self.tolerances = tolerances or Tolerances()
         self.agreement: Counter[str] = Counter()  # how fingerprint and matcher agreed, over the life of this object
         self._archive: dict[int, list[_Seen]] = defaultdict(list)
+        self._of_element: dict[str, list[_Seen]] = {}
         self._matcher = StructureMatcher()
         self._of_supercells = StructureMatcher(attempt_supercell=True)  # a distorted supercell has no smaller cell
 
@@ -93,11 +97,17 @@ class NoveltyIndex:
         """Size of the archive."""
         return sum(map(len, self._archive.values()))
 
+    def emptied(self) -> Self:
+        """The same reference with an empty archive."""
+        return type(self)(self.known, self.tolerances, self.crystals, self.elements)
+
     def protocol(self) -> dict[str, Any]:
         """What a verdict rests on, for records."""
         reference = "none" if self.known is None else f"{len(self.known)} fingerprints of known crystals"
         if self.crystals is not None:
             reference += ", confirmed by the matcher where the crystal itself is there"
+        if self.elements is not None:
+            reference += "; textbook crystals of the elements"
         matcher = {name: getattr(self._matcher, name, None) for name in ("ltol", "stol", "angle_tol")}
         return {"reference": reference, "tolerances": asdict(self.tolerances), "matcher": matcher}
 
@@ -113,7 +123,7 @@ class NoveltyIndex:
         verdicts = []
         for structure, identifier in zip(structures, ids, strict=True):
             seen = _Seen(identifier, structure, fingerprint(structure, with_symmetry=False))
-            verdict = self._in_known(seen, quick) or self._in_seen(seen, batch, quick)
+            verdict = self._in_known(seen, quick) or self._in_elements(seen, quick) or self._in_seen(seen, batch, quick)
             if verdict is None:
                 verdict = Verdict(NEW)
                 batch[seen.print.formula].append(seen)
@@ -137,6 +147,20 @@ class NoveltyIndex:
             nearest_first = [rows[i] for i in np.argsort(distances)]
             row, by = self._by_matcher(seen, self.known, self.crystals, row, nearest_first)
         return None if row is None else Verdict(KNOWN, self.known.id(row), self.known.in_training(row), by)
+
+    def _in_elements(self, seen: _Seen, quick: bool) -> Verdict | None:
+        symbols = [element.symbol for element in seen.structure.composition.elements]
+        if self.elements is None or len(symbols) > 1:
+            return None
+        if symbols[0] not in self._of_element:
+            crystals = self.elements(symbols[0]).items()
+            prints = [fingerprint(structure, with_symmetry=False) for _, structure in crystals]
+            self._of_element[symbols[0]] = [_Seen(*named, found) for named, found in zip(crystals, prints, strict=True)]
+        for other in sorted(self._of_element[symbols[0]], key=partial(_distance, seen)):  # the nearest names it
+            same, by = self._same(seen, other, quick)
+            if same:
+                return Verdict(KNOWN, other.id, by=by)
+        return None
 
     def _by_fingerprint(self, seen: _Seen, known: KnownCrystals, rows: range, distances: np.ndarray) -> int | None:
         """Row of the known crystal that has the fingerprint, if any."""
@@ -175,10 +199,15 @@ class NoveltyIndex:
         return None
 
     def _same(self, one: _Seen, other: _Seen, quick: bool) -> tuple[bool, str]:
-        distance = float(np.abs(one.print.geometry - other.print.geometry).max())
+        distance = _distance(one, other)
         large = max(len(one.structure), len(other.structure)) > self.tolerances.max_sites
         if quick or large:
             return distance <= self.tolerances.geometry, "fingerprint"
         if distance <= self.tolerances.certain or distance > self.tolerances.matcher:
             return distance <= self.tolerances.certain, "fingerprint"
         return bool(self._matcher.fit(one.structure, other.structure)), "matcher"
+
+
+def _distance(one: _Seen, other: _Seen) -> float:
+    """Largest difference of two geometries."""
+    return float(np.abs(one.print.geometry - other.print.geometry).max())

@@ -5,6 +5,7 @@ import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
 from pymatgen.core import Lattice, Structure
 
+from flows.novelty import shipped_novelty
 from loop.errors import InputError
 from loop.fingerprint import fingerprint, geometry, symmetry
 from loop.known import STABLE, TRAIN, KnownCrystals
@@ -290,3 +291,34 @@ def test_the_quick_verdict_and_large_cells_ask_no_crystal():
     large = NoveltyIndex(known, Tolerances(max_sites=4), library).judge([rutile()], ["x"])
     assert [verdict.kind for verdict in (*quick, *large)] == [KNOWN, KNOWN]
     assert library.asked == []
+
+
+def of_element(symbol: str, kind: str, a: float, **more) -> Structure:
+    from ase.build import bulk
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    return AseAtomsAdaptor.get_structure(bulk(symbol, kind, a=a, **more))
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_the_textbook_crystals_of_the_elements_are_known(quick):
+    """The shipped crystals are compounds: hexagonal rhenium led a list of finds."""
+    rhenium = of_element("Re", "hcp", 2.761, c=4.456)
+    others = [of_element("Re", "fcc", 3.9), of_element("W", "bcc", 3.17), of_element("Si", "diamond", 5.43)]
+    a15 = Structure.from_spacegroup("Pm-3n", Lattice.cubic(5.05), ["W", "W"], [[0, 0, 0], [0.25, 0, 0.5]])
+    odd = Structure(
+        Lattice.from_parameters(3, 4, 5.5, 80, 95, 110), ["Re"] * 3, [[0, 0, 0], [0.3, 0.1, 0.6], [0.7, 0.5, 0.2]]
+    )
+    rutile_like = rutile()
+    crystals = [rhenium, rewritten(distorted(rhenium, 0.03, 0.02, 1), 2), *others, a15, odd, rutile_like]
+    index = shipped_novelty()
+    names = [f"x{row}" for row in range(len(crystals))]
+    verdicts = index.judge(crystals, names, quick=quick)
+    assert [verdict.kind for verdict in verdicts] == [KNOWN] * 6 + [NEW, KNOWN]
+    assert verdicts[2].match == "prototype:A_cF4_225_a:Cu"
+    assert "textbook crystals of the elements" in index.protocol()["reference"]
+    without = NoveltyIndex(index.known, crystals=index.crystals)
+    assert kinds(without, [rhenium]) == [NEW]
+    index.add([odd], ["odd"])
+    assert kinds(index, [odd]) == [DUPLICATE]
+    assert kinds(index.emptied(), [odd, rhenium]) == [NEW, KNOWN]

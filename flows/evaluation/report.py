@@ -17,16 +17,15 @@ import numpy as np
 
 from flows.evaluation import distances
 from flows.evaluation.figures import draw
+from flows.novelty import shipped_novelty
 from flows.records import write_record
 from loop.contracts import Oracle, Progress
 from loop.io.files import make_folder, write_text
-from loop.known import KnownCrystals
 from loop.metrics import wilson
 from loop.novelty import NoveltyIndex
 from loop.stability import DEFINITIONS, IMPLAUSIBLE, sun_flags
 from loop.validity import STRICT, unknown_elements, validity_flags
 from loop.values import KNOWN, NEW, Candidate
-from oracles.references.crystals import load_reference_crystals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,10 +135,7 @@ def _rules(samples: CrystalTable, structures: Sequence[Structure], tell: Progres
 
 def _index(structures: Sequence[Structure], known: Sequence[Structure], config: EvaluationConfig) -> NoveltyIndex:
     """Known crystals: the shipped fingerprints, and those of the reference that could equal a sample."""
-    shipped = config.shipped
-    index = NoveltyIndex(
-        KnownCrystals.shipped() if shipped else None, crystals=load_reference_crystals() if shipped else None
-    )
+    index = shipped_novelty() if config.shipped else NoveltyIndex()
     formulas = {structure.composition.reduced_formula for structure in structures}
     near = [structure for structure in known if structure.composition.reduced_formula in formulas]
     index.add(near, [f"{REFERENCE}{row}" for row in range(len(near))])

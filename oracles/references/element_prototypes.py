@@ -83,6 +83,12 @@ def prototypes(
     return [Prototype(element, name, structure) for name, structure in everything.items()]
 
 
+@cache
+def textbook_crystals(element: str) -> dict[str, Structure]:
+    """The prototypes of an element by name: crystals that are no discovery. Volumes are rough."""
+    return {each.name: each.structure for each in prototypes(element)}
+
+
 def lowest_prototypes(
     elements: Sequence[str],
     potential: Potential,

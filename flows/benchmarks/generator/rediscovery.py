@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.benchmarks.harness import write_benchmark
+from flows.novelty import shipped_novelty
 from loop.contracts import Progress
 from loop.errors import ConfigError, InputError
 from loop.io.files import make_folder, sha256, write_text
@@ -76,13 +77,11 @@ class Hidden:
     """
 
     def __init__(self, structures: dict[str, Structure], known: KnownCrystals) -> None:
-        from oracles.references.crystals import load_reference_crystals
-
         self._structures = structures
         rows = range(len(known))
         inside = np.array([known.id(row) in structures for row in rows], dtype=bool)
         self.fingerprints = int(inside.sum())
-        self.reference = NoveltyIndex(known.where(~inside), crystals=load_reference_crystals())
+        self.reference = shipped_novelty(known=known.where(~inside))
         self.index = NoveltyIndex(known.where(inside), crystals=self)
 
     def __contains__(self, id: object) -> bool:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from loop.novelty import NoveltyIndex
 from loop.reward import PropertyReward
 from loop.stability import DEFINITIONS, IMPLAUSIBLE, METASTABLE, sun_flags
 from loop.validity import RADIOACTIVE, is_charge_balanced, validity_flags
@@ -66,7 +65,7 @@ def judge(candidates: Sequence[Candidate | None], builder: Builder) -> Samples:
     crystals = [
         structure for structure, good in zip(structures, flags["structure_valid"], strict=True) if structure and good
     ]
-    index = NoveltyIndex(builder.novelty.known, builder.novelty.tolerances, builder.novelty.crystals)
+    index = builder.novelty.emptied()
     verdicts = index.judge(crystals, [str(i) for i in sound])
     flags["unique"][sound] = [verdict.kind != DUPLICATE for verdict in verdicts]
     flags["new"][sound] = [verdict.kind == NEW for verdict in verdicts]

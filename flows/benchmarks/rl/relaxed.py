@@ -10,7 +10,6 @@ import pandas as pd
 
 from flows.benchmarks.rl.judge import Samples
 from loop.io.files import write_text
-from loop.novelty import NoveltyIndex
 from loop.validity import STRUCTURE
 from loop.values import DUPLICATE, NEW, OK
 
@@ -56,7 +55,7 @@ def _relax(
     compositions = [structure.composition for structure in structures]
     energies = np.array([energy for *_, energy in kept], dtype=float)
     places = oracle.hull.batch(compositions, energies, oracle.potential.energy_type)
-    index = NoveltyIndex(builder.novelty.known, builder.novelty.tolerances, builder.novelty.crystals)
+    index = builder.novelty.emptied()
     verdicts = index.judge(structures, [str(i) for i, *_ in kept])
     found = pd.DataFrame({COLUMN: np.full(len(rows), np.nan)})
     for name in ("structure_valid", "unique", "new"):

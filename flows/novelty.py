@@ -1,0 +1,19 @@
+"""What counts as known by default: the shipped crystals, and the textbook crystals of the elements."""
+
+from __future__ import annotations
+
+from loop.known import KnownCrystals
+from loop.novelty import NoveltyIndex, Tolerances
+from oracles.references.crystals import load_reference_crystals
+from oracles.references.element_prototypes import textbook_crystals
+
+
+def shipped_novelty(tolerances: Tolerances | None = None, known: KnownCrystals | None = None) -> NoveltyIndex:
+    """An index with an empty archive.
+
+    Args:
+        tolerances: of the comparison.
+        known: instead of all shipped fingerprints.
+    """
+    known = KnownCrystals.shipped() if known is None else known
+    return NoveltyIndex(known, tolerances, load_reference_crystals(), textbook_crystals)

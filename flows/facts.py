@@ -108,7 +108,8 @@ def _hull(config: Mapping[str, Any]) -> str:
 
 def _novelty(config: Mapping[str, Any]) -> str:
     reference = _mapping(config.get("novelty")).get("reference", "shipped")
-    known = {"shipped": "the shipped table of Materials Project crystals", "none": "nothing"}.get(reference, reference)
+    shipped = "the shipped table of Materials Project crystals, textbook crystals of the elements"
+    known = {"shipped": shipped, "none": "nothing"}.get(reference, reference)
     return f"{known}, and what the campaign has labelled"
 
 

@@ -35,7 +35,7 @@ def quickstart() -> list[str]:
     best = summary["top"][0]
     plain = rows[(rows["group"] == "find") & rows["decoration"].isna()].sort_values("bulk_modulus", ascending=False)
     return [
-        f"Seed 0, shown above, was lucky: {last['acceleration']:.2f} times ({low:.2f} to {high:.2f})",
+        f"Seed 0, shown above: {last['acceleration']:.2f} times ({low:.2f} to {high:.2f})",
         f"{summary['decorations']} of the {summary['stable_new']} finds",
         f"# kept {len(plain)}",
         f"# {', '.join(plain['formula'])}",

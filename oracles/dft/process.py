@@ -24,6 +24,7 @@ INSTALL = (
     "apt-get install g++ libxc-dev libopenblas-dev libopenmpi-dev openmpi-bin && pip install 'discovery-loop[dft]'"
 )
 POLL = 0.2  # s between looks at a calculation
+PATIENCE = 10.0  # times the limit of processor time that may pass on the clock of a busy machine
 PROBE_SECONDS = 120.0
 MOST_CORES = 8  # by default: small cells have few k-points to share out
 _PROBE = """
@@ -123,12 +124,16 @@ class Outcome:
     """How a calculation ended."""
 
     ending: Ending
-    seconds: float
+    seconds: float  # on the clock
     message: str = ""
+    work: float = 0.0  # s of a processor, for each of its processes
 
 
 def run_worker(folder: Path, resources: Resources, engine: Engine, seconds: float) -> Outcome:
     """Run the job in a folder until it ends, or its time or memory is used up.
+
+    Time is what its processes computed, each of them, so that a busy machine ends nothing; ten times as much on the
+    clock ends what computes nothing, such as one that waits for ever.
 
     Whatever way this is left, no process of the calculation is: should this process be killed, the pipe to the worker
     closes, and the worker ends by itself.
@@ -140,16 +145,16 @@ def run_worker(folder: Path, resources: Resources, engine: Engine, seconds: floa
             env=_environment(), start_new_session=True,
         )  # fmt: skip
         try:
-            ending = _watch(process, resources.memory_gib, began + seconds)
+            ending, work = _watch(process, resources, seconds)
         finally:
             _end(process)
     taken = time.monotonic() - began
     messages = {
-        "timeout": f"not done after {taken:.0f} s",
+        "timeout": f"not done after {work:.0f} s of computing, {taken:.0f} s on the clock",
         "memory": f"more than {resources.memory_gib:g} GiB of memory",
         "crashed": _last_line(folder / "stderr.txt"),
     }
-    return Outcome(ending, taken, messages.get(ending, ""))
+    return Outcome(ending, taken, messages.get(ending, ""), work)
 
 
 def command(folder: Path, resources: Resources, engine: Engine) -> list[str]:
@@ -171,25 +176,33 @@ def command(folder: Path, resources: Resources, engine: Engine) -> list[str]:
     return alone
 
 
-def _watch(process: subprocess.Popen[bytes], memory_gib: float, deadline: float) -> Ending:
+def _watch(process: subprocess.Popen[bytes], resources: Resources, seconds: float) -> tuple[Ending, float]:
+    """How a calculation ends, and the processor time of each of its processes, s."""
+    deadline, spent = time.monotonic() + PATIENCE * seconds, dict[int, float]()
     while process.poll() is None:
-        if time.monotonic() > deadline:
-            return "timeout"
-        if _memory(process.pid) > memory_gib * 2**30:
-            return "memory"
+        memory = 0
+        for pid, resident, computed in _processes(process.pid):
+            memory += resident
+            spent[pid] = computed  # of those that ended meanwhile the last that was seen
+        work = sum(spent.values()) / resources.processes
+        if work > seconds or time.monotonic() > deadline:
+            return "timeout", work
+        if memory > resources.memory_gib * 2**30:
+            return "memory", work
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(POLL)
-    return "done" if process.returncode == 0 else "crashed"
+    return "done" if process.returncode == 0 else "crashed", sum(spent.values()) / resources.processes
 
 
-def _memory(pid: int) -> int:
-    """Resident bytes of a process and its descendants; pages that they share count once each."""
-    total = 0
+def _processes(pid: int) -> list[tuple[int, int, float]]:
+    """Of a process and its descendants: pid, resident bytes (pages that they share count once each), processor s."""
+    found = []
     with contextlib.suppress(psutil.Error):
         for process in (parent := psutil.Process(pid), *parent.children(recursive=True)):
             with contextlib.suppress(psutil.Error):
-                total += process.memory_info().rss
-    return total
+                times = process.cpu_times()
+                found.append((process.pid, process.memory_info().rss, times.user + times.system))
+    return found
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

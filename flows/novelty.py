@@ -8,12 +8,6 @@ from oracles.references.crystals import load_reference_crystals
 from oracles.references.element_prototypes import textbook_crystals
 
 
-def shipped_novelty(tolerances: Tolerances | None = None, known: KnownCrystals | None = None) -> NoveltyIndex:
-    """An index with an empty archive.
-
-    Args:
-        tolerances: of the comparison.
-        known: instead of all shipped fingerprints.
-    """
-    known = KnownCrystals.shipped() if known is None else known
-    return NoveltyIndex(known, tolerances, load_reference_crystals(), textbook_crystals)
+def shipped_novelty(tolerances: Tolerances | None = None) -> NoveltyIndex:
+    """An index with an empty archive; `tolerances` are those of the comparison."""
+    return NoveltyIndex(KnownCrystals.shipped(), tolerances, load_reference_crystals(), textbook_crystals)

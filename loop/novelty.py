@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import numpy as np
 from pymatgen.analysis.structure_matcher import StructureMatcher
-from pymatgen.core import Structure
+from pymatgen.core import Element, Structure
 
 from loop.contracts import CrystalLibrary
 from loop.fingerprint import SYMPRECS, Fingerprint, fingerprint, symmetry
@@ -149,18 +149,26 @@ class NoveltyIndex:
         return None if row is None else Verdict(KNOWN, self.known.id(row), self.known.in_training(row), by)
 
     def _in_elements(self, seen: _Seen, quick: bool) -> Verdict | None:
-        symbols = [element.symbol for element in seen.structure.composition.elements]
-        if self.elements is None or len(symbols) > 1:
+        numbers = {site.specie.Z for site in seen.structure}  # Fe2+ and Fe3+ are one element
+        if self.elements is None or len(numbers) > 1:
             return None
-        if symbols[0] not in self._of_element:
-            crystals = self.elements(symbols[0]).items()
-            prints = [fingerprint(structure, with_symmetry=False) for _, structure in crystals]
-            self._of_element[symbols[0]] = [_Seen(*named, found) for named, found in zip(crystals, prints, strict=True)]
-        for other in sorted(self._of_element[symbols[0]], key=partial(_distance, seen)):  # the nearest names it
+        others = self._crystals_of(Element.from_Z(numbers.pop()).symbol)
+        for other in sorted(others, key=partial(_distance, seen)):  # the nearest names it
             same, by = self._same(seen, other, quick)
             if same:
                 return Verdict(KNOWN, other.id, by=by)
         return None
+
+    def _crystals_of(self, symbol: str) -> list[_Seen]:
+        """Known crystals of an element, each once: of two equal ones the last bits would choose which names a match."""
+        if symbol not in self._of_element and self.elements is not None:
+            kept: list[_Seen] = []
+            for name, structure in self.elements(symbol).items():
+                one = _Seen(name, structure, fingerprint(structure, with_symmetry=False))
+                if all(_distance(one, other) > self.tolerances.certain for other in kept):
+                    kept.append(one)
+            self._of_element[symbol] = kept
+        return self._of_element[symbol]
 
     def _by_fingerprint(self, seen: _Seen, known: KnownCrystals, rows: range, distances: np.ndarray) -> int | None:
         """Row of the known crystal that has the fingerprint, if any."""

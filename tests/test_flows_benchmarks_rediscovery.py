@@ -113,3 +113,10 @@ def test_tables_without_a_split_are_refused(tmp_path):
         run(data, tmp_path / "r", RediscoveryConfig())
     with pytest.raises(ConfigError, match="at least 1"):
         RediscoveryConfig(samples=0)
+
+
+def test_a_hidden_crystal_of_an_element_is_found_again():
+    """It is a textbook crystal, which an index as shipped takes for known."""
+    arsenic_like = Structure.from_spacegroup("R-3m", Lattice.hexagonal(4.546, 11.862), ["Bi"], [[0, 0, 0.234]])
+    judged = Hidden({"mp-23152": arsenic_like}, KnownCrystals.shipped()).judge([arsenic_like])
+    assert judged.iloc[0].tolist() == [True, "mp-23152"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pymatgen.analysis.structure_matcher import StructureMatcher
-from pymatgen.core import Lattice, Structure
+from pymatgen.core import Lattice, Species, Structure
 
 from flows.novelty import shipped_novelty
 from loop.errors import InputError
@@ -11,6 +11,7 @@ from loop.fingerprint import fingerprint, geometry, symmetry
 from loop.known import STABLE, TRAIN, KnownCrystals
 from loop.novelty import NoveltyIndex, Tolerances
 from loop.values import DUPLICATE, KNOWN, NEW
+from oracles.references.element_prototypes import textbook_crystals
 
 
 def rutile(a=4.594, c=2.959, u=0.305):
@@ -322,3 +323,20 @@ def test_the_textbook_crystals_of_the_elements_are_known(quick):
     index.add([odd], ["odd"])
     assert kinds(index, [odd]) == [DUPLICATE]
     assert kinds(index.emptied(), [odd, rhenium]) == [NEW, KNOWN]
+
+
+def test_a_crystal_of_an_element_has_one_name_whatever_the_last_bits():
+    """ASE's copper is AFLOW's, up to the last bits, which are not the same for each way to write a crystal."""
+    index = NoveltyIndex(elements=textbook_crystals)
+    copper = of_element("Cu", "fcc", 3.6)
+    written = [rewritten(copper, seed) for seed in range(6)]
+    written += [copper.copy().scale_lattice(copper.volume * factor) for factor in np.linspace(0.8, 1.3, 20)]
+    names = [f"x{row}" for row in range(len(written))]
+    assert {verdict.match for verdict in index.judge(written, names, quick=True)} == {"ase:Cu"}
+
+
+def test_oxidation_states_make_no_crystal_of_an_element_new():
+    index = NoveltyIndex(elements=textbook_crystals)
+    iron = of_element("Fe", "bcc", 2.87, cubic=True)
+    for species in ([Species("Fe", 0)] * 2, [Species("Fe", 2), Species("Fe", 3)]):
+        assert kinds(index, [Structure(iron.lattice, species, iron.frac_coords)]) == [KNOWN]

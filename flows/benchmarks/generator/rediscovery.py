@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.benchmarks.harness import write_benchmark
-from flows.novelty import shipped_novelty
 from loop.contracts import Progress
 from loop.errors import ConfigError, InputError
 from loop.io.files import make_folder, sha256, write_text
@@ -24,6 +23,7 @@ from loop.metrics import rate_ratio, wilson
 from loop.novelty import NoveltyIndex
 from loop.validity import STRUCTURE
 from loop.values import KNOWN, NEW
+from oracles.references.crystals import load_reference_crystals
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +81,8 @@ class Hidden:
         rows = range(len(known))
         inside = np.array([known.id(row) in structures for row in rows], dtype=bool)
         self.fingerprints = int(inside.sum())
-        self.reference = shipped_novelty(known=known.where(~inside))
+        # no textbook crystals of the elements: one that is hidden could not be found again
+        self.reference = NoveltyIndex(known.where(~inside), crystals=load_reference_crystals())
         self.index = NoveltyIndex(known.where(inside), crystals=self)
 
     def __contains__(self, id: object) -> bool:

@@ -18,7 +18,7 @@ from flows.goals import check_agrees, check_measured, one_goal
 from flows.overrides import give_way
 from flows.registry import GENERATORS, ORACLES
 from flows.scale import Scale
-from flows.upgrade import upgraded
+from flows.upgrade import begun_before, upgraded
 from generator.policy import PolicyConfig
 from generator.rl.config import FinetuneConfig
 from generator.substitution import SubstitutionConfig
@@ -291,7 +291,7 @@ def stored_config(directory: Path, overrides: Mapping[str, Any] | None = None) -
         raise ConfigError(
             f"{directory} holds no campaign: {CONFIG_FILE} is missing (start one with `discovery-loop run`)"
         )
-    return read_config(path, overrides)
+    return read_config(path, {**begun_before(configfile.read_mapping(path)), **(overrides or {})})
 
 
 def check_same(config: CampaignConfig, directory: Path, *, resume: bool = False) -> None:

@@ -20,6 +20,10 @@ MOVED = {  # of `generator.finetune`, up to version 0.1, to an option of the alg
     "replay_weight": "self_imitation",
 }
 RENAMED = {"imitation": "raft"}
+SINCE = {  # of `generator.finetune`: what was done before there was the key, where today's default is something else
+    "keep_classes": 0.0,  # not in version 0.2.0
+    "prototype_limit": 1.0,
+}
 
 
 def upgraded(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -32,6 +36,18 @@ def upgraded(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         section["finetune"], more = _finetune(section["finetune"])
         advice += more
     return {**data, "generator": section}, advice
+
+
+def begun_before(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys that a results folder's settings lack, and what the campaign does in their place.
+
+    Such a file holds every key that there was when the campaign began, so it goes on without what is newer.
+    """
+    generator = data.get("generator")
+    section = generator.get("finetune") if isinstance(generator, Mapping) else None
+    if not isinstance(section, Mapping):
+        return {}
+    return {f"generator.finetune.{key}": value for key, value in SINCE.items() if key not in section}
 
 
 def _substitution(old: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

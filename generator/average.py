@@ -26,7 +26,7 @@ def average_checkpoints(folders: Sequence[Path], shares: Sequence[float], output
         output: folder to write.
 
     Raises:
-        InputError: fewer than two checkpoints, or shares that are no shares.
+        InputError: fewer than two checkpoints, one of them twice, or shares that are no shares.
         CheckpointError: a checkpoint is damaged, or of another architecture than the first.
     """
     if len(folders) < 2:
@@ -37,6 +37,8 @@ def average_checkpoints(folders: Sequence[Path], shares: Sequence[float], output
             f"expected a positive share for each of {len(folders)} checkpoints, 1 together, got {list(shares)}"
         )
     loaded = [load_checkpoint(folder) for folder in folders]
+    if len({one.checksum for one in loaded}) < len(loaded):
+        raise InputError(f"expected different checkpoints, two of {', '.join(map(str, folders))} hold the same weights")
     first = loaded[0].model
     for folder, one in zip(folders, loaded, strict=True):
         if replace(one.model.config, dropout=0.0) != replace(first.config, dropout=0.0):

@@ -60,7 +60,7 @@ def load_checkpoint(
     """Read a checkpoint, or that of a fine-tuning's or a campaign's folder; None is the one that the package ships.
 
     Raises:
-        CheckpointError: nothing there, damaged, or not one of ours.
+        CheckpointError: nothing there, damaged, not one of ours, or not of finite weights.
     """
     folder = default_checkpoint() if folder is None else find_checkpoint(Path(folder))
     for name in (DESCRIPTION, WEIGHTS):
@@ -68,7 +68,7 @@ def load_checkpoint(
             raise CheckpointError(
                 f"no checkpoint in {folder}: expected {DESCRIPTION} and {WEIGHTS}, {name} is missing. "
                 "Make one with `discovery-loop pretrain` or `discovery-loop import-checkpoint`, "
-                "or leave --checkpoint out for the one that is shipped."
+                "or name none for the one that is shipped."
             )
     try:
         text = json.loads((folder / DESCRIPTION).read_text())
@@ -90,4 +90,10 @@ def load_checkpoint(
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{folder / WEIGHTS} does not fit its description: {str(error)[:300]}") from error
+    broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} holds weights that are no finite numbers ({broken[0]}): its training went astray; "
+            "take an earlier checkpoint, or train again at a lower learning rate"
+        )
     return Checkpoint(model.to(device=device, dtype=dtype).eval(), digest, text.get("provenance", {}))

@@ -278,6 +278,10 @@ def test_the_mean_of_checkpoints_is_that_of_their_weights(checkpoint, tmp_path):
     torch.manual_seed(1)
     save_checkpoint(CrystalFormer(ModelConfig(layers=1, heads=2, width=32, dropout=0.3)), tmp_path / "b")
     save_checkpoint(CrystalFormer(ModelConfig(layers=1, heads=2, width=16)), tmp_path / "other")
+    astray = CrystalFormer(ModelConfig(layers=1, heads=2, width=32))
+    with torch.no_grad():
+        next(astray.parameters()).fill_(float("nan"))
+    save_checkpoint(astray, tmp_path / "nan")
     verb = ["average-checkpoints", checkpoint, tmp_path / "b", "--output"]
     done = run(*verb, tmp_path / "mean", "--share", 0.25, "--share", 0.75)
     assert done.exit_code == 0, done.stderr
@@ -295,6 +299,8 @@ def test_the_mean_of_checkpoints_is_that_of_their_weights(checkpoint, tmp_path):
         (["--share", 0.25, "--share", 0.5], "got [0.25, 0.5]"),
         (["--share", -1, "--share", 2], "got [-1.0, 2.0]"),
         ([tmp_path / "other"], "other is of another architecture than"),
+        ([tmp_path / "b"], "b hold the same weights"),
+        ([tmp_path / "nan"], "holds weights that are no finite numbers (space_groups.weight)"),
     ]:
         failed = run(*verb, tmp_path / "new", *wrong)
         assert failed.exit_code == 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.config import read_config
+from flows.config import CampaignConfig, check_same, read_config, stored_config
 from flows.upgrade import upgraded
 from generator.rl.ppo import Ppo
 from generator.rl.raft import Raft
@@ -80,3 +80,22 @@ def test_options_of_ion_substitution_stand_with_those_of_any_generator(tmp_path,
     assert "generator.substitution is read as generator.options" in line
     written = {"generator": {"kind": "crystalformer", "substitution": {"max_atoms": 20}}}  # as version 0.1 wrote it
     assert upgraded(written) == ({"generator": {"kind": "crystalformer"}}, [])
+
+
+def test_a_campaign_begun_before_a_key_existed_goes_on_without_what_it_does(tmp_path):
+    """Its settings hold every key that there was; one that is missing had no effect."""
+    import yaml
+
+    settings = CampaignConfig().model_dump(mode="json")
+    assert settings["generator"]["finetune"].pop("keep_classes") == 0.7
+    assert settings["generator"]["finetune"].pop("prototype_limit") == 0.1
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    stored = stored_config(tmp_path)
+    assert (stored.generator.finetune.keep_classes, stored.generator.finetune.prototype_limit) == (0.0, 1.0)
+    check_same(stored, tmp_path, resume=True)
+    with pytest.raises(ConfigError, match=r"keep_classes was 0.0, now 0.7.*discovery-loop resume"):
+        check_same(CampaignConfig(), tmp_path)
+    assert stored_config(tmp_path, {"generator.finetune.keep_classes": 0.3}).generator.finetune.keep_classes == 0.3
+    settings["generator"]["finetune"] |= {"keep_classes": 0.7, "prototype_limit": 0.1}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    assert stored_config(tmp_path).generator.finetune == CampaignConfig().generator.finetune

@@ -72,8 +72,7 @@ def others() -> list[str]:
     relaxation = results("relaxation")["batched against ase-LBFGS"]
     slowest, fastest = relaxation["speedup_cpu_95"]
     killed = results("resume")
-    tuned, held = results("rl-classes"), results("rl-classes")["classes-most"]
-    base, most = (100 * tuned[arm]["msun"]["value"] for arm in ("base", "tuned"))
+    rl, held = results("rl-default"), results("rl-default")["tuned"]
     least = min(told["share_ratio"]["value"] for name, told in held["chemistry"].items() if name != "f_block")
     return [
         f"precision {hull['precision']:.2f} and recall {hull['recall']:.2f}; mean error {hull['mae']:.3f} eV/atom",
@@ -84,8 +83,9 @@ def others() -> list[str]:
         f"better than ranking on {['no', 'one', 'two', 'three'][ahead]} tasks, level on a fourth "
         f"(bulk modulus: difference {level['low']:.2f} to {level['high']:.2f})",
         f"sampling {results('sampling')['published_own_layout']['ratio']:,.0f} times",
-        f"M.S.U.N. {base:.0f} to {most:.0f} %, drifting to intermetallics; with classes kept (default) "
-        f"{100 * held['msun']['value']:.0f} %, each class at {least:.2f} of its share at least",
+        f"M.S.U.N. {100 * rl['base']['msun']['value']:.0f} to {100 * held['msun']['value']:.0f} % "
+        f"({held['msun_ratio']['value']:.1f} times), S.U.N. {held['sun_ratio']['value']:.1f} times, each class of "
+        f"chemistry at {least:.2f} of its share at least, {100 * held['unique']['value']:.0f} % unique",
         f"({killed['campaigns_with_the_same_list']} of {killed['campaigns']}, [{killed['kills']} kills]",
         f"training {min(training):.0f} to {max(training):.0f} times as fast",
         f"batched relaxation {relaxation['speedup_cpu']:.0f} times ASE ({slowest:.1f} to {fastest:.1f})",

@@ -15,7 +15,7 @@ from loop.goal import Goal
 from loop.metrics import paired_ratio, pooled_ratio, student_mean
 from loop.settings import ARMS, BASELINE, ENGINE, SHADOW
 
-TINY = ("campaign.pool=16", "campaign.budget=4", "campaign.baseline_budget=3", "campaign.rounds=1", "oracle.workers=1")
+TINY = ("campaign.pool=32", "campaign.budget=4", "campaign.baseline_budget=3", "campaign.rounds=1", "oracle.workers=1")
 TINY += ("generator.finetune.iterations=1", "generator.finetune.batch_size=8")
 
 
@@ -105,7 +105,7 @@ def test_campaigns_are_run_once(tmp_path):
     ranked = pd.concat(pd.read_csv(tmp_path / f"seed-{seed}" / "ranked.csv") for seed in (0, 1))
     assert labels.find.sum() == (ranked.group == "find").sum()
     assert json.loads((tmp_path / "record.json").read_text())["results"] == both["results"]
-    with pytest.raises(ConfigError, match=r"campaign\.pool was 16, now 18"):
+    with pytest.raises(ConfigError, match=r"campaign\.pool was 32, now 18"):
         run(tmp_path, QuickstartConfig("smoke", (*TINY[1:], "campaign.pool=18"), seeds=1))
 
 

@@ -33,9 +33,7 @@ def average_checkpoints(folders: Sequence[Path], shares: Sequence[float], output
         raise InputError(f"expected at least two checkpoints to average, got {len(folders)}")
     shares = list(shares) or [1.0 / len(folders)] * len(folders)
     if len(shares) != len(folders) or min(shares) <= 0 or not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
-        raise InputError(
-            f"expected a positive share for each of {len(folders)} checkpoints, 1 together, got {list(shares)}"
-        )
+        raise InputError(f"expected a positive share for each of {len(folders)} checkpoints, 1 together, got {shares}")
     loaded = [load_checkpoint(folder) for folder in folders]
     if len({one.checksum for one in loaded}) < len(loaded):
         raise InputError(f"expected different checkpoints, two of {', '.join(map(str, folders))} hold the same weights")

@@ -220,6 +220,15 @@ def test_arms_share_what_was_paid_for_and_a_killed_run_goes_on(monkeypatch, tmp_
     real.spend(lab(), FeatureExtractor(), lesson, 12.0)
     again = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
     assert [(c["arm"], c["id"], c["step"]) for c in again] == [(c["arm"], c["id"], c["step"]) for c in calls]
+    # the loop may end before the others, which then ask what they would have asked
+    (tmp_path / "calls.jsonl").unlink()
+    config = replace(config, learning_turns=1)
+    real.spend(lab(), FeatureExtractor(), lesson, 12.0)
+    fewer = [json.loads(line) for line in (tmp_path / "calls.jsonl").read_text().splitlines()]
+    expected = [c for c in calls if (c["arm"], c["turn"]) != (CLOSED, 1)]
+    assert [(c["arm"], c["turn"], c["id"], c["step"]) for c in fewer] == [
+        (c["arm"], c["turn"], c["id"], c["step"]) for c in expected
+    ]
 
 
 def test_a_constant_after_a_gap_is_one_more_call_and_a_failure_is_not_asked_again(monkeypatch, tmp_path):

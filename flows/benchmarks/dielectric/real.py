@@ -31,7 +31,7 @@ from surrogates.two_steps import Costs
 if TYPE_CHECKING:
     import pandas as pd
 
-FREE = ("turns", "dft.resources", "dft.time_limit")  # what a resumed run may change
+FREE = ("turns", "learning_turns", "dft.resources", "dft.time_limit")  # what a resumed run may change
 PROPERTIES: dict[str, tuple[Literal["gap", "dielectric"], ...]] = {
     "gap": ("gap",),
     "dielectric": ("gap", "dielectric"),
@@ -48,6 +48,7 @@ class RealConfig:
         dft: preset, limits and resources; properties are those of the steps.
         costs: of the two steps, for the choice; what they really cost is recorded.
         turns: of all arms.
+        learning_turns: after which the closed loop ends; the others do not depend on it. None: all.
         share: evaluations of a turn by arm, each worth a gap and a constant.
         percentile: of the published merits, above which a crystal counts.
         lesson_gaps: crystals without a constant whose gaps are in the lesson, beside all that have both.
@@ -60,6 +61,7 @@ class RealConfig:
     dft: DftConfig = field(default_factory=lambda: DftConfig(preset="test", max_atoms=6, time_limit=1200.0))
     costs: Costs = field(default_factory=Costs)
     turns: int = 10
+    learning_turns: int | None = None
     share: dict[str, float] = field(default_factory=lambda: {CLOSED: 3.0, PAPER: 1.0, RANDOM: 1.0})
     percentile: float = 99.0
     lesson_gaps: int = 0
@@ -71,6 +73,8 @@ class RealConfig:
         """Check numbers."""
         if self.turns < 1 or not self.share or min(self.share.values()) <= 0:
             raise ConfigError(f"expected turns >= 1 and positive shares, got {self.turns} and {self.share}")
+        if self.learning_turns is not None and self.learning_turns < 1:
+            raise ConfigError(f"expected learning_turns >= 1, or none for all turns, got {self.learning_turns}")
 
 
 @dataclass
@@ -195,8 +199,11 @@ def spend(lab: Lab, extractor: FeatureExtractor, lesson: Lesson, threshold: floa
     before = surrogate_for(extractor, config.gp)  # what the tables alone teach
     arms = {name: Arm(name, lab.pool, threshold, config.costs, config.seed) for name in config.share}
     rows = {candidate.id: row for row, candidate in enumerate(lab.pool)}
+    last = {CLOSED: config.turns if config.learning_turns is None else config.learning_turns}
     for turn in range(config.turns):
         for name, arm in arms.items():
+            if turn >= last.get(name, config.turns):
+                continue
             mine = [call for call in lab.calls if call["arm"] == name and call["turn"] == turn]
             if turn == 0:
                 if not len(before.labels):

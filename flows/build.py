@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -41,6 +41,7 @@ from oracles.mlip import PotentialOracle, references_of
 from oracles.opinion import OpinionConfig, require_other
 from oracles.potentials.base import Potential
 from oracles.potentials.loading import potential_of
+from oracles.references.hull_on_demand import DemandHull
 from surrogates.acquisition import PoolAcquisition
 from surrogates.features import FeatureExtractor, default_blocks
 from surrogates.steps import StepAcquisition
@@ -183,8 +184,12 @@ class Builder:
             found.append(Tier(SECOND_OPINION, self.opinion(asked), asked.best, only_stable=True, together=True))
         return tuple(found)
 
-    def opinion(self, section: OpinionConfig) -> PotentialOracle:
+    def opinion(self, section: OpinionConfig, levels: Sequence[float] | None = None) -> PotentialOracle:
         """The oracle of another potential.
+
+        Args:
+            section: which, and how it judges.
+            levels: distances from the hull that alone are asked about (`DemandHull.deciding`); None: all is computed.
 
         Raises:
             ConfigError: it rewards or labels already.
@@ -194,7 +199,10 @@ class Builder:
         require_other("rewards and screens", self.cheap.potential.energy_type, potential.energy_type)
         if self.config.oracle.kind == MLIP:
             require_other("labels", self.measuring.potential.energy_type, potential.energy_type)
-        return PotentialOracle(potential, references_of(config, potential), config)
+        references = references_of(config, potential)
+        if levels is not None and isinstance(references, DemandHull):
+            references = references.deciding(levels)
+        return PotentialOracle(potential, references, config)
 
     def _tier(self, name: str, section: DftTier | HandoffTier, made: Any) -> Tier:
         """A tier; what chooses for it looks at the features that the campaign keeps anyway."""

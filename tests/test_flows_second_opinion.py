@@ -135,6 +135,7 @@ def test_samples_are_sun_by_both(tmp_path):
     part = pd.DataFrame({**flags, "e_above_hull": 0.05, "sparse_hull": False}, index=range(3, 8))
     part.loc[6, ["new", "msun"]] = False
     part.loc[7, ["metastable", "msun"]] = False
+    part.loc[7, "e_above_hull"] = 0.2
     other = Doubtful()
     found = second_opinion(part, dict(zip(part.index, crystals, strict=True)), other)
     assert (found["asked"], found["judged"]) == (4, 3)  # rubidium iodide is not even metastable by the first
@@ -142,6 +143,7 @@ def test_samples_are_sun_by_both(tmp_path):
     assert found["msun"]["count"] == 1
     assert found["msun"]["share"] == pytest.approx(1 / 5)
     assert found["stable"]["count"] == 0
+    assert found["alone"]["msun"]["count"] == 1
     assert part["second_opinion"].isna().tolist() == [False, False, True, False, True]
     results = {"samples": 5, "readable": 5, "relaxed": {"crystals": 5, "statuses": {"ok": 5}, "second_opinion": found,
                                                        "median_energy_gained": 0.1}}  # fmt: skip
@@ -149,6 +151,11 @@ def test_samples_are_sun_by_both(tmp_path):
     assert lines["second opinion"] == "mlip-other@1: 3 of 4 judged; by both:"
     assert lines["relaxed, by both: msun"].startswith("0.200 (")
     assert lines["relaxed, by both: msun"].endswith("1 of 5")
+    # asked about more than the first calls metastable, it has a verdict of its own
+    wider = second_opinion(part, dict(zip(part.index, crystals, strict=True)), other, below=0.25)
+    assert (wider["asked"], wider["judged"], wider["asked_below"]) == (5, 4, 0.25)
+    assert wider["metastable"]["count"] == 2
+    assert wider["alone"]["metastable"]["count"] == 3
 
 
 WEIGHTS = "a" * 64

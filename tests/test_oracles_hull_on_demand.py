@@ -142,6 +142,29 @@ def test_it_equals_the_complete_hull_and_computes_less(made, emt):
         ).n_entries  # fmt: skip
 
 
+def test_a_verdict_needs_fewer_phases_than_a_distance(made, emt):
+    """On which side of a level a distance lies is that of the complete hull, and most verdicts cost nothing."""
+    metals, levels, margin = ("Cu", "Ni", "Pd", "Pt"), (0.0, 0.1), 0.04
+    asked = candidates(metals, n=30, seed=1)
+    complete = made(metals, where="all.db").complete(metals)
+    depth = np.array([complete.e_above_hull(one, 0.0, emt.energy_type).e_above_hull for one in asked])
+    wanted = np.random.default_rng(0).uniform(-0.1, 0.2, len(asked))
+    wanted[:4] = [0.005, -0.005, 0.095, 0.105]  # too near a level for bounds
+    whole, hull = made(metals, where="one.db", own_margin=margin), made(metals, where="two.db", own_margin=margin)
+    deciding = hull.deciding(levels)
+    assert deciding.checksum != hull.checksum
+    truth = whole.batch(asked, wanted - depth, emt.energy_type)
+    found = deciding.batch(asked, wanted - depth, emt.energy_type)
+    assert len(deciding.computed) < 0.7 * len(whole.computed)
+    bounds = [result for result in found if "as published" in result.message]
+    assert 15 <= len(bounds) < len(asked)
+    for result, true in zip(found, truth, strict=True):
+        assert [result.e_above_hull <= level for level in levels] == [true.e_above_hull <= level for level in levels]
+        assert true.e_above_hull - margin <= result.e_above_hull <= true.e_above_hull + 1e-9
+        assert (result.n_entries, result.sparse) == (true.n_entries, true.sparse)
+    assert hull.computed == deciding.computed  # what is computed counts for both
+
+
 def test_few_phases_are_computed_for_one_crystal(made, emt):
     hull = made(own_margin=0.02)
     hull.e_above_hull("Cu3Pd", 0.0, emt.energy_type)

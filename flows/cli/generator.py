@@ -260,6 +260,9 @@ def evaluate_generator(
     second_opinion: Annotated[
         str | None, typer.Option(help="Another potential: who is stable and S.U.N. by both, relaxed.")
     ] = None,
+    second_below: Annotated[
+        float, typer.Option(help="Distance from the first potential's hull up to which the second is asked, eV/atom.")
+    ] = 0.1,
     shipped: Annotated[bool, typer.Option(help="Count what is among the shipped fingerprints as known.")] = True,
     seed: Annotated[int, typer.Option(help="Which crystals are relaxed.")] = 0,
     json: Json = False,
@@ -272,12 +275,13 @@ def evaluate_generator(
     from flows.tables.columns import read_input
     from flows.tables.outputs import check_folder
     from loop.io.crystals import read_crystals
+    from loop.stability import METASTABLE, ON_HULL
     from oracles.opinion import OpinionConfig
 
     check_folder(output)
     if second_opinion is not None and not (energies and relax):
         raise InputError("--second-opinion judges relaxed crystals: leave --no-energies and --relax 0 out")
-    config = EvaluationConfig(relax=relax, shipped=shipped, seed=seed)
+    config = EvaluationConfig(relax=relax, shipped=shipped, seed=seed, second_below=second_below)
     with progress() as report:
         samples = read_input(input, report)
         known = None if reference is None else read_crystals(reference)
@@ -287,7 +291,7 @@ def evaluate_generator(
             builder if energies else None,
             model,
             None if held_out is None else read_crystals(held_out),
-            None if second_opinion is None else builder.opinion(OpinionConfig(second_opinion)),
+            None if second_opinion is None else builder.opinion(OpinionConfig(second_opinion), (ON_HULL, METASTABLE)),
         )
         record = evaluate(samples, known, output, evaluators, config, report)
     results = record["results"]

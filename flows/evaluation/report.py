@@ -23,7 +23,7 @@ from loop.contracts import Oracle, Progress
 from loop.io.files import make_folder, write_text
 from loop.metrics import wilson
 from loop.novelty import NoveltyIndex
-from loop.stability import DEFINITIONS, IMPLAUSIBLE, sun_flags
+from loop.stability import DEFINITIONS, IMPLAUSIBLE, METASTABLE, sun_flags, within
 from loop.validity import STRICT, unknown_elements, validity_flags
 from loop.values import KNOWN, NEW, Candidate
 
@@ -48,6 +48,7 @@ class EvaluationConfig:
     shipped: bool = True  # novelty against the shipped fingerprints, too
     reference_energies: int = 1000  # reference crystals whose energies are compared, drawn with `seed`
     seed: int = 0
+    second_below: float = METASTABLE  # eV/atom by the first potential, up to which the second is asked
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Evaluators:
     builder: Builder | None = None  # potential and hull
     checkpoint: Checkpoint | None = None  # whose likelihood of `held_out` is measured
     held_out: CrystalTable | None = None
-    opinion: Oracle | None = None  # another potential, which judges the relaxed ones that the first calls metastable
+    opinion: Oracle | None = None  # another potential, which judges the relaxed ones that are near the first's hull
 
 
 def evaluate(
@@ -220,7 +221,8 @@ def _relaxed(
     gained = rows["e_above_hull"] - rows["e_above_hull_relaxed"]
     both = {}
     if evaluators.opinion is not None:
-        both = {"second_opinion": second_opinion(part, dict(zip(good, ends, strict=True)), evaluators.opinion)}
+        crystals = dict(zip(good, ends, strict=True))
+        both = {"second_opinion": second_opinion(part, crystals, evaluators.opinion, config.second_below)}
         rows.loc[chosen, "e_above_hull_second_opinion"] = part["second_opinion"]
     return {
         "crystals": len(chosen),
@@ -232,27 +234,35 @@ def _relaxed(
     }
 
 
-def second_opinion(part: pd.DataFrame, relaxed: Mapping[int, Structure], oracle: Oracle) -> dict[str, Any]:
-    """Shares of crystals that two potentials call stable, each on its own hull, and S.U.N. with that.
+def second_opinion(
+    part: pd.DataFrame, relaxed: Mapping[int, Structure], oracle: Oracle, below: float = METASTABLE
+) -> dict[str, Any]:
+    """Shares of crystals that two potentials call stable, each on its own hull, S.U.N. with that, and by the second.
 
     Args:
         part: relaxed crystals as the first potential judged them; gets the column ``second_opinion`` (eV/atom).
         relaxed: the crystals themselves, by row.
-        oracle: of the second potential; asked about those that are metastable by the first.
+        oracle: of the second potential, which relaxes them on.
+        below: distance from the first potential's hull (eV/atom) up to which the second is asked; what lies further
+            counts as not stable by it.
     """
-    asked = [row for row in part.index[part["metastable"]] if row in relaxed]
+    near = within(part["e_above_hull"].to_numpy(dtype=float), below, part["sparse_hull"].to_numpy(dtype=bool))
+    asked = [row for row in part.index[near] if row in relaxed]
     labels = oracle.evaluate([Candidate(relaxed[row]) for row in asked]) if asked else []
     above = {row: label.value("e_above_hull") for row, label in zip(asked, labels, strict=True) if label.ok}
     part["second_opinion"] = [above.get(row, np.nan) for row in part.index]
     # a sparse hull is no verdict of this oracle, so what it judged is not sparse
     second = part.assign(e_above_hull=part["second_opinion"], sparse_hull=False)
     _judge_stability(second)
-    found: dict[str, Any] = {"oracle": oracle.name, "asked": len(asked), "judged": len(above)}
-    for name in ("stable", "metastable", "sun", "msun"):
-        count = int((part[name] & second[name]).sum())
-        share = wilson(count, len(part))
-        found[name] = {"share": share.value, "low": share.low, "high": share.high, "count": count}
-    return found
+    names = ("stable", "metastable", "sun", "msun")
+    found: dict[str, Any] = {"oracle": oracle.name, "asked": len(asked), "judged": len(above), "asked_below": below}
+    found |= {name: _share(part[name] & second[name]) for name in names}
+    return found | {"alone": {name: _share(second[name]) for name in names}}
+
+
+def _share(flags: pd.Series) -> dict[str, Any]:
+    count, share = int(flags.sum()), wilson(int(flags.sum()), len(flags))
+    return {"share": share.value, "low": share.low, "high": share.high, "count": count}
 
 
 def told(results: Mapping[str, Any]) -> dict[str, str]:
@@ -268,6 +278,8 @@ def told(results: Mapping[str, Any]) -> dict[str, str]:
             lines["second opinion"] = f"{both['oracle']}: {both['judged']} of {both['asked']} judged; by both:"
             n = relaxed["crystals"]
             lines |= {f"relaxed, by both: {name}": _share_told(found, n) for name, found in _shares_in(both)}
+            alone = _shares_in(both["alone"])
+            lines |= {f"relaxed, by {both['oracle']}: {name}": _share_told(found, n) for name, found in alone}
         lines["relaxed: energy gained"] = f"{relaxed['median_energy_gained']:.3g} eV/atom (median)"
     if held_out := results.get("held_out_nll"):
         lines["held-out likelihood"] = f"{held_out['nll']:.4g} nats per crystal, {held_out['crystals']} crystals"
@@ -288,7 +300,7 @@ def _shares(rows: pd.DataFrame, n: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in flags:
         count = int(rows[name].sum())
-        share = wilson(count, n)
+        share = wilson(count, n)  # rows that are no crystals count among the n
         found[name] = {"share": share.value, "low": share.low, "high": share.high, "count": count}
     if "e_above_hull" in rows:
         above = rows["e_above_hull"].to_numpy(dtype=float)

@@ -46,6 +46,7 @@ class DemandHull(Hull):
         source: known crystals.
         estimates: what their energies could be.
         finds: further phases of known energy, such as a campaign's own.
+        levels: distances (eV/atom) that are asked about; see `deciding`. None: the distance itself is wanted.
         progress: called with phases done and their total, of each round of computing.
     """
 
@@ -57,10 +58,12 @@ class DemandHull(Hull):
         *,
         min_compounds: int | None = None,
         finds: Sequence[HullEntry] = (),
+        levels: Sequence[float] | None = None,
         progress: Progress | None = None,
     ) -> None:
         super().__init__((), ledger.computer.energy_type, min_compounds=min_compounds)
         self.ledger, self.source, self.estimates, self.progress = ledger, source, estimates, progress
+        self.levels = None if levels is None else tuple(levels)
         self._finds = tuple(finds)
         self._computed: dict[str, Evaluation] = {}  # by id of the phase, failures included
         self._phases: dict[frozenset[str], list[Phase]] = {}
@@ -74,6 +77,7 @@ class DemandHull(Hull):
         """Of everything that a distance depends on: phases, settings of their relaxation, margins."""
         margins = self.estimates.margins
         what = [self.ledger.key.oracle, self.ledger.key.settings, margins, self.source.checksum]
+        what += [] if self.levels is None else [self.levels]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     @property
@@ -98,9 +102,22 @@ class DemandHull(Hull):
             EnergyTypeError: their energies are of another type.
         """
         self.require(energy_type)
+        return self._like((*self._finds, *entries), self.levels)
+
+    def deciding(self, levels: Sequence[float]) -> Self:
+        """A hull that computes no phase once it is certain on which side of each level a distance lies.
+
+        Most verdicts ("within 0.1 eV/atom") need nothing computed where a table holds the energies of the phases as
+        published: relaxation lowers those, by no more than the margin, so the distance lies between two bounds.
+        Where no level lies between them, the lower bound stands for the distance, and the message says so. What is
+        computed through either hull counts for both.
+        """
+        return self._like(self._finds, levels)
+
+    def _like(self, finds: Sequence[HullEntry], levels: Sequence[float] | None) -> Self:
         hull = type(self)(
             self.ledger, self.source, self.estimates,
-            min_compounds=self.min_compounds, finds=(*self._finds, *entries), progress=self.progress,
+            min_compounds=self.min_compounds, finds=finds, levels=levels, progress=self.progress,
         )  # fmt: skip
         hull._computed, hull._phases, hull._corners = self._computed, self._phases, self._corners
         hull._widened, hull._points = self._widened, self._points
@@ -134,6 +151,7 @@ class DemandHull(Hull):
         self._settle_corners(sorted({symbol for index in finite for symbol in asked[index]}))
         while open_:
             hulls: dict[frozenset[str], Hull] = {}
+            tops: dict[frozenset[str], Hull] = {}
             wanted: dict[frozenset[str], set[str]] = {}
             for index in sorted(open_):
                 system = frozenset(asked[index])
@@ -141,6 +159,12 @@ class DemandHull(Hull):
                     hulls[system] = self._bounded(system)
                 result = hulls[system].e_above_hull(asked[index], float(energies_per_atom[index]), energy_type)
                 missing = self._unknown(system, result)
+                if missing and self.levels is not None:
+                    if system not in tops:
+                        tops[system] = self._highest(system)
+                    least = tops[system].e_above_hull(asked[index], float(energies_per_atom[index]), energy_type)
+                    if (bound := self._decided(least, result)) is not None:
+                        missing, result = set(), bound
                 wanted.setdefault(system, set()).update(missing)
                 if not missing:
                     results[index] = self._told(system, result)
@@ -261,6 +285,28 @@ class DemandHull(Hull):
             return HullEntry(phase.formula, phase.estimate, phase.id)
         lower = self._known(phase).lower(elements, self._widened.get((system, phase.id in self._points), 0.0))
         return HullEntry(phase.formula, max(lower, LOWEST), phase.id)
+
+    def _highest(self, system: frozenset[str]) -> Hull:
+        """The hull of upper bounds: relaxed energies, and this potential's own of crystals as published."""
+        entries = [entry for symbol in system for entry in self._corners.get(symbol, ())]
+        for phase in map(self._known, self._phases_of(system)):
+            done = self._computed.get(phase.id)
+            if done is not None and _usable(done):
+                entries.append(HullEntry(phase.formula, done.value("energy"), phase.id))
+            elif done is None and not phase.guessed and not is_element(phase.formula):
+                entries.append(HullEntry(phase.formula, phase.estimate, phase.id))
+        entries += [find for find in self._finds if set(amounts_of(find.formula)) <= system]
+        return Hull(entries, self.energy_type, min_compounds=self.min_compounds)
+
+    def _decided(self, least: HullResult, most: HullResult) -> HullResult | None:
+        """The lower bound, where none of the levels lies between it and the upper one."""
+        assert self.levels is not None
+        low, high = least.e_above_hull, most.e_above_hull
+        if least.status != OK or any((low <= level) != (high <= level) for level in self.levels):
+            return None
+        told = f"between this and {high:.3f} eV/atom, by phases as published"
+        notes = "; ".join(filter(None, (least.message, told)))
+        return replace(least, message=notes, n_entries=most.n_entries, sparse=most.sparse)
 
     def _known(self, phase: Phase) -> Phase:
         """With the energy as it stands in place of a guess, where that is known."""

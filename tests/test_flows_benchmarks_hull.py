@@ -7,7 +7,8 @@ import pytest
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition, Lattice, Structure
 
-from flows.benchmarks.hull.methods import InOrder, Ours, Pool, Ranking, random_crystals
+from flows.benchmarks.crystals import random_crystals
+from flows.benchmarks.hull.methods import InOrder, Ours, Pool, Ranking
 from flows.benchmarks.hull.run import HullConfig
 from flows.benchmarks.hull.summary import discovery_area, scores, summarise
 from flows.benchmarks.hull.world import Answer, Episode, Outcome, RelaxingOracle

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from flows.benchmarks.crystals import RANDOM
 from flows.benchmarks.hull.world import Answer, Episode
 from loop.fingerprint import formula_key, symmetry
-from loop.values import OK, Candidate, Evaluation, Origin, Quantity
+from loop.values import OK, Candidate, Evaluation, Quantity
 
 if TYPE_CHECKING:
     from loop.hull import Hull
     from loop.known import KnownCrystals
     from surrogates.features import FeatureExtractor
 
-RANDOM, GENERATOR, RANKING, OURS = "random", "generator", "generator_ranking", "ours"
+GENERATOR, RANKING, OURS = "generator", "generator_ranking", "ours"
 METHODS = (OURS, RANKING, GENERATOR, RANDOM)  # the random crystals take longest to relax
-LENGTHS, ANGLES = (3.0, 15.0), (60.0, 120.0)  # Angstrom, degrees: the random generator of arXiv 2601.20996
 MIN_DISTANCE = 0.5  # Angstrom: filter of the published ranking
 SYMPREC = 0.1  # Angstrom: crystals of one formula and one symmetry at this tolerance are tried once
 
@@ -43,25 +42,6 @@ class Pool:
 
     candidates: tuple[Candidate, ...]
     energies: np.ndarray  # (n,), NaN where the potential fails
-
-
-def random_crystals(system: Sequence[str], n: int, max_atoms: int, seed: int) -> list[Candidate]:
-    """Random cells with atoms anywhere, of compositions of at least two elements drawn uniformly."""
-    from pymatgen.core import Lattice, Structure
-
-    rng = np.random.default_rng(seed)
-    amounts = [
-        counts
-        for counts in product(range(max_atoms + 1), repeat=len(system))
-        if sum(counts) <= max_atoms and np.count_nonzero(counts) > 1
-    ]
-    made = []
-    for _ in range(n):
-        counts = amounts[rng.integers(len(amounts))]
-        lattice = Lattice.from_parameters(*rng.uniform(*LENGTHS, 3), *rng.uniform(*ANGLES, 3))
-        species = [symbol for symbol, count in zip(system, counts, strict=True) for _ in range(count)]
-        made.append(Candidate(Structure(lattice, species, rng.random((len(species), 3))), Origin(RANDOM)))
-    return made
 
 
 class InOrder:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.benchmarks.crystals import CONTRACTION, random_crystals
 from flows.benchmarks.harness import files_of, write_benchmark
 from flows.benchmarks.hull.methods import (
     GENERATOR,
@@ -28,7 +29,6 @@ from flows.benchmarks.hull.methods import (
     Pool,
     Ranking,
     distances,
-    random_crystals,
 )
 from flows.benchmarks.hull.world import Episode, Outcome, RelaxingOracle
 from flows.benchmarks.workers import spread
@@ -49,9 +49,6 @@ if TYPE_CHECKING:
 SYSTEMS: tuple[str, ...]
 SYSTEMS = ("Mg-Sn-Sr", "Au-K-Tb", "Co-Mg-Na", "Hf-Ni-Zr", "Co-Dy-W", "Ga-Pt-Tm", "Ga-Ho-Lu", "Al-Li-V", "Al-V-Zn")
 SYSTEMS += ("Co-Pd-Tl",)
-# Half of the random cells hold over 30 A^3 an atom. They are to close up, or chance is handicapped by a guard. A second
-# try with FIRE where BFGS makes a crystal fall into itself changes chance's discoveries by 0, 0 and 1 of 50.
-CONTRACTION = 100.0
 PROTOCOL = (
     "Start: every reference phase of the system, with the potential's energy. A query relaxes one crystal with the "
     "potential; failures count. The hull takes up each relaxed crystal. A discovery is a relaxed crystal that no known "

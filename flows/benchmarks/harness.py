@@ -103,6 +103,13 @@ BENCHMARKS = (
         "RediscoveryConfig",
     ),
     Benchmark(
+        "prompts",
+        "Given a chemical system: crystals near another potential's hull per relaxation; told, masks alone, chance.",
+        "generator.prompts",
+        "PromptsConfig",
+        seeds=False,
+    ),
+    Benchmark(
         "dielectric",
         "Gap times dielectric constant, labels hidden: the closed loop against the published protocol and chance.",
         "dielectric.simulated",

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 SHOWN = 6  # crystals
+# Okabe and Ito's, which the colour-blind tell apart; ASE's own have calcium and chlorine in two greens
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
 
 def draw_crystals(found: pd.DataFrame, structures: dict[str, Structure], path: Path) -> None:
-    """The best by merit, twice their conventional cell's view along a slanted axis, with what was found."""
+    """The best by merit: their conventional cell along a slanted axis, its elements in a legend, what was found."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -31,7 +33,12 @@ def draw_crystals(found: pd.DataFrame, structures: dict[str, Structure], path: P
     figure, axes = plt.subplots(1, max(1, len(best)), figsize=(3.1 * max(1, len(best)), 3.6), squeeze=False)
     for axis, row in zip(axes[0], best.to_dict("records"), strict=False):
         cell = SpacegroupAnalyzer(structures[row["id"]], symprec=0.05).get_conventional_standard_structure()
-        plot_atoms(AseAtomsAdaptor.get_atoms(cell), axis, radii=0.4, rotation="-80x,-20y,5z")
+        colours = {element.symbol: COLOURS[place % len(COLOURS)] for place, element in enumerate(cell.composition)}
+        shown = [colours[site.specie.symbol] for site in cell]
+        plot_atoms(AseAtomsAdaptor.get_atoms(cell), axis, radii=0.4, rotation="-80x,-20y,5z", colors=shown)
+        for symbol, colour in colours.items():
+            axis.scatter([], [], color=colour, edgecolors="k", label=symbol)
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=len(colours), frameon=False, fontsize=8)
         axis.set_axis_off()
         text = f"{row['formula']}, group {row['space_group']:.0f}\ngap {row['band_gap']:.2f} eV, constant "
         axis.set_title(text + f"{row['dielectric_electronic']:.2f}\nmerit {row['merit']:.1f} eV", fontsize=9)
@@ -87,7 +94,7 @@ def _diagram(axis: Any, elements: Sequence[str], row: dict[Any, Any], references
         here = diagram.get_hull_energy_per_atom(ours) + row["e_above_hull"]
         corners = sum(diagram.el_refs[e].energy_per_atom * ours.get_atomic_fraction(e) for e in diagram.el_refs)
         axis.plot([_place(ours, elements)[0]], [here - corners], "s", color="#2563eb")
-        axis.set(xlabel=f"{elements[1]} in {elements[0]}", ylabel="formation energy (eV/atom)")
+        axis.set(xlabel=f"share of {elements[1]} in {elements[0]}-{elements[1]}", ylabel="formation energy (eV/atom)")
     else:
         for facet in diagram.facets:
             corners = np.array([_place(diagram.qhull_entries[i].composition, elements) for i in (*facet, facet[0])])

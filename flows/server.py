@@ -103,17 +103,26 @@ def definition() -> Path:
     raise ServerError(f"prefect.yaml is missing beside {here}: install discovery-loop again")
 
 
-def up(port: int = PORT, say: Callable[[str], None] = lambda _: None) -> Local:
+def up(port: int | None = None, say: Callable[[str], None] = lambda _: None) -> Local:
     """Start what is not running yet and wait until it is healthy.
+
+    Args:
+        port: of the server; None: that of the one that runs, else `PORT`.
+        say: told what is done.
 
     Raises:
         ServerError: the port is taken, or a part does not come up; what was started is ended again.
     """
     running = recorded()
     if running and healthy(running.api):
+        if port not in (None, running.port):
+            say(
+                f"it is up on port {running.port} already, so --port {port} does nothing: run discovery-loop down first"
+            )
         mend(running, say)
         return running
     down()
+    port = PORT if port is None else port
     here = local(port)
     for wanted in (port, port + 1):  # the server, and the reports
         if taken(wanted):

@@ -86,6 +86,17 @@ def test_up_refuses_a_port_that_is_taken(home):
     assert f"port {port} of 127.0.0.1 is taken" in done.stderr
 
 
+def test_up_says_that_another_port_does_nothing_where_it_is_up(home, monkeypatch):
+    server.local().state.write_text(json.dumps({"port": 4321}))
+    monkeypatch.setattr(server, "healthy", lambda _: True)
+    monkeypatch.setattr(server, "mend", lambda *_: None)
+    said: list[str] = []
+    assert server.up(4400, said.append).port == 4321
+    assert said == ["it is up on port 4321 already, so --port 4400 does nothing: run discovery-loop down first"]
+    assert server.up(None, said.append).port == server.up(4321, said.append).port == 4321
+    assert len(said) == 1
+
+
 def test_a_process_that_leaves_is_told_with_its_last_line(home, tmp_path):
     log = tmp_path / "x.log"
     log.write_text("first\nTypeError: no such thing\n\n")

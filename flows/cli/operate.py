@@ -12,7 +12,10 @@ from flows.console import emit, note, progress
 
 
 def up(
-    port: Annotated[int, typer.Option(min=1024, max=65535, help="Port of the server on the loopback address.")] = 4200,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1024, max=65535, help="Port of the server on the loopback address. Default: 4200."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Start a Prefect server, work pool, deployments and a worker on this machine; print the address of the UI."""

@@ -211,6 +211,51 @@ def test_a_table_of_another_potential_proposes_too(made, emt):
         assert result.e_above_hull == pytest.approx(expected, abs=1e-6)
 
 
+def without(hull, formula):
+    """The hull, its source robbed of a formula's crystals, as the test split's are not shipped."""
+    for id in [id for id in hull.source.crystals if hull.source.known(id).formula == formula]:
+        del hull.source.crystals[id]
+    return hull
+
+
+def test_a_compound_whose_crystal_is_not_shipped_counts_by_the_tables_energy(made, emt):
+    """Otherwise a hull would lack compounds as common as ZnSe, and what decomposes to them would look stable."""
+    margin = {"own_margin": 0.04}
+    robbed = without(made(("Cu", "Pd"), **margin), "Cu3Pd")
+    energy = robbed.estimates._own[0].energy["Cu3Pd"]
+    result = robbed.e_above_hull("Cu3Pd", 0.0, emt.energy_type)
+    assert result.decomposition == {"Cu3Pd": 1.0}
+    assert result.e_above_hull == pytest.approx(-energy, abs=1e-9)
+    assert "rests on the table's energy of a crystal that is not in the package: Cu3Pd (Cu3Pd-" in result.message
+    assert robbed.complete(("Cu", "Pd")).e_above_hull("Cu3Pd", 0.0, emt.energy_type).decomposition == {"Cu3Pd": 1.0}
+    blind = without(made(("Cu", "Pd"), held_out=False, **margin), "Cu3Pd").e_above_hull("Cu3Pd", 0.0, emt.energy_type)
+    assert "Cu3Pd" not in blind.decomposition
+    assert blind.e_above_hull < result.e_above_hull - 1e-3
+    assert blind.message == ""
+
+
+def test_a_compound_that_only_anothers_table_knows_is_named(made, emt):
+    kind = EnergyType("other", "PBE", "none", "f" * 64)
+    robbed = without(made(("Cu", "Pd"), kind=kind, own_margin=0.04, other_margin=0.1), "Cu3Pd")
+    result = robbed.e_above_hull("Cu3Pd", 0.0, emt.energy_type)
+    assert "not among the phases: Cu3Pd (Cu3Pd-" in result.message
+    assert "its crystal is not in the package" in result.message
+    assert "Cu3Pd" not in result.decomposition
+    assert not any(id.startswith("Cu3Pd") for id in robbed.computed)
+    blind = without(made(("Cu", "Pd"), where="b.db", own_margin=0.04, held_out=False), "Cu3Pd")
+    expected = blind.e_above_hull("Cu3Pd", 0.0, emt.energy_type).e_above_hull
+    assert result.e_above_hull == pytest.approx(expected, abs=1e-6)
+
+
+def test_energies_that_stand_are_part_of_the_key(made, emt):
+    hull = made(("Cu", "Pd"))
+    own = hull.estimates._own[0]
+    before = hull.checksum
+    own.checksum, own.held_out = "a", True
+    assert hull.checksum != before
+    assert "a" in hull.estimates.standing
+
+
 def test_without_any_table_all_phases_are_computed(emt, tmp_path):
     hull = DemandHull(
         PhaseLedger(PotentialPhases(emt, SETTINGS), str(tmp_path / "a.db")),

@@ -69,6 +69,7 @@ class DemandHull(Hull):
         self._phases: dict[frozenset[str], list[Phase]] = {}
         self._corners: dict[str, tuple[HullEntry, ...]] = {}  # by element
         self._points: dict[str, Evaluation] = {}  # of phases as they stand, failures included
+        self._absent: set[str] = set()  # ids of phases that matter, of which there is neither crystal nor own energy
         # eV/atom, by chemical system and whether a phase was computed as it stands
         self._widened: dict[tuple[frozenset[str], bool], float] = {}
 
@@ -77,6 +78,7 @@ class DemandHull(Hull):
         """Of everything that a distance depends on: phases, settings of their relaxation, margins."""
         margins = self.estimates.margins
         what = [self.ledger.key.oracle, self.ledger.key.settings, margins, self.source.checksum]
+        what += self.estimates.standing
         what += [] if self.levels is None else [self.levels]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
@@ -120,7 +122,7 @@ class DemandHull(Hull):
             min_compounds=self.min_compounds, finds=finds, levels=levels, progress=self.progress,
         )  # fmt: skip
         hull._computed, hull._phases, hull._corners = self._computed, self._phases, self._corners
-        hull._widened, hull._points = self._widened, self._points
+        hull._widened, hull._points, hull._absent = self._widened, self._points, self._absent
         return hull
 
     def e_above_hull(
@@ -179,7 +181,7 @@ class DemandHull(Hull):
         system = frozenset(elements)
         self._settle_corners(sorted(system))
         phases = [phase for phase in self._phases_of(system) if not is_element(phase.formula) and not phase.settled]
-        self._compute({phase.id for phase in phases})
+        self._compute(self._with_crystals(phases))
         return self._bounded(system)
 
     def phases(self, elements: Iterable[str]) -> list[HullEntry]:
@@ -279,7 +281,7 @@ class DemandHull(Hull):
         done = self._computed.get(phase.id)
         if done is not None:
             return HullEntry(phase.formula, done.value("energy"), phase.id) if _usable(done) else None
-        if is_element(phase.formula):  # the corner is settled
+        if is_element(phase.formula) or phase.id in self._absent:  # an element's corner is settled
             return None
         if phase.settled:
             return HullEntry(phase.formula, phase.estimate, phase.id)
@@ -319,9 +321,20 @@ class DemandHull(Hull):
         """Energies of phases as they stand where those are unknown; relaxation of the others."""
         ids = {id for missing in wanted.values() for id in missing}
         phases = {phase.id: phase for system in wanted for phase in self._phases_of(system) if phase.id in ids}
-        guessed = {id for id, phase in phases.items() if phase.guessed and id not in self._points}
+        ids &= self._with_crystals(phases.values())
+        guessed = {id for id in ids if phases[id].guessed and id not in self._points}
         self._point(guessed)
         self._compute(ids - guessed)
+
+    def _with_crystals(self, phases: Iterable[Phase]) -> set[str]:
+        """Ids of what can be computed; the others are left out, and named where they could matter."""
+        found = set()
+        for phase in phases:
+            if phase.crystal:
+                found.add(phase.id)
+            elif not phase.settled:
+                self._absent.add(phase.id)
+        return found
 
     def _point(self, ids: set[str]) -> None:
         if todo := sorted(ids - self._points.keys()):
@@ -374,16 +387,25 @@ class DemandHull(Hull):
         if result.status != OK:
             return result
         tried = {**self._points, **self._computed}
-        failed = [phase for phase in self._phases_of(system) if phase.id in tried and not _usable(tried[phase.id])]
+        phases = self._phases_of(system)
+        lost = [
+            f"{p.formula} ({p.id}: {tried[p.id].status})" for p in phases if p.id in tried and not _usable(tried[p.id])
+        ]
+        lost += [f"{p.formula} ({p.id}: its crystal is not in the package)" for p in phases if p.id in self._absent]
+        standing = [
+            f"{p.formula} ({p.id})" for p in phases if p.settled and not p.crystal and result.ids.get(p.formula) == p.id
+        ]
         stopped = [
             f"{formula} ({id}: {self._computed[id].status})"
             for formula, id in result.ids.items()
             if id in self._computed and not self._computed[id].ok
         ]
         notes = [result.message]
-        if failed:
-            names = ", ".join(f"{phase.formula} ({phase.id}: {tried[phase.id].status})" for phase in failed)
-            notes.append(f"not among the phases: {names}")
+        if standing:
+            names = ", ".join(standing)
+            notes.append(f"rests on the table's energy of a crystal that is not in the package: {names}")
+        if lost:
+            notes.append(f"not among the phases: {', '.join(lost)}")
         if stopped:
             names = ", ".join(stopped)
             notes.append(f"rests on a phase whose relaxation did not end, so it is this far above or further: {names}")
@@ -404,6 +426,7 @@ def demand_hull(
     ledger: str | None = None,
     source: CrystalSource | None = None,
     tables: Sequence[References] | None = None,
+    held_out: bool = True,
     progress: Progress | None = None,
 ) -> DemandHull:
     """The hull on demand of a potential over the reference crystals in the package.
@@ -414,6 +437,7 @@ def demand_hull(
         ledger: file or URL; by default `oracles.references.phase_ledger.default_ledger`.
         source: other crystals.
         tables: other tables that propose phases; by default all that are shipped, the potential's own first.
+        held_out: whether formulas count whose crystals are not shipped (`Estimates`).
         progress: called with phases done and their total.
 
     Raises:
@@ -421,7 +445,7 @@ def demand_hull(
     """
     crystals = require_crystals(source)
     proposed = shipped_tables() if tables is None else tables
-    estimates = Estimates(proposed, potential.energy_type, relaxation=relaxation(config))
+    estimates = Estimates(proposed, potential.energy_type, relaxation=relaxation(config), held_out=held_out)
     phases = PhaseLedger(PotentialPhases(potential, config), ledger)
     return DemandHull(phases, crystals, estimates, progress=progress)
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from pymatgen.core import Composition, Structure
 
-from loop.hull import HullEntry
+from loop.hull import HullEntry, amounts_of
 from loop.values import EnergyType
 from oracles.potentials.corrections import SCHEME, anion_correction
 from oracles.references.table import References, is_element
@@ -58,6 +60,7 @@ class Phase:
     margin: float  # eV/atom by which its relaxed energy may lie below the estimate
     guessed: bool = True  # not the judge's own energy of this very crystal
     settled: bool = False  # the estimate is the relaxed energy itself
+    crystal: bool = True  # whether there is one to compute; a table may hold energies of crystals that are not shipped
 
     def lower(self, elements: Mapping[str, float], widened: float) -> float:
         """Lower bound of its energy in eV/atom, -inf where nothing is known.
@@ -90,6 +93,8 @@ class Estimates:
         element_margin: eV/atom above the lowest published crystal of an element, within which another may be lower;
             None: `other_margin`.
         uncorrected: the judge's energies are raw PBE: MP2020's anion corrections are taken out of others'.
+        held_out: whether formulas count of which there is no crystal, such as those of the test split. Benchmarks that
+            ask about these leave them out.
     """
 
     def __init__(
@@ -102,11 +107,12 @@ class Estimates:
         element_margin: float | None = None,
         *,
         uncorrected: bool = False,
+        held_out: bool = True,
     ) -> None:
         self._own = [_Table(table, relaxation) for table in tables if table.energy_type == energy_type]
         others = [table for table in tables if table.energy_type != energy_type]
         self._others = [(_Table(table), table.energy_type.corrections) for table in others]
-        self._uncorrected = uncorrected
+        self._uncorrected, self._held_out = uncorrected, held_out
         self.own_margin, self.other_margin = own_margin, other_margin
         self.element_margin = other_margin if element_margin is None else element_margin
 
@@ -121,6 +127,11 @@ class Estimates:
         """Whether a table of the judge's own energies is among them."""
         return bool(self._own)
 
+    @property
+    def standing(self) -> list[str]:
+        """Checksums of own tables whose energies of crystals that are not shipped count as they are."""
+        return [table.checksum for table in self._own if table.held_out and self._held_out]
+
     def corners(self, elements: Collection[str]) -> list[HullEntry]:
         """Elements whose lowest relaxed prototype an own table holds; they need no computing."""
         found = {symbol: table.corners[symbol] for table in self._own for symbol in elements if symbol in table.corners}
@@ -132,13 +143,33 @@ class Estimates:
         return {table.corners[element][0] for table in tables if element in table.corners}
 
     def phases(self, elements: Collection[str], source: CrystalSource) -> list[Phase]:
-        """All known crystals of a chemical system and its subsystems."""
+        """All known crystals of a chemical system and its subsystems, and formulas that are known by energy alone."""
         known = [source.known(id) for id in source.in_system(elements)]
         lowest: dict[str, Known] = {}
         for each in known:
             if each.e_above_hull < getattr(lowest.get(each.formula), "e_above_hull", np.inf):
                 lowest[each.formula] = each
-        return [self._phase(each, lowest.get(each.formula)) for each in known]
+        found = [self._phase(each, lowest.get(each.formula)) for each in known]
+        return found + self._without_crystal(elements, {each.formula for each in known})
+
+    def _without_crystal(self, elements: Collection[str], known: set[str]) -> list[Phase]:
+        """Formulas of the tables of which the source has no crystal: own energies count as they are.
+
+        Without them a hull could lack a compound as common as rock salt, whose crystal is not shipped.
+        """
+        found: dict[str, Phase] = {}
+        for table in self._own if self._held_out else []:
+            for formula in table.in_system(elements):
+                if formula not in known and formula not in found:
+                    id, energy = table.lowest[formula]
+                    found[formula] = Phase(id, formula, energy, False, 0.0, guessed=False, settled=True, crystal=False)
+        for table, corrections in self._others if self._held_out else []:
+            for formula in table.in_system(elements):
+                if formula not in known and formula not in found and (height := table.formation(formula)) is not None:
+                    height -= self._correction(formula, corrections)
+                    id, _ = table.lowest[formula]
+                    found[formula] = Phase(id, formula, height, True, self.other_margin, crystal=False)
+        return list(found.values())
 
     def _phase(self, known: Known, lowest: Known | None) -> Phase:
         """A polymorph is put above its formula's lowest by as much as published; unknown differences count as none."""
@@ -175,7 +206,12 @@ class _Table:
 
     def __init__(self, table: References, relaxation: Mapping[str, Any] | None = None) -> None:
         energies = table.energies if table.unrelaxed is None else table.unrelaxed
+        self.checksum, self.held_out = table.checksum, bool(table.held_out.any())
         self.points = dict(zip(table.ids, energies.tolist(), strict=True))  # by id, as they stand
+        self.lowest: dict[str, tuple[str, float]] = {}  # id and energy of each formula, relaxed where that is known
+        for formula, id, energy in zip(table.formulas, table.ids, table.energies.tolist(), strict=True):
+            if energy < self.lowest.get(formula, ("", np.inf))[1]:
+                self.lowest[formula] = (id, energy)
         self.energy: dict[str, float] = {}  # the lowest of each formula
         for formula, energy in zip(table.formulas, energies.tolist(), strict=True):
             self.energy[formula] = min(energy, self.energy.get(formula, np.inf))
@@ -188,6 +224,22 @@ class _Table:
         # a molecular crystal as built, before it relaxes, may lie eV too high, and all its compounds look too deep
         self._elements = {symbol: self.energy[formula] for formula, symbol in singles.items()}
         self._elements |= {symbol: energy for symbol, (_, energy) in self.corners.items()}
+
+    @cached_property
+    def _systems(self) -> dict[frozenset[str], list[str]]:
+        """Formulas of compounds by their elements."""
+        found: dict[frozenset[str], list[str]] = {}
+        for formula in self.energy:
+            system = frozenset(amounts_of(formula))
+            if len(system) > 1:
+                found.setdefault(system, []).append(formula)
+        return found
+
+    def in_system(self, elements: Collection[str]) -> list[str]:
+        """Formulas of the compounds of these elements."""
+        symbols = sorted(elements)
+        systems = (frozenset(few) for size in range(2, len(symbols) + 1) for few in combinations(symbols, size))
+        return [formula for system in systems for formula in self._systems.get(system, ())]
 
     def formation(self, formula: str) -> float | None:
         """eV/atom relative to the table's elements."""

@@ -78,7 +78,7 @@ def run(
     frame = rows_of_test(data)
     frame = frame.sample(min(n, len(frame)), random_state=seed)
     make_folder(output)
-    judge = hull or demand_hull(potential, config)
+    judge = hull or demand_hull(potential, config, held_out=False)
     with Journal(output / "table.csv", {**relax_settings(potential, config), "seed": seed}) as journal:
         frame = frame.assign(**_relaxed(frame, potential, config, progress, journal))
         places = _places(frame, judge, progress)

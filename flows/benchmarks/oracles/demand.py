@@ -153,7 +153,8 @@ def run(data: Path, output: Path, config: DemandConfig, progress: Progress | Non
     columns: dict[str, Any] = {"formula": formulas}
     for done, (name, (proposed, margin)) in enumerate(proposers.items()):
         answers = Answers(own, points, relaxed)
-        hull = DemandHull(answers, source, Estimates(proposed, own.energy_type, **margin))  # type: ignore[arg-type]
+        estimates = Estimates(proposed, own.energy_type, held_out=False, **margin)  # type: ignore[arg-type]
+        hull = DemandHull(answers, source, estimates)  # type: ignore[arg-type]
         results[name], columns[name] = compare(hull, complete, formulas)
         if progress is not None:
             progress("demand", done + 1, len(proposers), {"share": results[name]["share"]})

@@ -319,12 +319,15 @@ class DemandHull(Hull):
 
     def _look_at(self, wanted: Mapping[frozenset[str], set[str]]) -> None:
         """Energies of phases as they stand where those are unknown; relaxation of the others."""
-        ids = {id for missing in wanted.values() for id in missing}
-        phases = {phase.id: phase for system in wanted for phase in self._phases_of(system) if phase.id in ids}
-        ids &= self._with_crystals(phases.values())
-        guessed = {id for id in ids if phases[id].guessed and id not in self._points}
-        self._point(guessed)
-        self._compute(ids - guessed)
+        points, relaxed = set[str](), set[str]()
+        for system, missing in wanted.items():
+            phases = {phase.id: phase for phase in self._phases_of(system) if phase.id in missing}
+            ids = self._with_crystals(phases.values())
+            guessed = {id for id in ids if phases[id].guessed and id not in self._points}
+            points |= guessed
+            relaxed |= ids - guessed if not guessed else set()  # a look is cheap, and may rule the others out
+        self._point(points)
+        self._compute(relaxed)
 
     def _with_crystals(self, phases: Iterable[Phase]) -> set[str]:
         """Ids of what can be computed; the others are left out, and named where they could matter."""

@@ -22,6 +22,8 @@ METASTABLE = 0.1
 IMPLAUSIBLE = -0.2
 # eV/atom. So far below, an oracle refuses the label altogether: a surrogate must not learn from it.
 REFUSED = -0.5
+# eV/atom. Where verdicts change: `within` is the same of two distances that no level lies between.
+LEVELS = (IMPLAUSIBLE, ON_HULL, METASTABLE)
 SUSPECT = "far below the hull"  # reason of the flag
 
 DEFINITIONS = {

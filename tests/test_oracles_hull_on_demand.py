@@ -15,6 +15,7 @@ from flows.cli import app
 from flows.rehull import Rehuller
 from loop.errors import ConfigError, EnergyTypeError
 from loop.hull import HullEntry
+from loop.stability import IMPLAUSIBLE, LEVELS, METASTABLE, ON_HULL, within
 from loop.values import Candidate, EnergyType, Evaluation, Quantity
 from oracles.mlip import MlipConfig, PotentialOracle
 from oracles.potentials.loading import load_potential
@@ -165,6 +166,20 @@ def test_a_verdict_needs_fewer_phases_than_a_distance(made, emt):
     assert hull.computed == deciding.computed  # what is computed counts for both
 
 
+def test_bounds_change_no_verdict(made, emt):
+    """What lies too far below a hull is no find, and a bound lies below its distance."""
+    margin = {"own_margin": 0.04}
+    whole = made(**margin)
+    (depth,) = (result.e_above_hull for result in whole.batch(["NiPt"], [0.0], emt.energy_type))
+    for height in (IMPLAUSIBLE, IMPLAUSIBLE + 0.01, ON_HULL, METASTABLE):
+        (true,) = whole.batch(["NiPt"], [height - depth], emt.energy_type)
+        (found,) = made(**margin).deciding(LEVELS).batch(["NiPt"], [height - depth], emt.energy_type)
+        for limit in (ON_HULL, METASTABLE):
+            assert within([found.e_above_hull], limit) == within([true.e_above_hull], limit)
+    (bound,) = made(**margin).deciding(LEVELS).batch(["NiPt"], [0.05 - depth], emt.energy_type)
+    assert bound.message.startswith("a lower bound, the distance is at most 0.0")
+
+
 def test_few_phases_are_computed_for_one_crystal(made, emt):
     hull = made(own_margin=0.02)
     hull.e_above_hull("Cu3Pd", 0.0, emt.energy_type)
@@ -251,9 +266,9 @@ def test_energies_that_stand_are_part_of_the_key(made, emt):
     hull = made(("Cu", "Pd"))
     own = hull.estimates._own[0]
     before = hull.checksum
-    own.checksum, own.held_out = "a", True
+    own.checksum = "a"
     assert hull.checksum != before
-    assert "a" in hull.estimates.standing
+    assert hull.estimates.standing == ["a"]  # a user's table marks no row as held out
 
 
 def test_without_any_table_all_phases_are_computed(emt, tmp_path):

@@ -275,7 +275,7 @@ def evaluate_generator(
     from flows.tables.columns import read_input
     from flows.tables.outputs import check_folder
     from loop.io.crystals import read_crystals
-    from loop.stability import METASTABLE, ON_HULL
+    from loop.stability import LEVELS
     from oracles.opinion import OpinionConfig
 
     check_folder(output)
@@ -291,7 +291,7 @@ def evaluate_generator(
             builder if energies else None,
             model,
             None if held_out is None else read_crystals(held_out),
-            None if second_opinion is None else builder.opinion(OpinionConfig(second_opinion), (ON_HULL, METASTABLE)),
+            None if second_opinion is None else builder.opinion(OpinionConfig(second_opinion), LEVELS),
         )
         record = evaluate(samples, known, output, evaluators, config, report)
     results = record["results"]

@@ -304,9 +304,9 @@ class DemandHull(Hull):
         """The lower bound, where none of the levels lies between it and the upper one."""
         assert self.levels is not None
         low, high = least.e_above_hull, most.e_above_hull
-        if least.status != OK or any((low <= level) != (high <= level) for level in self.levels):
+        if least.status != OK or any(low <= level <= high for level in self.levels):
             return None
-        told = f"between this and {high:.3f} eV/atom, by phases as published"
+        told = f"a lower bound, the distance is at most {high:.3f} eV/atom: by phases as published, not relaxed"
         notes = "; ".join(filter(None, (least.message, told)))
         return replace(least, message=notes, n_entries=most.n_entries, sparse=most.sparse)
 

@@ -129,8 +129,8 @@ class Estimates:
 
     @property
     def standing(self) -> list[str]:
-        """Checksums of own tables whose energies of crystals that are not shipped count as they are."""
-        return [table.checksum for table in self._own if table.held_out and self._held_out]
+        """Checksums of own tables: energies of crystals that are not shipped count as they are, marked or not."""
+        return [table.checksum for table in self._own] if self._held_out else []
 
     def corners(self, elements: Collection[str]) -> list[HullEntry]:
         """Elements whose lowest relaxed prototype an own table holds; they need no computing."""
@@ -206,7 +206,7 @@ class _Table:
 
     def __init__(self, table: References, relaxation: Mapping[str, Any] | None = None) -> None:
         energies = table.energies if table.unrelaxed is None else table.unrelaxed
-        self.checksum, self.held_out = table.checksum, bool(table.held_out.any())
+        self.checksum = table.checksum
         self.points = dict(zip(table.ids, energies.tolist(), strict=True))  # by id, as they stand
         self.lowest: dict[str, tuple[str, float]] = {}  # id and energy of each formula, relaxed where that is known
         for formula, id, energy in zip(table.formulas, table.ids, table.energies.tolist(), strict=True):

@@ -17,6 +17,7 @@ from flows.benchmarks.generator.prompts import (
     drawn_systems,
     judged,
     offered,
+    part_name,
     summary,
     ternaries,
 )
@@ -126,6 +127,20 @@ def test_shares_and_ratios_are_counted_per_relaxation():
     assert found["all"]["prompt_over_masks"]["within_systems"]["ratio"] == pytest.approx(10 / 6)
     assert found["oxides"]["systems"] == ["Ca-O-Ti"]
     assert found["intermetallics"][RANDOM]["found"] == 0
+
+
+def test_what_was_judged_by_other_settings_is_not_taken_up():
+    """Else a run with another judge in the same folder would record the former one's verdicts as its own."""
+    given = ("O-Sr-Ti", 0, PromptsConfig(), "weights", "judge")
+    others = [
+        ("O-Sr-Ti", 0, PromptsConfig(judge="mace:small"), "weights", "judge"),
+        ("O-Sr-Ti", 0, PromptsConfig(near=0.5), "weights", "judge"),
+        ("O-Sr-Ti", 1, PromptsConfig(), "weights", "judge"),
+        ("O-Sr-Ti", 0, PromptsConfig(), "others", "judge"),
+        ("O-Sr-Ti", 0, PromptsConfig(), "weights", "other"),
+    ]
+    assert len({part_name(*each) for each in (given, *others)}) == 6
+    assert part_name(*given) == part_name("O-Sr-Ti", 0, PromptsConfig(systems=24), "weights", "judge")
 
 
 def test_settings_are_checked():

@@ -18,9 +18,9 @@ from flows.benchmarks.crystals import CONTRACTION, RANDOM, random_crystals
 from flows.benchmarks.harness import files_of, write_benchmark
 from loop.contracts import Progress
 from loop.errors import ConfigError, InputError
-from loop.io.files import make_folder, sha256, write_text
+from loop.io.files import hash_of, make_folder, sha256, write_text
 from loop.metrics import pooled_ratio, rate_ratio, wilson
-from loop.stability import METASTABLE, ON_HULL, within
+from loop.stability import LEVELS, METASTABLE, within
 from loop.validity import STRUCTURE
 from loop.values import NEW, Candidate
 from oracles.opinion import OpinionConfig
@@ -94,7 +94,7 @@ class Judges:
 
 
 def run(data: Path, output: Path, config: PromptsConfig, progress: Progress | None = None) -> dict[str, Any]:
-    """Draw, relax, judge; systems that stand in `output` are not done again.
+    """Draw, relax, judge; systems that stand in `output` with the same settings are not done again.
 
     Args:
         data: CSV with a column split, whose test rows give the systems; crystals in its column cif.
@@ -115,11 +115,11 @@ def run(data: Path, output: Path, config: PromptsConfig, progress: Progress | No
     make_folder(output)
     systems = drawn_systems(ternaries(data), config.systems, config.seed)
     loaded, builder = load_checkpoint(None), Builder(CampaignConfig())
-    oracle = builder.opinion(OpinionConfig(config.judge), (ON_HULL, METASTABLE))
+    oracle = builder.opinion(OpinionConfig(config.judge), LEVELS)
     judges = Judges(builder.cheap.potential, builder.cheap.references.hull(), oracle)
     frames = []
     for done, system in enumerate(systems):
-        part = output / "parts" / f"{system}-{config.crystals}-{config.seed}.csv"
+        part = output / "parts" / part_name(system, done, config, loaded.checksum, oracle.settings_hash)
         if not part.is_file():
             write_text(part, _system(system, done, loaded, judges, config).to_csv(index=False))
         frames.append(pd.read_csv(part, keep_default_na=False, na_values=[""]))
@@ -139,6 +139,12 @@ def run(data: Path, output: Path, config: PromptsConfig, progress: Progress | No
         "files": files_of([output / "crystals.csv"]),
     }
     return write_benchmark(output, record)
+
+
+def part_name(system: str, place: int, config: PromptsConfig, checkpoint: str, judge: str) -> str:
+    """File of a system's crystals, another one wherever they would be others."""
+    settings = {name: value for name, value in asdict(config).items() if name != "systems"}
+    return f"{system}-{hash_of([place, settings, checkpoint, judge])[:12]}.csv"
 
 
 def ternaries(data: Path) -> list[str]:

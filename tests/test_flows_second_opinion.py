@@ -12,7 +12,7 @@ from pymatgen.core import Lattice, Structure
 from flows.build import Builder
 from flows.checks import problems
 from flows.config import read_config
-from flows.evaluation.report import second_opinion, told
+from flows.evaluation.report import EvaluationConfig, second_opinion, told
 from flows.facts import facts_of
 from flows.forecast import forecast
 from flows.outcome import summarise
@@ -148,9 +148,13 @@ def test_samples_are_sun_by_both(tmp_path):
     results = {"samples": 5, "readable": 5, "relaxed": {"crystals": 5, "statuses": {"ok": 5}, "second_opinion": found,
                                                        "median_energy_gained": 0.1}}  # fmt: skip
     lines = told(results)
-    assert lines["second opinion"] == "mlip-other@1: 3 of 4 judged; by both:"
+    assert lines["second opinion"] == "mlip-other@1: 3 of 4 judged (within 0.1 eV/atom by the first); by both:"
     assert lines["relaxed, by both: msun"].startswith("0.200 (")
     assert lines["relaxed, by both: msun"].endswith("1 of 5")
+    assert part["second_opinion_message"].notna().all()
+    for below in (0.05, float("nan")):
+        with pytest.raises(ConfigError, match="expected second_below of at least"):
+            EvaluationConfig(second_below=below)
     # asked about more than the first calls metastable, it has a verdict of its own
     wider = second_opinion(part, dict(zip(part.index, crystals, strict=True)), other, below=0.25)
     assert (wider["asked"], wider["judged"], wider["asked_below"]) == (5, 4, 0.25)

@@ -20,6 +20,7 @@ from flows.evaluation.figures import draw
 from flows.novelty import shipped_novelty
 from flows.records import write_record
 from loop.contracts import Oracle, Progress
+from loop.errors import ConfigError
 from loop.io.files import make_folder, write_text
 from loop.metrics import wilson
 from loop.novelty import NoveltyIndex
@@ -49,6 +50,11 @@ class EvaluationConfig:
     reference_energies: int = 1000  # reference crystals whose energies are compared, drawn with `seed`
     seed: int = 0
     second_below: float = METASTABLE  # eV/atom by the first potential, up to which the second is asked
+
+    def __post_init__(self) -> None:
+        """Check: asked about less, the second would seem to refuse what it never saw."""
+        if not self.second_below >= METASTABLE:
+            raise ConfigError(f"expected second_below of at least {METASTABLE:g} eV/atom, got {self.second_below}")
 
 
 @dataclass(frozen=True)
@@ -224,6 +230,7 @@ def _relaxed(
         crystals = dict(zip(good, ends, strict=True))
         both = {"second_opinion": second_opinion(part, crystals, evaluators.opinion, config.second_below)}
         rows.loc[chosen, "e_above_hull_second_opinion"] = part["second_opinion"]
+        rows.loc[chosen, "second_opinion_message"] = part["second_opinion_message"]
     return {
         "crystals": len(chosen),
         "statuses": dict(Counter(outcome.status for outcome in outcomes)),
@@ -240,7 +247,8 @@ def second_opinion(
     """Shares of crystals that two potentials call stable, each on its own hull, S.U.N. with that, and by the second.
 
     Args:
-        part: relaxed crystals as the first potential judged them; gets the column ``second_opinion`` (eV/atom).
+        part: relaxed crystals as the first potential judged them; gets the columns ``second_opinion`` (eV/atom;
+            a lower bound where its message says so) and ``second_opinion_message``.
         relaxed: the crystals themselves, by row.
         oracle: of the second potential, which relaxes them on.
         below: distance from the first potential's hull (eV/atom) up to which the second is asked; what lies further
@@ -250,7 +258,9 @@ def second_opinion(
     asked = [row for row in part.index[near] if row in relaxed]
     labels = oracle.evaluate([Candidate(relaxed[row]) for row in asked]) if asked else []
     above = {row: label.value("e_above_hull") for row, label in zip(asked, labels, strict=True) if label.ok}
+    said = {row: label.message for row, label in zip(asked, labels, strict=True)}
     part["second_opinion"] = [above.get(row, np.nan) for row in part.index]
+    part["second_opinion_message"] = [said.get(row, "") for row in part.index]
     # a sparse hull is no verdict of this oracle, so what it judged is not sparse
     second = part.assign(e_above_hull=part["second_opinion"], sparse_hull=False)
     _judge_stability(second)
@@ -275,7 +285,10 @@ def told(results: Mapping[str, Any]) -> dict[str, str]:
         lines["relaxed"] = f"{relaxed['crystals']} ({statuses})"
         lines |= {f"relaxed: {name}": _share_told(found, relaxed["crystals"]) for name, found in _shares_in(relaxed)}
         if both := relaxed.get("second_opinion"):
-            lines["second opinion"] = f"{both['oracle']}: {both['judged']} of {both['asked']} judged; by both:"
+            lines["second opinion"] = (
+                f"{both['oracle']}: {both['judged']} of {both['asked']} judged (within {both['asked_below']:g} eV/atom "
+                "by the first); by both:"
+            )
             n = relaxed["crystals"]
             lines |= {f"relaxed, by both: {name}": _share_told(found, n) for name, found in _shares_in(both)}
             alone = _shares_in(both["alone"])

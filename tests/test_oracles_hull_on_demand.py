@@ -257,6 +257,9 @@ def test_a_compound_that_only_anothers_table_knows_is_named(made, emt):
     assert "its crystal is not in the package" in result.message
     assert "Cu3Pd" not in result.decomposition
     assert not any(id.startswith("Cu3Pd") for id in robbed.computed)
+    # elsewhere in the same system, where it cannot matter, it is not named, whatever was asked before
+    assert robbed.e_above_hull("Pd", 0.0, emt.energy_type).message == ""
+    assert robbed.e_above_hull("Cu3Pd", 0.0, emt.energy_type).n_entries == result.n_entries
     blind = without(made(("Cu", "Pd"), where="b.db", own_margin=0.04, held_out=False), "Cu3Pd")
     expected = blind.e_above_hull("Cu3Pd", 0.0, emt.energy_type).e_above_hull
     assert result.e_above_hull == pytest.approx(expected, abs=1e-6)

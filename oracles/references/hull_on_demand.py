@@ -69,7 +69,6 @@ class DemandHull(Hull):
         self._phases: dict[frozenset[str], list[Phase]] = {}
         self._corners: dict[str, tuple[HullEntry, ...]] = {}  # by element
         self._points: dict[str, Evaluation] = {}  # of phases as they stand, failures included
-        self._absent: set[str] = set()  # ids of phases that matter, of which there is neither crystal nor own energy
         # eV/atom, by chemical system and whether a phase was computed as it stands
         self._widened: dict[tuple[frozenset[str], bool], float] = {}
 
@@ -122,7 +121,7 @@ class DemandHull(Hull):
             min_compounds=self.min_compounds, finds=finds, levels=levels, progress=self.progress,
         )  # fmt: skip
         hull._computed, hull._phases, hull._corners = self._computed, self._phases, self._corners
-        hull._widened, hull._points, hull._absent = self._widened, self._points, self._absent
+        hull._widened, hull._points = self._widened, self._points
         return hull
 
     def e_above_hull(
@@ -169,7 +168,8 @@ class DemandHull(Hull):
                         missing, result = set(), bound
                 wanted.setdefault(system, set()).update(missing)
                 if not missing:
-                    results[index] = self._told(system, result)
+                    lost = self._lost(system, asked[index], result, hulls[system])
+                    results[index] = self._told(system, result, lost)
                     open_.discard(index)
             self._look_at(wanted)
             widened = {system for system, ids in wanted.items() if self._widen(system, ids)}
@@ -181,7 +181,7 @@ class DemandHull(Hull):
         system = frozenset(elements)
         self._settle_corners(sorted(system))
         phases = [phase for phase in self._phases_of(system) if not is_element(phase.formula) and not phase.settled]
-        self._compute(self._with_crystals(phases))
+        self._compute({phase.id for phase in phases if phase.crystal})
         return self._bounded(system)
 
     def phases(self, elements: Iterable[str]) -> list[HullEntry]:
@@ -281,7 +281,7 @@ class DemandHull(Hull):
         done = self._computed.get(phase.id)
         if done is not None:
             return HullEntry(phase.formula, done.value("energy"), phase.id) if _usable(done) else None
-        if is_element(phase.formula) or phase.id in self._absent:  # an element's corner is settled
+        if is_element(phase.formula) or _is_lost(phase):  # an element's corner is settled
             return None
         if phase.settled:
             return HullEntry(phase.formula, phase.estimate, phase.id)
@@ -322,22 +322,11 @@ class DemandHull(Hull):
         points, relaxed = set[str](), set[str]()
         for system, missing in wanted.items():
             phases = {phase.id: phase for phase in self._phases_of(system) if phase.id in missing}
-            ids = self._with_crystals(phases.values())
-            guessed = {id for id in ids if phases[id].guessed and id not in self._points}
+            guessed = {id for id in phases if phases[id].guessed and id not in self._points}
             points |= guessed
-            relaxed |= ids - guessed if not guessed else set()  # a look is cheap, and may rule the others out
+            relaxed |= set() if guessed else phases.keys()  # a look is cheap, and may rule the others out
         self._point(points)
         self._compute(relaxed)
-
-    def _with_crystals(self, phases: Iterable[Phase]) -> set[str]:
-        """Ids of what can be computed; the others are left out, and named where they could matter."""
-        found = set()
-        for phase in phases:
-            if phase.crystal:
-                found.add(phase.id)
-            elif not phase.settled:
-                self._absent.add(phase.id)
-        return found
 
     def _point(self, ids: set[str]) -> None:
         if todo := sorted(ids - self._points.keys()):
@@ -385,7 +374,19 @@ class DemandHull(Hull):
         if np.isfinite(drop) and drop > phase.margin:
             self._widened[key] = max(self._widened.get(key, 0.0), WIDEN * drop)
 
-    def _told(self, system: frozenset[str], result: HullResult) -> HullResult:
+    def _lost(
+        self, system: frozenset[str], amounts: Mapping[str, float], result: HullResult, hull: Hull
+    ) -> list[Phase]:
+        """Phases without crystal and energy of this potential that could lower the hull here."""
+        phases = [phase for phase in self._phases_of(system) if _is_lost(phase)]
+        if result.status != OK or not phases:
+            return []
+        elements = {s: self._corners[s][0].energy for s in system if self._corners.get(s)}
+        bounds = [HullEntry(p.formula, max(p.lower(elements, 0.0), LOWEST), p.id) for p in phases]
+        lower = hull.with_entries(bounds, self.energy_type).e_above_hull(amounts, 0.0, self.energy_type)
+        return [phase for phase in phases if phase.id in lower.ids.values()]
+
+    def _told(self, system: frozenset[str], result: HullResult, absent: Sequence[Phase]) -> HullResult:
         """With a word on the phases that could not be computed, and on those whose relaxation was cut off."""
         if result.status != OK:
             return result
@@ -394,7 +395,7 @@ class DemandHull(Hull):
         lost = [
             f"{p.formula} ({p.id}: {tried[p.id].status})" for p in phases if p.id in tried and not _usable(tried[p.id])
         ]
-        lost += [f"{p.formula} ({p.id}: its crystal is not in the package)" for p in phases if p.id in self._absent]
+        lost += [f"{p.formula} ({p.id}: its crystal is not in the package)" for p in absent]
         standing = [
             f"{p.formula} ({p.id})" for p in phases if p.settled and not p.crystal and result.ids.get(p.formula) == p.id
         ]
@@ -451,6 +452,11 @@ def demand_hull(
     estimates = Estimates(proposed, potential.energy_type, relaxation=relaxation(config), held_out=held_out)
     phases = PhaseLedger(PotentialPhases(potential, config), ledger)
     return DemandHull(phases, crystals, estimates, progress=progress)
+
+
+def _is_lost(phase: Phase) -> bool:
+    """Whether there is neither a crystal to compute nor an energy of this potential."""
+    return not phase.crystal and not phase.settled
 
 
 def _is_molecular(crystal: Structure, symbol: str) -> bool:

@@ -73,7 +73,9 @@ def others() -> list[str]:
     slowest, fastest = relaxation["speedup_cpu_95"]
     killed = results("resume")
     rl, held = results("rl-default"), results("rl-default")["tuned"]
-    least = min(told["share_ratio"]["value"] for name, told in held["chemistry"].items() if name != "f_block")
+    judge, told = results("rl-sevennet"), results("prompts")["all"]
+    base, tuned = (100 * judge[arm]["msun"]["share"] for arm in ("base", "tuned"))
+    least = min(found["share_ratio"]["value"] for name, found in held["chemistry"].items() if name != "f_block")
     return [
         f"precision {hull['precision']:.2f} and recall {hull['recall']:.2f}; mean error {hull['mae']:.3f} eV/atom",
         f"{min(pool):.0f} to {max(pool):.0f} times fewer labels",
@@ -86,6 +88,10 @@ def others() -> list[str]:
         f"M.S.U.N. {100 * rl['base']['msun']['value']:.0f} to {100 * held['msun']['value']:.0f} % "
         f"({held['msun_ratio']['value']:.1f} times), S.U.N. {held['sun_ratio']['value']:.1f} times, each class of "
         f"chemistry at {least:.2f} of its share at least, {100 * held['unique']['value']:.0f} % unique",
+        f"by SevenNet: M.S.U.N. {base:.0f} to {tuned:.0f} % ({judge['msun_ratio']['value']:.1f} times), "
+        f"S.U.N. {judge['sun_ratio']['value']:.1f} times",
+        f"{told['prompt_over_masks']['found']['ratio']:.1f} times what masks find, "
+        f"{told['prompt_over_random']['found']['ratio']:.1f} times chance",
         f"({killed['campaigns_with_the_same_list']} of {killed['campaigns']}, [{killed['kills']} kills]",
         f"training {min(training):.0f} to {max(training):.0f} times as fast",
         f"batched relaxation {relaxation['speedup_cpu']:.0f} times ASE ({slowest:.1f} to {fastest:.1f})",

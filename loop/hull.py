@@ -166,7 +166,7 @@ class Hull:
         """Take up entries; returns their chemical systems."""
         groups: dict[frozenset[str], list[HullEntry]] = {}
         for entry in entries:
-            key = frozenset(_SYMBOL.findall(entry.formula))
+            key = symbols_of(entry.formula)
             if not key or not np.isfinite(entry.energy):
                 raise InputError(f"expected a formula and a finite energy for each phase of a hull, got {entry}")
             groups.setdefault(key, []).append(entry)
@@ -242,6 +242,11 @@ class _System:
         used = np.flatnonzero(result.x > _TIGHT)
         shares, *_ = np.linalg.lstsq(matrix[:, used], fractions, rcond=None)
         return self.active[used], shares
+
+
+def symbols_of(formula: str) -> frozenset[str]:
+    """Symbols in a formula: much faster than parsing it, for tables of many thousands."""
+    return frozenset(_SYMBOL.findall(formula))
 
 
 def amounts_of(composition: Composition | Mapping[str, float] | str) -> dict[str, float]:

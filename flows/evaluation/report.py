@@ -266,12 +266,12 @@ def second_opinion(
     _judge_stability(second)
     names = ("stable", "metastable", "sun", "msun")
     found: dict[str, Any] = {"oracle": oracle.name, "asked": len(asked), "judged": len(above), "asked_below": below}
-    found |= {name: _share(part[name] & second[name]) for name in names}
-    return found | {"alone": {name: _share(second[name]) for name in names}}
+    found |= {name: _share(int((part[name] & second[name]).sum()), len(part)) for name in names}
+    return found | {"alone": {name: _share(int(second[name].sum()), len(part)) for name in names}}
 
 
-def _share(flags: pd.Series) -> dict[str, Any]:
-    count, share = int(flags.sum()), wilson(int(flags.sum()), len(flags))
+def _share(count: int, n: int) -> dict[str, Any]:
+    share = wilson(count, n)
     return {"share": share.value, "low": share.low, "high": share.high, "count": count}
 
 
@@ -312,9 +312,7 @@ def _shares(rows: pd.DataFrame, n: int) -> dict[str, Any]:
     flags = [name for name in (*SHARED, "stable", "metastable", "sun", "msun") if name in rows]
     found: dict[str, Any] = {}
     for name in flags:
-        count = int(rows[name].sum())
-        share = wilson(count, n)  # rows that are no crystals count among the n
-        found[name] = {"share": share.value, "low": share.low, "high": share.high, "count": count}
+        found[name] = _share(int(rows[name].sum()), n)  # rows that are no crystals count among the n
     if "e_above_hull" in rows:
         above = rows["e_above_hull"].to_numpy(dtype=float)
         above = above[np.isfinite(above)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ import numpy as np
 
 from loop.contracts import Progress
 from loop.errors import InputError
-from loop.hull import Hull, HullEntry
+from loop.hull import Hull, HullEntry, symbols_of
 from loop.io.crystals import read_frame
 from loop.io.files import sha256, write_text
 from oracles.references.element_prototypes import LARGEST, Corner, lowest_prototypes
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 POLYMORPHS = 0.02  # eV/atom above the lowest single point of a formula, within which a polymorph is relaxed as well
 HOLE = 0.5  # eV/atom: a relaxation that falls further below the hull of single points found a hole of the potential
-_SYMBOL = re.compile("[A-Z][a-z]?")
 SINGLE = ["row", "id", "formula", "n", "energy", "held_out", "reason"]
 RELAXED = ["row", "energy", "status", "steps", "volume"]
 
@@ -209,7 +207,7 @@ def _corners(
 ) -> dict[str, Corner]:  # fmt: skip
     """The lowest relaxed crystal of each element of the sources."""
     usable = singles[singles["reason"].isna()]
-    elements = sorted({symbol for formula in usable["formula"] for symbol in _SYMBOL.findall(formula)})
+    elements = sorted({symbol for formula in usable["formula"] for symbol in symbols_of(formula)})
     path = parts.folder / "corners.json"
     done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     published: dict[str, dict[str, Structure]] = {}

@@ -267,9 +267,13 @@ class DemandHull(Hull):
             found[symbol] = {id for id, point in points.items() if point <= lowest + self.estimates.own_margin}
         return found
 
+    def _elemental(self, system: frozenset[str]) -> dict[str, float]:
+        """eV/atom of the elements that have a corner."""
+        return {symbol: entries[0].energy for symbol in system if (entries := self._corners.get(symbol))}
+
     def _bounded(self, system: frozenset[str]) -> Hull:
         """The hull of computed energies, and of lower bounds where there are none yet."""
-        elements = {s: self._corners[s][0].energy for s in system if self._corners.get(s)}
+        elements = self._elemental(system)
         entries = [entry for symbol in system for entry in self._corners.get(symbol, ())]
         if len(elements) == len(system):
             phases = [self._entry(phase, elements, system) for phase in self._phases_of(system)]
@@ -356,7 +360,7 @@ class DemandHull(Hull):
     def _widen(self, system: frozenset[str], ids: set[str]) -> bool:
         """Whether phases lie further below their estimates than was thought: others of the system may, too."""
         before = dict(self._widened)
-        elements = {symbol: entries[0].energy for symbol in system if (entries := self._corners.get(symbol))}
+        elements = self._elemental(system)
         for phase in self._phases_of(system) if ids else []:
             if phase.id not in ids:
                 continue
@@ -381,7 +385,7 @@ class DemandHull(Hull):
         phases = [phase for phase in self._phases_of(system) if _is_lost(phase)]
         if result.status != OK or not phases:
             return []
-        elements = {s: self._corners[s][0].energy for s in system if self._corners.get(s)}
+        elements = self._elemental(system)
         bounds = [HullEntry(p.formula, max(p.lower(elements, 0.0), LOWEST), p.id) for p in phases]
         lower = hull.with_entries(bounds, self.energy_type).e_above_hull(amounts, 0.0, self.energy_type)
         return [phase for phase in phases if phase.id in lower.ids.values()]

@@ -7,7 +7,6 @@ lie lower. Where a table holds the crystal's own relaxed energy, nothing is left
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from pymatgen.core import Composition, Structure
 
-from loop.hull import HullEntry
+from loop.hull import HullEntry, symbols_of
 from loop.values import EnergyType
 from oracles.potentials.corrections import SCHEME, anion_correction
 from oracles.references.table import References, is_element
@@ -25,7 +24,6 @@ from oracles.references.table import References, is_element
 if TYPE_CHECKING:
     from oracles.references.crystals import Known
 
-_SYMBOL = re.compile(r"[A-Z][a-z]?")
 OWN_MARGIN = 0.03  # eV/atom: relaxation lowered 99 % of 328 phases by less, from their published cells (docs/LOG.md)
 OTHER_MARGIN = 0.20  # eV/atom: another potential's formation energy, relative to the judge's elements
 
@@ -232,7 +230,7 @@ class _Table:
         """Formulas of compounds by their elements."""
         found: dict[frozenset[str], list[str]] = {}
         for formula in self.energy:
-            system = frozenset(_SYMBOL.findall(formula))
+            system = symbols_of(formula)
             if len(system) > 1:
                 found.setdefault(system, []).append(formula)
         return found

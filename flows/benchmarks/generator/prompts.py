@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.benchmarks.crystals import CONTRACTION, RANDOM, random_crystals
+from flows.benchmarks.crystals import CONTRACTION, RANDOM, random_crystals, structures_of_split
 from flows.benchmarks.harness import files_of, write_benchmark
 from loop.contracts import Progress
 from loop.errors import ConfigError, InputError
@@ -149,13 +149,8 @@ def part_name(system: str, place: int, config: PromptsConfig, checkpoint: str, j
 
 def ternaries(data: Path) -> list[str]:
     """Chemical systems of three elements among the crystals of the table's test split, sorted, as ``O-Sr-Ti``."""
-    from loop.io.crystals import read_crystals
-
-    table = read_crystals(data)
-    if "split" not in table.frame:
-        raise InputError(f"{data.name} has no column split, which says what the generator was not trained on")
-    rows = np.flatnonzero(table.frame["split"] == "test")
-    found = {frozenset(map(str, s.composition.elements)) for i in rows if (s := table.structures[i]) is not None}
+    crystals = structures_of_split(data, "test").values()
+    found = {frozenset(map(str, crystal.composition.elements)) for crystal in crystals}
     return sorted("-".join(sorted(system)) for system in found if len(system) == 3)
 
 

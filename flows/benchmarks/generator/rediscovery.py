@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.benchmarks.crystals import structures_of_split
 from flows.benchmarks.harness import write_benchmark
 from loop.contracts import Progress
-from loop.errors import ConfigError, InputError
+from loop.errors import ConfigError
 from loop.io.files import make_folder, sha256, write_text
 from loop.known import KnownCrystals
 from loop.metrics import rate_ratio, wilson
@@ -123,7 +124,7 @@ def run(data: Path, output: Path, config: RediscoveryConfig, progress: Progress 
     from generator.checkpoint import load_checkpoint
 
     make_folder(output)
-    hidden = Hidden(_structures(data, config.split), KnownCrystals.shipped())
+    hidden = Hidden(structures_of_split(data, config.split), KnownCrystals.shipped())
     frames, checkpoints = [], []
     named = [(BASE, config.base), *((TUNED, path) for path in config.tuned)]
     for done, (arm, path) in enumerate(named):
@@ -150,20 +151,6 @@ def run(data: Path, output: Path, config: RediscoveryConfig, progress: Progress 
         "results": summary(samples),
     }
     return write_benchmark(output, record)
-
-
-def _structures(data: Path, split: str) -> dict[str, Structure]:
-    from loop.io.crystals import read_crystals
-
-    table = read_crystals(data)
-    if "split" not in table.frame:
-        raise InputError(f"{data.name} has no column split, which says what the generator was not trained on")
-    rows = np.flatnonzero(table.frame["split"] == split)
-    found = {str(table.ids[i]): table.structures[i] for i in rows}
-    result = {id: structure for id, structure in found.items() if structure is not None}
-    if not result:
-        raise InputError(f"{data.name} has no readable crystal whose split is {split!r}")
-    return result
 
 
 def _drawn(model: Any, hidden: Hidden, n: int, seed: int) -> pd.DataFrame:

@@ -1,9 +1,20 @@
-"""Meshes of k-points."""
+"""Meshes of k-points that are as symmetric as the crystal."""
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
+from pymatgen.core import Structure
+
+from loop.moyo import find_symmetry
+
+# Points of the highest site symmetry have multiples of 1/24 as coordinates in the standard settings of all space groups
+# (International Tables A), seen from the standard origin.
+ORIGIN_STEPS = 24
+SAME = 1e-4  # fractional coordinates and translations
 
 
 def mesh_size(lattice: np.ndarray, spacing: float, *, even: bool = False) -> NDArray[np.int64]:
@@ -31,11 +42,92 @@ def monkhorst_pack(size: np.ndarray, shift: tuple[int, int, int] | np.ndarray = 
     return result
 
 
-def response_mesh(lattice: np.ndarray, spacing: float) -> np.ndarray:
-    """Even mesh moved off Gamma along all axes; fractional points (n, 3).
+def response_mesh(cell: Structure, spacing: float, symprec: float) -> np.ndarray:
+    """Even mesh moved off Gamma along all axes; fractional points (n, 3) of the crystal's primitive cell.
 
     Sums over the zone converge far faster on it: Si has 13.4 at 8 x 8 x 8 points with Gamma, 12.3 without, and 12.5 at
     12 x 12 x 12; GaAs 23.5 and 12.5 (docs/dft.md). In face-centred and hexagonal lattices it lacks some of the
     crystal's symmetry: single components may differ a little where they should not, their mean does not care.
     """
-    return monkhorst_pack(mesh_size(lattice, spacing, even=True), (1, 1, 1))
+    return Frame.of(cell, spacing, symprec).mesh(spacing, even=True)
+
+
+def gamma_mesh(cell: Structure, spacing: float, symprec: float) -> np.ndarray:
+    """Mesh with Gamma; fractional points (n, 3) of the crystal's primitive cell."""
+    return Frame.of(cell, spacing, symprec).mesh(spacing)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Axes along which a mesh has the crystal's symmetry: those of the primitive cell or of the conventional one.
+
+    Points along the primitive vectors of a centred lattice that is neither cubic nor rhombohedral break its symmetry
+    where their numbers differ, so that little but time reversal saves work: 221 points of 441 for a body-centred
+    tetragonal CaCl2, and 28 of 216 along the conventional vectors at the same spacing.
+    """
+
+    lattice: np.ndarray  # (3, 3), rows: the axes, Angstrom
+    linear: np.ndarray  # (3, 3), columns: the axes in terms of the primitive cell's
+    rotations: NDArray[np.int64]  # (m, 3, 3), the crystal's, acting on fractional coordinates of the primitive cell
+
+    @classmethod
+    def of(cls, cell: Structure, spacing: float, symprec: float) -> Frame:
+        """The primitive cell's own axes if the mesh along them is symmetric, or if no other is."""
+        found = find_symmetry(cell, symprec)
+        identity = np.eye(3)
+        if found is None:
+            return cls(cell.lattice.matrix, identity, identity[None].astype(np.int64))
+        rotations = np.array(found.operations.rotations, dtype=np.int64)
+        linear = np.array(found.std_linear)
+        own = cls(cell.lattice.matrix, identity, rotations)
+        other = cls(linear.T @ cell.lattice.matrix, linear, rotations)
+        return other if not own.keeps(own.mesh(spacing)) and other.keeps(other.mesh(spacing)) else own
+
+    def mesh(self, spacing: float, *, even: bool = False) -> np.ndarray:
+        """Points at most `spacing` (1/Angstrom) apart along the axes; even: an even number, half a step off Gamma."""
+        size = mesh_size(self.lattice, spacing, even=even)
+        points = monkhorst_pack(size, (1, 1, 1) if even else (0, 0, 0))
+        cells = round(abs(np.linalg.det(self.linear)))  # primitive ones in that of the axes
+        if cells == 1 and np.allclose(self.linear, np.eye(3)):
+            return points
+        # the reciprocal lattice of the axes is finer than the primitive cell's: the mesh once around each of its points
+        corners = np.array(list(itertools.product(range(cells), repeat=3)))
+        everywhere = (points[:, None] + corners[None]).reshape(-1, 3) @ np.linalg.inv(self.linear)
+        within = everywhere - np.rint(everywhere)
+        _, first = np.unique(_keys(within), axis=0, return_index=True)
+        result: np.ndarray = within[np.sort(first)]
+        return result
+
+    def keeps(self, points: np.ndarray) -> bool:
+        """Whether each operation of the crystal takes the mesh (n, 3) to itself."""
+        mesh = {tuple(key) for key in _keys(points)}
+        return all(tuple(key) in mesh for turn in self.rotations for key in _keys(points @ turn))
+
+
+def centred(cell: Structure, symprec: float) -> Structure:
+    """The crystal seen from the point that most of its operations keep in place; axes and order of atoms stay.
+
+    GPAW makes use of operations without a translation alone: in diamond there are 24 of them about an atom and 12 about
+    the centre of a bond, the standard origin.
+
+    Args:
+        cell: exactly symmetric, as `oracles.symmetry.primitive` gives it.
+        symprec: in Angstrom.
+    """
+    found = find_symmetry(cell, symprec)
+    if found is None:
+        return cell
+    turns = np.array(found.operations.rotations) - np.eye(3)
+    steps = np.array(list(itertools.product(range(ORIGIN_STEPS), repeat=3))) / ORIGIN_STEPS
+    origins = np.array(found.prim_std_origin_shift) + steps
+    left = np.einsum("kij,nj->nki", turns, origins) + np.array(found.operations.translations)
+    kept = (np.abs(left - np.rint(left)) < SAME).all(axis=2).sum(axis=1)
+    best = origins[kept.argmax()]  # of equals the first, the standard origin itself where it is among them
+    return Structure(cell.lattice, cell.species, np.mod(cell.frac_coords - best, 1.0))
+
+
+def _keys(points: np.ndarray) -> NDArray[np.int64]:
+    """Whole numbers that are the same for points (n, 3) a reciprocal lattice vector apart."""
+    scale = 2**20  # no fraction of a mesh lies halfway between two whole numbers
+    result: NDArray[np.int64] = np.mod(np.rint(points * scale), scale).astype(np.int64)
+    return result

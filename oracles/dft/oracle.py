@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -21,7 +21,7 @@ from pymatgen.core import Structure
 from loop.errors import ConfigError
 from loop.io.files import hash_of
 from loop.values import NOT_CONVERGED, OK, TIMEOUT, Candidate, Cost, EnergyType, Evaluation, Quantity, failed
-from oracles.dft.mesh import mesh_size, monkhorst_pack, response_mesh
+from oracles.dft.mesh import centred, gamma_mesh, response_mesh
 from oracles.dft.presets import DftSettings, starting_moments
 from oracles.dft.process import Engine, Outcome, Resources, find_engine, run_worker
 from oracles.guards import Limits, check
@@ -181,6 +181,7 @@ class DftOracle:
         if refused:
             return self._evaluation(candidate, refused, message=message)
         way = reduced(candidate.structure, self.config.symprec)
+        way = replace(way, primitive=centred(way.primitive, self.config.symprec))
         keep = self.config.resources.keep and "dielectric" not in self.config.properties
         key = hash_of([candidate.id, self._hash_of(without=("properties",))])[
             :16
@@ -248,7 +249,8 @@ class Calculation:
     @property
     def structure(self) -> Structure:
         """The same crystal exactly symmetric, in its primitive cell."""
-        return primitive(self.moved, min(self.config.symprec, 0.01)) if "relax" in self.steps else self.cell
+        symprec = min(self.config.symprec, 0.01)
+        return centred(primitive(self.moved, symprec), symprec) if "relax" in self.steps else self.cell
 
     def run(self) -> None:
         """Relax where asked, then what electrons do; stops at the first run that does not end well."""
@@ -295,13 +297,13 @@ class Calculation:
 
     def job(self, steps: list[str], cell: Structure) -> dict[str, Any]:
         """Settings of the engine."""
-        numbers, lattice = self.config.numbers, cell.lattice.matrix
+        numbers, symprec = self.config.numbers, self.config.symprec
         moments = starting_moments(cell)
         magnetic = self.config.spin == "auto" and any(moments)
         return {
             "steps": steps,
             "structure": {
-                "cell": lattice.tolist(),
+                "cell": cell.lattice.matrix.tolist(),
                 "numbers": [site.specie.Z for site in cell],
                 "positions": cell.frac_coords.tolist(),
             },
@@ -309,9 +311,9 @@ class Calculation:
             "relax": self.config.relax,
             "min_gap": self.config.min_gap,
             "magmoms": moments if magnetic else None,
-            "kpts": monkhorst_pack(mesh_size(lattice, numbers.k_spacing)).tolist(),
+            "kpts": gamma_mesh(cell, numbers.k_spacing, symprec).tolist(),
             "empty_bands": EMPTY_BANDS + math.ceil(sum(moments) / 2),  # the majority spin fills that many more
-            "response": {"kpts": response_mesh(lattice, numbers.response_k_spacing).tolist()},
+            "response": {"kpts": response_mesh(cell, numbers.response_k_spacing, symprec).tolist()},
         }
 
 

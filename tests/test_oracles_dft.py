@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from pymatgen.core import Lattice, Structure
+from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from loop.errors import ConfigError, EngineError
 from loop.io.files import hash_of
@@ -22,10 +24,11 @@ from loop.values import Candidate
 from oracles.dft import oracle as dft
 from oracles.dft import process as dft_process
 from oracles.dft import worker as dft_worker
-from oracles.dft.mesh import mesh_size, monkhorst_pack, response_mesh
+from oracles.dft.mesh import centred, gamma_mesh, mesh_size, monkhorst_pack, response_mesh
 from oracles.dft.oracle import DftConfig, DftOracle
 from oracles.dft.presets import PRESETS, DftSettings, starting_moments
 from oracles.dft.process import Engine, Resources, command, find_engine, run_worker
+from oracles.symmetry import primitive
 from tests.crystals import nacl, perovskite, rutile, spinel
 
 SILICON = np.array([[0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]) * 5.43
@@ -60,19 +63,73 @@ def test_settings_that_make_no_sense_are_refused(make):
         make()
 
 
+def points(mesh):
+    return sorted(map(tuple, np.round(np.mod(mesh, 1.0), 9) % 1.0))
+
+
 def test_meshes_are_those_of_ase():
     from ase.dft.kpoints import monkhorst_pack as of_ase
-
-    def points(mesh):
-        return sorted(map(tuple, np.round(np.mod(mesh, 1.0), 9) % 1.0))
 
     assert mesh_size(SILICON, 0.25).tolist() == [9, 9, 9]  # |b| = 2 pi sqrt(3) / 5.43 = 2.004 / A
     assert mesh_size(SILICON, 0.25, even=True).tolist() == [10, 10, 10]
     assert points(monkhorst_pack(np.array([6, 4, 2]), (1, 1, 1))) == points(of_ase((6, 4, 2)))
     assert points(monkhorst_pack(np.array([5, 3, 1]))) == points(of_ase((5, 3, 1)))
-    mesh = response_mesh(SILICON, 0.45)
+    silicon = Structure(SILICON, ["Si", "Si"], [[0, 0, 0], [0.25] * 3])
+    mesh = response_mesh(silicon, 0.45, 0.01)
     assert len(mesh) == 6**3
     assert np.abs(mesh).max(axis=1).min() > 0.05  # none at Gamma
+    assert points(gamma_mesh(silicon, 0.25, 0.01)) == points(of_ase((9, 9, 9)))
+
+
+# One crystal of each kind of centred lattice, and primitive ones, with the space group that spglib sees. Points: those
+# of a mesh along the primitive vectors of different lengths would break the symmetry.
+CENTRED = {
+    141: Structure.from_spacegroup("I4_1/amd", Lattice.tetragonal(3.78, 9.51), ["Ti", "O"], [[0, 0, 0], [0, 0, 0.208]]),
+    139: Structure.from_spacegroup("I4/mmm", Lattice.tetragonal(3.79, 12.6), ["Sr", "Ti", "O"],
+                                   [[0, 0, 0.355], [0, 0, 0], [0, 0.5, 0]]),
+    71: Structure.from_spacegroup("Immm", Lattice.orthorhombic(3.0, 4.1, 9.3), ["Li", "Ni"], [[0, 0, 0.31], [0, 0, 0]]),
+    69: Structure.from_spacegroup("Fmmm", Lattice.orthorhombic(4.1, 5.6, 9.0), ["K", "O"], [[0, 0, 0.3], [0, 0, 0]]),
+    63: Structure.from_spacegroup("Cmcm", Lattice.orthorhombic(3.1, 10.4, 4.0), ["Cr", "B"],
+                                  [[0, 0.15, 0.25], [0, 0.44, 0.25]]),
+    12: Structure.from_spacegroup("C2/m", Lattice.monoclinic(9.2, 3.3, 6.1, 108), ["Ga", "O"],
+                                  [[0.1, 0, 0.2], [0.3, 0, 0.6]]),
+    166: Structure.from_spacegroup("R-3m", Lattice.hexagonal(2.83, 14.1), ["Li", "Co", "O"],
+                                   [[0, 0, 0.5], [0, 0, 0], [0, 0, 0.24]]),
+    194: Structure.from_spacegroup("P6_3/mmc", Lattice.hexagonal(3.2, 5.2), ["Mg"], [[1 / 3, 2 / 3, 0.25]]),
+    227: Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]]),
+}  # fmt: skip
+
+
+def operations(structure):
+    """Rotations and translations that spglib finds; the origin is the structure's own."""
+    found = SpacegroupAnalyzer(structure, 1e-5).get_symmetry_operations()
+    return [np.rint(op.rotation_matrix).astype(int) for op in found], [op.translation_vector for op in found]
+
+
+@pytest.mark.parametrize("number", CENTRED)
+def test_meshes_are_as_symmetric_as_the_crystal(number):
+    cell = primitive(CENTRED[number], 0.01)
+    assert SpacegroupAnalyzer(cell, 1e-5).get_space_group_number() == number
+    turns, _ = operations(cell)
+    for mesh in [gamma_mesh(cell, 0.3, 0.01)] + [response_mesh(cell, 0.4, 0.01)] * (number < 142 and number != 69):
+        assert len(set(points(mesh))) == len(mesh)
+        assert all(points(mesh @ turn) == points(mesh) for turn in turns)
+    assert cell.lattice.reciprocal_lattice.volume / len(gamma_mesh(cell, 0.3, 0.01)) <= 0.3**3
+    assert np.abs(response_mesh(cell, 0.4, 0.01)).max(axis=1).min() > 0.01  # none at Gamma
+
+
+@pytest.mark.parametrize(("number", "symmorphic", "before"), [(141, 8, 4), (227, 24, 12), (139, 16, 16), (194, 12, 12)])
+def test_a_crystal_is_seen_from_the_point_of_most_operations(number, symmorphic, before):
+    cell = primitive(CENTRED[number], 0.01)
+    seen = centred(cell, 0.01)
+
+    def about_the_origin(structure):
+        return sum(np.allclose(shift, np.rint(shift), atol=1e-5) for shift in operations(structure)[1])
+
+    assert about_the_origin(cell) == before  # the standard origin
+    assert about_the_origin(seen) == symmorphic  # the largest site symmetry in International Tables
+    assert seen.species == cell.species
+    assert np.allclose(seen.distance_matrix, cell.distance_matrix, atol=1e-9)
 
 
 # the engine ----------------------------------------------------------------------------------------------------------

@@ -212,7 +212,8 @@ class Builder:
         selection = StepAcquisition(self.surrogate.extractor, properties) if chosen else None
         oracle = self._scaled(name, made)
         share, rule = section.shadow_share, section.approval
-        return Tier(name, oracle, section.best, section.only_stable, accepts, selection, share, rule)
+        only_new = not self.config.campaign.allow_known  # nobody pays hours for copper that a relaxation ended in
+        return Tier(name, oracle, section.best, section.only_stable, accepts, selection, share, rule, only_new=only_new)
 
     def _scaled(self, name: str, oracle: Oracle | HandOff) -> Oracle | HandOff:
         """DFT on the cluster, where there is one: each calculation on the cores of its worker."""

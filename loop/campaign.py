@@ -48,6 +48,7 @@ from loop.stages import (
     HullPoint,
     KnownPhase,
     Labelled,
+    Novelty,
     Pick,
     Proposed,
     Reported,
@@ -137,6 +138,7 @@ class Campaign:
             raise
         self._policy: int | None = None  # round whose policy the generator holds
         self._fit: int | None = None  # round whose fit the surrogate holds
+        self._verdicts: dict[int, dict[str, Novelty]] = {}  # on the relaxed crystals of the rounds labelled here
         archive.fill(components.novelty, self.history)
 
     @property
@@ -303,15 +305,22 @@ class Campaign:
         paid_before = sum(labelled.paid for labelled in self.history.records(Labelled).values())
         self.runner.label(self, round, [pending[at : at + chunk] for at in range(0, len(pending), chunk)])
         self.history.refresh(self.store)
-        tiers = {tier.name: run_tier(self, round, tier) for tier in self.components.tiers}
+        novelty = self._novelty_of(round)
+        tiers = {tier.name: run_tier(self, round, tier, novelty) for tier in self.components.tiers}
         evaluations = [self.history.evaluations[pick.candidate_id] for pick in self.history.picks(round)]
         return Labelled(
             statuses=dict(Counter(evaluation.status for evaluation in evaluations)),
             paid=self.history.paid - paid_before,
-            novelty=archive.remember(self.components.novelty, self.history, round),
+            novelty=novelty,
             prototypes=archive.prototypes(self.history, round),
             tiers=tiers,
         )
+
+    def _novelty_of(self, round: int) -> dict[str, Novelty]:
+        """Verdicts on a round's relaxed crystals. Formed once: each crystal enters the index as it is judged."""
+        if round not in self._verdicts:
+            self._verdicts[round] = archive.remember(self.components.novelty, self.history, round)
+        return self._verdicts[round]
 
     def _retrain(self, round: int) -> Retrained:
         """Fit the surrogate to all usable labels of the campaign."""

@@ -64,6 +64,10 @@ class Label:
         unjudged = not self.novelty_relaxed and self.evaluation.structure is not None
         return NOT_JUDGED if unjudged else self.novelty_relaxed or NEW
 
+    def judged(self, relaxed: Novelty | None) -> Self:
+        """The label with a verdict on its relaxed crystal; as it is where there is none."""
+        return self if relaxed is None else replace(self, novelty_relaxed=relaxed.kind, match_relaxed=relaxed.match)
+
     @property
     def may_be_new(self) -> bool:
         """New as proposed, and not found to be known after relaxation: also where that was not judged yet."""

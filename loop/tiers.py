@@ -11,7 +11,7 @@ property ``band_gap`` of tier ``dft`` is ``dft_band_gap``. Surrogates, ranking a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -26,7 +26,7 @@ from loop.history import RANK, TIER, Label, TierHistory
 from loop.properties import heading, spec_of
 from loop.ranking import ranked
 from loop.settings import ENGINE, SHADOW, CampaignSettings
-from loop.stages import Submitted
+from loop.stages import Novelty, Submitted
 from loop.store import OracleKey
 from loop.values import Candidate, Evaluation, Origin
 
@@ -92,6 +92,7 @@ class Tier:
     shadow_share: float = 0.0  # of all that go up: picked by chance among those that may, never by rank
     approval: ApprovalRule | None = None  # a person decides before each round's work; None: nobody is asked
     together: bool = False  # quick enough to be asked about all of a round in one go
+    only_new: bool = False  # never what is known or a copy, as proposed or as relaxed
 
     def __post_init__(self) -> None:
         """Check values."""
@@ -138,8 +139,10 @@ def chosen_of(
 
 
 def _may_be_submitted(label: Label, settings: CampaignSettings, tier: Tier) -> bool:
-    usable = label.evaluation.ok and (not tier.only_stable or label.is_stable(settings))
-    return usable and (tier.accepts is None or tier.accepts(as_submitted(label.candidate, label.first).structure))
+    refused = (tier.only_stable and not label.is_stable(settings)) or (tier.only_new and not label.may_be_new)
+    if refused or not label.evaluation.ok:
+        return False
+    return tier.accepts is None or tier.accepts(as_submitted(label.candidate, label.first).structure)
 
 
 def _by_chance(
@@ -181,10 +184,17 @@ def round_to(evaluation: Evaluation, name: str) -> float | None:
     return float(f"{evaluation.value(name):.4g}") if name in evaluation.properties else None
 
 
-def run_tier(campaign: Campaign, round: int, tier: Tier) -> int:
-    """Have a costlier oracle look at some labels; returns how many. Who was chosen once stays chosen."""
+def run_tier(campaign: Campaign, round: int, tier: Tier, novelty: Mapping[str, Novelty]) -> int:
+    """Have a costlier oracle look at some labels; returns how many. Who was chosen once stays chosen.
+
+    Args:
+        campaign: whose labels.
+        round: now; its labels are there.
+        tier: who looks.
+        novelty: verdicts on the round's relaxed crystals, by candidate id, which the history does not have yet.
+    """
     history = campaign.history
-    labels = history.labels()
+    labels = [label.judged(novelty.get(label.candidate.id)) for label in history.labels()]
     up = {label.candidate.id: as_submitted(label.candidate, label.first) for label in labels}
     told = history.tiers.get(tier.name)
     if told is None or round not in told.rounds:

@@ -23,7 +23,7 @@ from loop.values import OK, Cost, EnergyType, Evaluation, Quantity, failed
 from oracles.dft.handoff import HandoffConfig, HandoffOracle
 from surrogates.features import FeatureExtractor
 from surrogates.steps import StepAcquisition
-from tests.fakes import fake_components
+from tests.fakes import FakeOracle, fake_components, rocksalt
 
 SETTINGS = CampaignSettings(name="tiers", rounds=1, pool=24, budget=6, chunk=2, seed=1, objective="dear_band_gap")
 
@@ -160,6 +160,45 @@ def test_what_a_tier_cannot_measure_is_passed_over(tmp_path):
     run(tmp_path / "some", (tier,), settings)
     assert len(dear.asked) == 1
     assert dear.asked[0].formula != refused
+
+
+class Collapsing(FakeOracle):
+    """All chlorides relax into the same crystal."""
+
+    def _evaluate(self, candidate):
+        found = super()._evaluate(candidate)
+        return replace(found, structure=rocksalt()) if "Cl" in candidate.formula else found
+
+
+def test_nobody_pays_for_crystals_that_relaxed_into_known_ones(tmp_path):
+    def labels_of(folder, tier):
+        parts = replace(fake_components(oracle=Collapsing()), tiers=(tier,))
+        settings = replace(SETTINGS, budget=12, rounds=0)
+        with Campaign(settings, parts, Store(folder / "campaign.db"), folder) as campaign:
+            campaign.run()
+            return campaign.history.labels()
+
+    every, new = DearOracle(), DearOracle()
+    labels = labels_of(tmp_path / "every", Tier("dear", every, best=12))
+    assert {label.verdict for label in labels if label.tiers} == {"new", "duplicate"}
+    labels = labels_of(tmp_path / "new", Tier("dear", new, best=12, only_new=True))
+    assert {label.verdict for label in labels if label.tiers} == {"new"}
+    assert all(label.tiers for label in labels if label.is_new and label.first.ok)
+    assert [candidate.formula for candidate in new.asked].count("NaCl") == 1 < len(new.asked)
+
+
+def test_verdicts_are_the_same_when_a_campaign_is_run_again_after_a_failed_tier(tmp_path):
+    """The round's relaxed crystals are in the index by then; they are no copies of themselves."""
+    tier = Tier("dear", DearOracle(fail_at=2), best=9, only_new=True)
+    parts = replace(fake_components(), tiers=(tier,))
+    with Campaign(SETTINGS, parts, Store(tmp_path / "campaign.db"), tmp_path) as campaign:
+        with pytest.raises(KeyboardInterrupt):
+            campaign.run()
+        tier.oracle.fail_at = None
+        campaign.run()
+    whole = tmp_path / "whole"
+    run(whole, (Tier("dear", DearOracle(), best=9, only_new=True),))
+    assert (tmp_path / "ranked.csv").read_text() == (whole / "ranked.csv").read_text()
 
 
 def test_a_killed_tier_goes_on_to_the_same_list(tmp_path):

@@ -97,6 +97,11 @@ def calculator(folder: Path, job: dict[str, Any], ecut: float, attempt: dict[str
     )
 
 
+def states(job: dict[str, Any], bands: int) -> dict[str, Any]:
+    """When states at a fixed density are converged: as those of the ground state are."""
+    return {"bands": bands, "eigenstates": job["settings"]["scf_eigenstates"]}
+
+
 def with_attempts(run: Callable[[dict[str, Any]], Any]) -> tuple[Any, int]:
     """What `run` gives with the first mixing that converges, and the number of attempts.
 
@@ -214,7 +219,7 @@ def gap(folder: Path, job: dict[str, Any], log: Log) -> None:
         from gpaw import GPAW
 
         calc = GPAW(str(folder / "ground.gpw"), txt=None).fixed_density(
-            kpts=path, symmetry="off", nbands=-job["empty_bands"], convergence={"bands": UNCONVERGED},
+            kpts=path, symmetry="off", nbands=-job["empty_bands"], convergence=states(job, UNCONVERGED),
             txt=str(folder / "path.txt"),
         )  # fmt: skip
         lines = edges(calc)
@@ -239,7 +244,7 @@ def dielectric(folder: Path, job: dict[str, Any], log: Log) -> None:
     bands = max(occupied + 8, int(np.ceil(settings["response_bands"] * occupied)))
     extra = max(4, bands // 10)  # the highest bands converge slowly and are thrown away
     calc = GPAW(str(folder / "ground.gpw"), txt=None).fixed_density(
-        kpts=np.array(response["kpts"]), nbands=bands + extra, convergence={"bands": bands}, maxiter=500,
+        kpts=np.array(response["kpts"]), nbands=bands + extra, convergence=states(job, bands), maxiter=500,
         txt=str(folder / "bands.txt"),
     )  # fmt: skip
     calc.write(str(folder / "bands.gpw"), mode="all")

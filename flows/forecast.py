@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from flows.known_labels import read_known_labels
 from flows.provenance import cores
 from flows.registry import GENERATORS
 from loop.errors import ConfigError, StoreError
+from loop.history import History
 from loop.store import Store
 
 if TYPE_CHECKING:
@@ -30,32 +31,85 @@ ENOUGH = 5  # labels of a ledger whose mean cost says more than a probe
 DFT = "dft-"  # names of DFT oracles begin so
 
 
-def forecast(config: CampaignConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Rest:
+    """What of a campaign is left: rounds whose stage is not done, the baseline round among them, and oracle calls."""
+
+    tuning: int  # rounds that learn, which the baseline round does not
+    proposing: int
+    labelling: int
+    calls: int  # at most
+    done: str = ""  # what is done, in words; empty where nothing is
+
+
+def rest_of(config: CampaignConfig, directory: Path | None = None) -> Rest:
+    """All of a campaign; less what is done, where the folder or the shared ledger holds it already."""
+    settings = config.campaign
+    calls = settings.round0_budget + settings.rounds * settings.budget
+    whole = Rest(settings.rounds, settings.rounds + 1, settings.rounds + 1, _at_most(calls, settings.max_calls, 0))
+    if directory is None:
+        return whole
+    with suppress(ConfigError, StoreError), Store(config.ledger(directory), create=False) as store:
+        if settings.name in store.campaigns():
+            return _less_done(config, History.load(store, settings.name))
+    return whole
+
+
+def _less_done(config: CampaignConfig, history: History) -> Rest:
+    settings = config.campaign
+
+    def open_rounds(stage: str) -> list[int]:
+        return [round for round in range(settings.rounds + 1) if (round, stage) not in history.done]
+
+    labelling = open_rounds("label")
+    planned = sum(settings.budget if round else settings.round0_budget for round in labelling)
+    picks = [pick for round in labelling for pick in history.picks(round)]
+    labelled = sum(pick.candidate_id in history.evaluations for pick in picks)
+    rounds = settings.rounds + 1 - len(open_rounds("report"))
+    return Rest(
+        len([round for round in open_rounds("finetune") if round]),
+        len(open_rounds("propose")),
+        len(labelling),
+        _at_most(planned - labelled, settings.max_calls, history.paid),
+        f"{rounds} of {settings.rounds + 1} rounds, the baseline round among them, and {history.paid} oracle calls: "
+        "what follows is the rest",
+    )
+
+
+def _at_most(calls: int, limit: int | None, paid: int) -> int:
+    return calls if limit is None else max(0, min(calls, limit - paid))
+
+
+def forecast(config: CampaignConfig, directory: Path | None = None) -> dict[str, Any]:
     """Counts: rounds, crystals drawn and scored, oracle calls at most, known labels.
+
+    Args:
+        config: of the campaign.
+        directory: of its results, if what is done there already shall not count.
 
     Raises:
         InputError: the known labels cannot be used.
     """
-    settings = config.campaign
-    calls = settings.round0_budget + settings.rounds * settings.budget
+    settings, rest = config.campaign, rest_of(config, directory)
     return {
         "campaign": settings.name,
         "rounds": f"{settings.rounds} after the baseline round",
-        **_learning(config),
-        "crystals_proposed": (settings.rounds + 1) * settings.pool,
-        "oracle_calls": calls if settings.max_calls is None else min(calls, settings.max_calls),
+        **({"done": rest.done} if rest.done else {}),
+        **_learning(config, rest),
+        "crystals_proposed": rest.proposing * settings.pool,
+        "oracle_calls": rest.calls,
         "oracle": config.oracle.mlip.potential if config.oracle.kind == MLIP else config.oracle.kind,
-        **_tiers(config),
+        **_tiers(config, rest),
         **_known(config),
     }
 
 
-def _learning(config: CampaignConfig) -> dict[str, Any]:
+def _learning(config: CampaignConfig, rest: Rest) -> dict[str, Any]:
     """Crystals that are rewarded; how many the generator of another package needs is not known beforehand."""
     finetune, own = config.generator.finetune, config.generator.kind == "crystalformer"
     if not own and GENERATORS.get(config.generator.kind).learns:
         return {}
-    return {"reward_evaluations": own * config.campaign.rounds * finetune.iterations * finetune.batch_size}
+    return {"reward_evaluations": own * rest.tuning * finetune.iterations * finetune.batch_size}
 
 
 def _known(config: CampaignConfig) -> dict[str, Any]:
@@ -70,9 +124,9 @@ def _known(config: CampaignConfig) -> dict[str, Any]:
     return {"known_labels": f"{len(known.candidates)} crystals ({told})"}
 
 
-def _tiers(config: CampaignConfig) -> dict[str, Any]:
+def _tiers(config: CampaignConfig, rest: Rest) -> dict[str, Any]:
     """Calls of costlier oracles, at most."""
-    rounds, oracle = config.campaign.rounds + 1, config.oracle
+    rounds, oracle = rest.labelling, config.oracle
     found: dict[str, Any] = {}
     if oracle.dft is not None:
         found |= {"dft_calls": rounds * oracle.dft.best, "dft": f"GPAW, preset {oracle.dft.preset}"}
@@ -107,7 +161,7 @@ def measured(config: CampaignConfig, directory: Path) -> dict[str, Any]:
     from flows import build
     from generator.policy import CrystalFormerGenerator
 
-    plan, builder = forecast(config), build.Builder(config)
+    plan, rest, builder = forecast(config, directory), rest_of(config, directory), build.Builder(config)
     generator, reward = builder.proposer, builder.reward_for(0)
     drawn = generator.propose(PROBE, seed=0, round=0)
     work: dict[str, Callable[[], object]] = {
@@ -117,7 +171,7 @@ def measured(config: CampaignConfig, directory: Path) -> dict[str, Any]:
     builder.screen(drawn)  # warms up
     tuning = 0.0
     if isinstance(generator, CrystalFormerGenerator) and plan.get("reward_evaluations"):
-        tuning = config.campaign.rounds * learning_seconds(generator, reward)
+        tuning = rest.tuning * learning_seconds(generator, reward)
     seconds = {name: timed(job) for name, job in work.items()}
     known = {name: cost for name, cost in label_costs(config, directory).items() if cost[0] >= ENOUGH}
     labels, each = known.get(builder.labelling.name) or probed(builder, drawn)

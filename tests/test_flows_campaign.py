@@ -271,6 +271,26 @@ def test_what_labels_cost_is_read_from_the_ledger(tmp_path):
     assert label_costs(config, tmp_path / "r") == {"mlip-chgnet@1": (6, 30.0), "dft-gpaw@2": (5, 600.0)}
 
 
+def test_a_forecast_counts_what_is_left_of_a_campaign(tmp_path, fakes, quick_report):
+    """Budget 4, pool 12, baseline as large; the third call is killed, and later two of four rounds are done."""
+    from flows.config import read_config
+    from flows.forecast import forecast
+
+    def told(**settings):
+        plan = forecast(read_config(write_config(tmp_path / "c.yaml", **settings)), tmp_path / "r")
+        return plan["oracle_calls"], plan["crystals_proposed"], plan.get("done", "")[:33]
+
+    assert told() == (12, 36, "")
+    assert not (tmp_path / "r").exists()
+    fakes["oracle"] = FakeOracle(fail_at=2)
+    assert run("run", tmp_path / "c.yaml", "--results", tmp_path / "r").exit_code == 130
+    assert told() == (10, 24, "0 of 3 rounds, the baseline round")  # chunks of two: two labels are held
+    fakes["oracle"] = FakeOracle()
+    assert run("resume", tmp_path / "r").exit_code == 0
+    assert told(rounds=4) == (8, 24, "3 of 5 rounds, the baseline round")
+    assert told(rounds=4, max_calls=15)[0] == 3
+
+
 @pytest.mark.slow
 def test_dry_run_takes_the_ledger_for_a_probe_where_it_holds_enough(tmp_path):
     paid(tmp_path / "r", "mlip-chgnet@1", 600.0, 5)

@@ -126,7 +126,7 @@ def run(
         from flows.forecast import forecast, measured
 
         refuse(problems(checked))
-        emit({"results": str(directory), **forecast(checked), **measured(checked, directory)}, json)
+        emit({"results": str(directory), **forecast(checked, directory), **measured(checked, directory)}, json)
         return
     run_and_print(checked, directory, quiet, json)
 

@@ -71,7 +71,10 @@ def others() -> list[str]:
     training = [own["ratio_cpu"] for size in results("training").values() for own in (size["published"], size["own"])]
     relaxation = results("relaxation")["batched against ase-LBFGS"]
     slowest, fastest = relaxation["speedup_cpu_95"]
-    killed = results("resume")
+    killed, scale = results("resume"), results("scale")
+    prefect = next(row["overhead"] for row in results("overhead")["rows"] if row["engine"] == "prefect")
+    faster = " and ".join(f"{row['speed_up']:.1f}" for row in scale["rows"] if row["workers"] > 1)
+    same = "the same list" if scale["identical_lists"] else "other lists"
     rl, held = results("rl-default"), results("rl-default")["tuned"]
     judge, told = results("rl-sevennet"), results("prompts")["all"]
     base, tuned = (100 * judge[arm]["msun"]["share"] for arm in ("base", "tuned"))
@@ -93,6 +96,8 @@ def others() -> list[str]:
         f"{told['prompt_over_masks']['found']['ratio']:.1f} times what masks find, "
         f"{told['prompt_over_random']['found']['ratio']:.1f} times chance",
         f"({killed['campaigns_with_the_same_list']} of {killed['campaigns']}, [{killed['kills']} kills]",
+        f"Prefect adds {100 * prefect:.1f} % to labels of {results('overhead')['seconds_per_label']:.0f} s; "
+        f"{scale['labels']:,} labels on 2 and 4 workers: {same}, {faster} times as fast",
         f"training {min(training):.0f} to {max(training):.0f} times as fast",
         f"batched relaxation {relaxation['speedup_cpu']:.0f} times ASE ({slowest:.1f} to {fastest:.1f})",
     ]

@@ -15,6 +15,8 @@ from flows.provenance import cores
 from flows.registry import GENERATORS
 from loop.errors import ConfigError, StoreError
 from loop.history import History
+from loop.settings import STAGES
+from loop.stopping import stop_reason
 from loop.store import Store
 
 if TYPE_CHECKING:
@@ -49,30 +51,39 @@ def rest_of(config: CampaignConfig, directory: Path | None = None) -> Rest:
     whole = Rest(settings.rounds, settings.rounds + 1, settings.rounds + 1, _at_most(calls, settings.max_calls, 0))
     if directory is None:
         return whole
-    with suppress(ConfigError, StoreError), Store(config.ledger(directory), create=False) as store:
-        if settings.name in store.campaigns():
-            return _less_done(config, History.load(store, settings.name))
-    return whole
+    try:
+        store = Store(config.ledger(directory), create=False)
+    except (ConfigError, StoreError):  # none yet, or none that is reached from here
+        return whole
+    with store:
+        known = settings.name in store.campaigns()
+        return _less_done(config, History.load(store, settings.name)) if known else whole
 
 
 def _less_done(config: CampaignConfig, history: History) -> Rest:
     settings = config.campaign
+    history.settings = settings  # stop rules may have changed since
 
     def open_rounds(stage: str) -> list[int]:
         return [round for round in range(settings.rounds + 1) if (round, stage) not in history.done]
 
     labelling = open_rounds("label")
-    planned = sum(settings.budget if round else settings.round0_budget for round in labelling)
-    picks = [pick for round in labelling for pick in history.picks(round)]
-    labelled = sum(pick.candidate_id in history.evaluations for pick in picks)
+    calls = 0
+    for round in labelling:
+        if (round, "select") in history.done:
+            calls += sum(pick.candidate_id not in history.evaluations for pick in history.picks(round))
+        else:
+            calls += settings.budget if round else settings.round0_budget
     rounds = settings.rounds + 1 - len(open_rounds("report"))
+    done = f"{rounds} of {settings.rounds + 1} rounds, the baseline round among them, and {history.paid} oracle calls: "
+    if history.next_stage[1] == STAGES[0] and (reason := stop_reason(history)):
+        return Rest(0, 0, 0, 0, f"{done}it goes on no more, for {reason}")
     return Rest(
         len([round for round in open_rounds("finetune") if round]),
         len(open_rounds("propose")),
         len(labelling),
-        _at_most(planned - labelled, settings.max_calls, history.paid),
-        f"{rounds} of {settings.rounds + 1} rounds, the baseline round among them, and {history.paid} oracle calls: "
-        "what follows is the rest",
+        _at_most(calls, settings.max_calls, history.paid),
+        f"{done}what follows is the rest",
     )
 
 

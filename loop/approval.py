@@ -82,8 +82,14 @@ class Answer:
 
 
 def ask(path: Path, campaign: str, round: int, tier: str, rule: ApprovalRule, rows: list[dict[str, Any]]) -> Question:
-    """Write a question down, or find it as it was asked before the campaign was cut off."""
-    if not path.exists():
+    """Write a question down, or find it as it was asked before the campaign was cut off.
+
+    An answer is one about the crystals that were shown: where others would go up now, as after an upgrade, it is asked
+    again.
+    """
+    if not path.exists() or [row.get("candidate") for row in read_question(path).candidates] != [
+        row.get("candidate") for row in rows
+    ]:
         deadline = datetime.now(UTC) + timedelta(hours=rule.hours)
         said: dict[str, Any] = {
             "decision": None,
@@ -95,6 +101,12 @@ def ask(path: Path, campaign: str, round: int, tier: str, rule: ApprovalRule, ro
         said |= {"deadline": deadline.isoformat(timespec="seconds"), "otherwise": rule.otherwise, "candidates": rows}
         _write(path, said)
     return read_question(path)
+
+
+def withdraw(path: Path) -> None:
+    """Take a question back that nobody answered: no crystal would go up any more."""
+    if path.exists() and answered(read_question(path)) is None:
+        path.unlink()
 
 
 def read_question(path: Path) -> Question:

@@ -164,7 +164,10 @@ def as_submitted(candidate: Candidate, evaluation: Evaluation) -> Candidate:
 
 
 def approved(campaign: Campaign, round: int, tier: Tier, rule: ApprovalRule, labels: Sequence[Label]) -> int:
-    """Ask a person how many crystals may go up; returns the number, 0 for none. The answer is kept in the ledger."""
+    """Ask a person how many crystals may go up; returns the number. The answer is kept in the ledger.
+
+    Without crystals nobody is asked.
+    """
     settings = campaign.settings
     names = (settings.stability, settings.objective)
     rows = [
@@ -173,6 +176,9 @@ def approved(campaign: Campaign, round: int, tier: Tier, rule: ApprovalRule, lab
         for label in labels
     ]
     path = campaign.directory / approval.FOLDER / f"round_{round:03d}_{tier.name}.yaml"
+    if not rows:
+        approval.withdraw(path)
+        return 0
     question = approval.ask(path, settings.name, round, tier.name, rule, rows)
     answer = campaign.runner.ask(question)
     campaign.record(round, "label", APPROVAL, {"tier": tier.name, **asdict(answer)})
@@ -199,7 +205,7 @@ def run_tier(campaign: Campaign, round: int, tier: Tier, novelty: Mapping[str, N
     told = history.tiers.get(tier.name)
     if told is None or round not in told.rounds:
         arms = chosen_of(labels, campaign.settings, tier, round, told)
-        if arms and tier.approval is not None:
+        if tier.approval is not None:
             shown = [label for label in labels if label.candidate.id in arms]
             n = approved(campaign, round, tier, tier.approval, shown)
             arms = chosen_of(labels, campaign.settings, replace(tier, best=n), round, told) if n else {}

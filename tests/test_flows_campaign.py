@@ -272,7 +272,7 @@ def test_what_labels_cost_is_read_from_the_ledger(tmp_path):
 
 
 def test_a_forecast_counts_what_is_left_of_a_campaign(tmp_path, fakes, quick_report):
-    """Budget 4, pool 12, baseline as large; the third call is killed, and later two of four rounds are done."""
+    """Budget 4, pool 12, baseline as large; the third call is killed, and later three rounds of five are done."""
     from flows.config import read_config
     from flows.forecast import forecast
 
@@ -289,6 +289,7 @@ def test_a_forecast_counts_what_is_left_of_a_campaign(tmp_path, fakes, quick_rep
     assert run("resume", tmp_path / "r").exit_code == 0
     assert told(rounds=4) == (8, 24, "3 of 5 rounds, the baseline round")
     assert told(rounds=4, max_calls=15)[0] == 3
+    assert told(rounds=4, max_calls=12)[:2] == (0, 0)
 
 
 @pytest.mark.slow

@@ -102,7 +102,22 @@ def test_a_hand_written_answer_counts_and_nonsense_does_not(tmp_path):
 def test_a_question_is_asked_once_with_one_deadline(tmp_path):
     path = tmp_path / "approvals" / "q.yaml"
     first = approval.ask(path, "c", 1, "dft", ApprovalRule(hours=2), [{"formula": "NaCl"}])
-    assert approval.ask(path, "c", 1, "dft", ApprovalRule(hours=9), []) == first
+    assert approval.ask(path, "c", 1, "dft", ApprovalRule(hours=9), [{"formula": "NaCl"}]) == first
+
+
+def test_an_answer_is_about_the_crystals_that_were_shown(tmp_path):
+    """A former version asked about copper, too; what goes up now is another list, or nothing."""
+    path = tmp_path / "approvals" / "q.yaml"
+    former = approval.ask(path, "c", 1, "dft", ApprovalRule(), [{"candidate": "cu"}, {"candidate": "mgo"}])
+    approval.answer(former, "approve")
+    again = approval.ask(path, "c", 1, "dft", ApprovalRule(), [{"candidate": "mgo"}])
+    assert [row["candidate"] for row in again.candidates] == ["mgo"]
+    assert approval.answered(again) is None
+    approval.withdraw(path)
+    assert approval.open_questions(tmp_path) == []
+    approval.answer(approval.ask(path, "c", 1, "dft", ApprovalRule(), []), "reject")
+    approval.withdraw(path)  # what a person said stays
+    assert path.exists()
 
 
 def test_refusals(tmp_path):

@@ -187,6 +187,21 @@ def test_nobody_pays_for_crystals_that_relaxed_into_known_ones(tmp_path):
     assert [candidate.formula for candidate in new.asked].count("NaCl") == 1 < len(new.asked)
 
 
+@pytest.mark.parametrize("fail_at", [0, 1, 3])
+def test_a_tier_of_new_crystals_that_is_killed_goes_on_to_the_same_list(tmp_path, fail_at):
+    def campaign_in(folder, dear):
+        parts = replace(fake_components(oracle=Collapsing()), tiers=(Tier("dear", dear, best=3, only_new=True),))
+        with Campaign(SETTINGS, parts, Store(folder / "campaign.db"), folder) as campaign:
+            campaign.run()
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    campaign_in(whole, DearOracle())
+    with pytest.raises(KeyboardInterrupt):
+        campaign_in(cut, DearOracle(fail_at=fail_at))
+    campaign_in(cut, DearOracle())
+    assert (cut / "ranked.csv").read_text() == (whole / "ranked.csv").read_text()
+
+
 def test_verdicts_are_the_same_when_a_campaign_is_run_again_after_a_failed_tier(tmp_path):
     """The round's relaxed crystals are in the index by then; they are no copies of themselves."""
     tier = Tier("dear", DearOracle(fail_at=2), best=9, only_new=True)

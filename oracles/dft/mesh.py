@@ -1,4 +1,4 @@
-"""Meshes of k-points that are as symmetric as the crystal."""
+"""Meshes of k-points that are as symmetric as the crystal, wherever they can be."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pymatgen.core import Structure
 
 from loop.moyo import find_symmetry
 
-# Points of the highest site symmetry have multiples of 1/24 as coordinates in the standard settings of all space groups
-# (International Tables A), seen from the standard origin.
-ORIGIN_STEPS = 24
+# Points of the highest site symmetry have multiples of 1/8 or of 1/12 as coordinates in the standard settings of all
+# space groups (International Tables A), seen from the standard origin.
+ORIGIN_STEPS = (8, 12)
+CUBIC = 195  # first of the cubic space groups
 SAME = 1e-4  # fractional coordinates and translations
 
 
@@ -46,10 +47,10 @@ def response_mesh(cell: Structure, spacing: float, symprec: float) -> np.ndarray
     """Even mesh moved off Gamma along all axes; fractional points (n, 3) of the crystal's primitive cell.
 
     Sums over the zone converge far faster on it: Si has 13.4 at 8 x 8 x 8 points with Gamma, 12.3 without, and 12.5 at
-    12 x 12 x 12; GaAs 23.5 and 12.5 (docs/dft.md). In face-centred and hexagonal lattices it lacks some of the
+    12 x 12 x 12; GaAs 23.5 and 12.5 (docs/dft.md). In cubic face-centred and hexagonal lattices it lacks some of the
     crystal's symmetry: single components may differ a little where they should not, their mean does not care.
     """
-    return Frame.of(cell, spacing, symprec).mesh(spacing, even=True)
+    return Frame.of(cell, spacing, symprec, even=True).mesh(spacing, even=True)
 
 
 def gamma_mesh(cell: Structure, spacing: float, symprec: float) -> np.ndarray:
@@ -61,9 +62,9 @@ def gamma_mesh(cell: Structure, spacing: float, symprec: float) -> np.ndarray:
 class Frame:
     """Axes along which a mesh has the crystal's symmetry: those of the primitive cell or of the conventional one.
 
-    Points along the primitive vectors of a centred lattice that is neither cubic nor rhombohedral break its symmetry
-    where their numbers differ, so that little but time reversal saves work: 221 points of 441 for a body-centred
-    tetragonal CaCl2, and 28 of 216 along the conventional vectors at the same spacing.
+    Points along the primitive vectors of a body-centred tetragonal or orthorhombic or of a face-centred orthorhombic
+    lattice break its symmetry where their numbers differ, so that little but time reversal saves work: with the preset
+    `converged` 221 points of 441 are left of a CaCl2 in I4_1/amd, and 32 of 216 along the conventional vectors.
     """
 
     lattice: np.ndarray  # (3, 3), rows: the axes, Angstrom
@@ -71,8 +72,11 @@ class Frame:
     rotations: NDArray[np.int64]  # (m, 3, 3), the crystal's, acting on fractional coordinates of the primitive cell
 
     @classmethod
-    def of(cls, cell: Structure, spacing: float, symprec: float) -> Frame:
-        """The primitive cell's own axes if the mesh along them is symmetric, or if no other is."""
+    def of(cls, cell: Structure, spacing: float, symprec: float, *, even: bool = False) -> Frame:
+        """The primitive cell's own axes if the mesh along them is symmetric, or if no other is.
+
+        Cubic crystals keep their own: the errors in results/dft are those of such meshes.
+        """
         found = find_symmetry(cell, symprec)
         identity = np.eye(3)
         if found is None:
@@ -80,8 +84,12 @@ class Frame:
         rotations = np.array(found.operations.rotations, dtype=np.int64)
         linear = np.array(found.std_linear)
         own = cls(cell.lattice.matrix, identity, rotations)
-        other = cls(linear.T @ cell.lattice.matrix, linear, rotations)
-        return other if not own.keeps(own.mesh(spacing)) and other.keeps(other.mesh(spacing)) else own
+        # else the cell is no primitive one of this symmetry, and the conventional axes span no multiple of it
+        whole = np.allclose(linear, np.rint(linear), atol=SAME) and abs(np.linalg.det(linear)) > 0.5
+        if found.number >= CUBIC or not whole or own.keeps(own.mesh(spacing, even=even)):
+            return own
+        other = cls(linear.T @ cell.lattice.matrix, np.rint(linear), rotations)
+        return other if other.keeps(other.mesh(spacing, even=even)) else own
 
     def mesh(self, spacing: float, *, even: bool = False) -> np.ndarray:
         """Points at most `spacing` (1/Angstrom) apart along the axes; even: an even number, half a step off Gamma."""
@@ -105,10 +113,11 @@ class Frame:
 
 
 def centred(cell: Structure, symprec: float) -> Structure:
-    """The crystal seen from the point that most of its operations keep in place; axes and order of atoms stay.
+    """The crystal seen from the point about which operations save most k-points; axes and order of atoms stay.
 
-    GPAW makes use of operations without a translation alone: in diamond there are 24 of them about an atom and 12 about
-    the centre of a bond, the standard origin.
+    GPAW makes use of operations without a translation alone, and of time reversal, which does for k-points what
+    inversion does. In diamond 24 operations keep an atom in place, without inversion among them, and 12 the centre of a
+    bond, the standard origin.
 
     Args:
         cell: exactly symmetric, as `oracles.symmetry.primitive` gives it.
@@ -117,12 +126,14 @@ def centred(cell: Structure, symprec: float) -> Structure:
     found = find_symmetry(cell, symprec)
     if found is None:
         return cell
-    turns = np.array(found.operations.rotations) - np.eye(3)
-    steps = np.array(list(itertools.product(range(ORIGIN_STEPS), repeat=3))) / ORIGIN_STEPS
+    rotations = np.array(found.operations.rotations)
+    steps = np.concatenate([np.array(list(itertools.product(range(n), repeat=3))) / n for n in ORIGIN_STEPS])
     origins = np.array(found.prim_std_origin_shift) + steps
-    left = np.einsum("kij,nj->nki", turns, origins) + np.array(found.operations.translations)
-    kept = (np.abs(left - np.rint(left)) < SAME).all(axis=2).sum(axis=1)
-    best = origins[kept.argmax()]  # of equals the first, the standard origin itself where it is among them
+    left = np.einsum("kij,nj->nki", rotations - np.eye(3), origins) + np.array(found.operations.translations)
+    kept = (np.abs(left - np.rint(left)) < SAME).all(axis=2)
+    inversion = kept[:, (rotations == -np.eye(3)).all(axis=(1, 2))].any(axis=1)
+    of_points = kept.sum(axis=1) * np.where(inversion, 1, 2)
+    best = origins[of_points.argmax()]  # of equals the first, the standard origin itself where it is among them
     return Structure(cell.lattice, cell.species, np.mod(cell.frac_coords - best, 1.0))
 
 

@@ -27,8 +27,8 @@ from oracles.dft.process import Engine, Outcome, Resources, find_engine, run_wor
 from oracles.guards import Limits, check
 from oracles.symmetry import Reduced, primitive, reduced, space_group
 
-VERSION = "1"  # raised when the same settings no longer give the same numbers
-LATER = {"scf_eigenstates": 4e-8}  # settings of later versions, at what was meant before: labels keep their hash
+VERSION = "2"  # raised when the same settings no longer give the same numbers
+EXACT = 0.01  # A
 EMPTY_BANDS = 8  # in the ground state: enough to see the lowest empty ones of any insulator
 ALL: tuple[Literal["gap", "dielectric"], ...] = ("gap", "dielectric")  # properties
 HULL = ("references", "phases", "phase_margin", "phase_atoms", "hull_above_gap")  # settings of the hull on demand
@@ -142,14 +142,14 @@ class DftOracle:
     def _hash_of(self, without: tuple[str, ...] = ()) -> str:
         left_out = ("resources", "preset", "settings", *HULL, *without)  # what the two latter lead to is in `numbers`
         settings = {name: value for name, value in asdict(self.config).items() if name not in left_out}
-        numbers = {name: value for name, value in asdict(self.config.numbers).items() if LATER.get(name) != value}
-        return hash_of([VERSION, self.engine.version, self.engine.data, numbers, settings])[:16]
+        return hash_of([VERSION, self.engine.version, self.engine.data, asdict(self.config.numbers), settings])[:16]
 
     @cached_property
     def energy_type(self) -> EnergyType:
         """Type of the energies; they are relative to GPAW's atoms, and meet those of the same settings only."""
         numbers = self.config.numbers
-        what = [self.engine.version, self.engine.data, numbers.ecut, numbers.k_spacing, numbers.width, self.config.spin]
+        engine = [VERSION, self.engine.version, self.engine.data]
+        what = [*engine, numbers.ecut, numbers.k_spacing, numbers.width, self.config.spin]
         return EnergyType("GPAW", numbers.functional, "none", hash_of(what)[:16])
 
     def evaluate(
@@ -238,6 +238,11 @@ class Calculation:
         return json.loads(path.read_text()) if path.is_file() else {}
 
     @property
+    def exact(self) -> float:
+        """Tolerance (A) of what a relaxed crystal is: no pseudo-symmetry that atoms would have to move for."""
+        return min(self.config.symprec, EXACT)
+
+    @property
     def moved(self) -> Structure:
         """The relaxed crystal as far as it is, atom by atom; the one to begin with where nothing was relaxed."""
         relaxed = self.steps.get("relax")
@@ -249,8 +254,7 @@ class Calculation:
     @property
     def structure(self) -> Structure:
         """The same crystal exactly symmetric, in its primitive cell."""
-        symprec = min(self.config.symprec, 0.01)
-        return centred(primitive(self.moved, symprec), symprec) if "relax" in self.steps else self.cell
+        return centred(primitive(self.moved, self.exact), self.exact) if "relax" in self.steps else self.cell
 
     def run(self) -> None:
         """Relax where asked, then what electrons do; stops at the first run that does not end well."""
@@ -297,7 +301,7 @@ class Calculation:
 
     def job(self, steps: list[str], cell: Structure) -> dict[str, Any]:
         """Settings of the engine."""
-        numbers, symprec = self.config.numbers, self.config.symprec
+        numbers, symprec = self.config.numbers, self.exact
         moments = starting_moments(cell)
         magnetic = self.config.spin == "auto" and any(moments)
         return {

@@ -108,6 +108,13 @@ def test_a_campaign_without_its_engine_stops_before_it_begins(tmp_path):
         read_config("quickstart", {"oracle.dft.preste": "fast"})
 
 
+@pytest.mark.parametrize("allow_known", [False, True])
+def test_people_get_no_known_crystals_unless_these_are_allowed(allow_known):
+    config = read_config("smoke", {"oracle.handoff.best": 2, "campaign.allow_known": allow_known})
+    (tier,) = build.Builder(config).tiers
+    assert tier.only_new is not allow_known
+
+
 def test_the_preset_is_the_quickstart_with_a_tier():
     plain_preset, with_dft = read_config("quickstart").model_dump(), read_config("quickstart-dft").model_dump()
     assert with_dft["oracle"].pop("dft") is not None

@@ -91,17 +91,17 @@ def _at_most(calls: int, limit: int | None, paid: int) -> int:
     return calls if limit is None else max(0, min(calls, limit - paid))
 
 
-def forecast(config: CampaignConfig, directory: Path | None = None) -> dict[str, Any]:
+def forecast(config: CampaignConfig, rest: Rest | None = None) -> dict[str, Any]:
     """Counts: rounds, crystals drawn and scored, oracle calls at most, known labels.
 
     Args:
         config: of the campaign.
-        directory: of its results, if what is done there already shall not count.
+        rest: what of it is left (`rest_of`); None: all.
 
     Raises:
         InputError: the known labels cannot be used.
     """
-    settings, rest = config.campaign, rest_of(config, directory)
+    settings, rest = config.campaign, rest or rest_of(config)
     return {
         "campaign": settings.name,
         "rounds": f"{settings.rounds} after the baseline round",
@@ -162,17 +162,23 @@ def label_costs(config: CampaignConfig, directory: Path) -> dict[str, tuple[int,
     return {oracle: (labels, seconds / labels) for oracle, (labels, seconds) in spent.items() if labels}
 
 
-def measured(config: CampaignConfig, directory: Path) -> dict[str, Any]:
+def measured(config: CampaignConfig, directory: Path, plan: dict[str, Any], rest: Rest) -> dict[str, Any]:
     """Minutes that the stages would take on this machine: a rough guess.
 
     Labels at what those in the ledger have cost, where it holds enough of the same oracle, DFT likewise; else from a
     probe, as all other stages: it draws, scores and learns from a few crystals, and labels two. Relaxations differ by a
     factor of ten.
+
+    Args:
+        config: of the campaign.
+        directory: of its results.
+        plan: its `forecast`.
+        rest: what of it is left.
     """
     from flows import build
     from generator.policy import CrystalFormerGenerator
 
-    plan, rest, builder = forecast(config, directory), rest_of(config, directory), build.Builder(config)
+    builder = build.Builder(config)
     generator, reward = builder.proposer, builder.reward_for(0)
     drawn = generator.propose(PROBE, seed=0, round=0)
     work: dict[str, Callable[[], object]] = {

@@ -274,10 +274,11 @@ def test_what_labels_cost_is_read_from_the_ledger(tmp_path):
 def test_a_forecast_counts_what_is_left_of_a_campaign(tmp_path, fakes, quick_report):
     """Budget 4, pool 12, baseline as large; the third call is killed, and later three rounds of five are done."""
     from flows.config import read_config
-    from flows.forecast import forecast
+    from flows.forecast import forecast, rest_of
 
     def told(**settings):
-        plan = forecast(read_config(write_config(tmp_path / "c.yaml", **settings)), tmp_path / "r")
+        config = read_config(write_config(tmp_path / "c.yaml", **settings))
+        plan = forecast(config, rest_of(config, tmp_path / "r"))
         return plan["oracle_calls"], plan["crystals_proposed"], plan.get("done", "")[:33]
 
     assert told() == (12, 36, "")

@@ -123,10 +123,12 @@ def run(
     directory = checked.directory(results)
     if dry_run:
         from flows.checks import problems, refuse
-        from flows.forecast import forecast, measured
+        from flows.forecast import forecast, measured, rest_of
 
         refuse(problems(checked))
-        emit({"results": str(directory), **forecast(checked, directory), **measured(checked, directory)}, json)
+        rest = rest_of(checked, directory)
+        plan = forecast(checked, rest)
+        emit({"results": str(directory), **plan, **measured(checked, directory, plan, rest)}, json)
         return
     run_and_print(checked, directory, quiet, json)
 

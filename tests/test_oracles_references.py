@@ -1,7 +1,7 @@
 """Tables of reference phases: which crystals, resumed builds, refusals, and the table that ships."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -211,3 +211,23 @@ def test_a_table_that_is_a_pointer_of_git_lfs_is_named_so():
     """Case 79."""
     with pytest.raises(InputError, match=r"table\.csv\.gz: it is a Git LFS pointer"):
         load_references(Path(__file__).parent / "cases" / "79_git_lfs_pointer" / "table.csv.gz")
+
+
+def test_a_compound_has_one_name_however_a_table_of_ones_own_writes_it(tmp_path, emt):
+    """As pymatgen reduces formulas: ``Se2Zn2`` and ``SeZn`` are ZnSe, ``N`` is N2."""
+    table = {"formula": ["SeZn", "Zn", "Se", "Se2Zn2", "N"], "energy_per_atom": [-3.0, -1.0, -2.0, -3.1, -8.0]}
+    pd.DataFrame(table | {"id": list("abcde"), "relaxed": [1, 1, 1, 0, 1]}).to_csv(tmp_path / "own.csv", index=False)
+    (tmp_path / "own.json").write_text(json.dumps({"energy_type": asdict(emt.energy_type)}))
+    own = load_references(tmp_path / "own.csv")
+    assert own.formulas == ("ZnSe", "Zn", "Se", "ZnSe", "N2")
+    assert own.not_relaxed == {"ZnSe"}  # its lowest row
+    assert own.hull().e_above_hull("ZnSe", -3.0, emt.energy_type).e_above_hull == pytest.approx(0.1)
+
+
+def test_what_is_no_formula_is_refused_by_name(tmp_path, emt):
+    pd.DataFrame({"formula": ["Zn", "what?"], "energy_per_atom": [0.0, 0.0], "id": ["a", "b"]}).to_csv(
+        tmp_path / "own.csv", index=False
+    )
+    (tmp_path / "own.json").write_text(json.dumps({"energy_type": asdict(emt.energy_type)}))
+    with pytest.raises(InputError, match=r"what\?"):
+        load_references(tmp_path / "own.csv")

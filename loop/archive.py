@@ -18,16 +18,20 @@ def remember(index: NoveltyIndex, history: History, round: int) -> dict[str, Nov
     """Put the crystals of one round into the index; returns the verdicts on the relaxed ones, by candidate id.
 
     They are judged one after the other, for a relaxation can end in a known or an earlier crystal; and before the
-    unrelaxed ones are added, for a crystal is no copy of its own unrelaxed self.
+    unrelaxed ones are added, for a crystal is no copy of its own unrelaxed self. Nor of what an interrupted call of this
+    process had put in.
     """
     verdicts = {}
     ids = [pick.candidate_id for pick in history.picks(round)]
+    index.forget(set(ids))
     for key in ids:
-        relaxed = history.evaluations[key].structure
+        evaluation = history.evaluations[key]
+        relaxed = evaluation.structure
         if relaxed is not None:
             verdict = index.judge([relaxed], [key])[0]
             verdicts[key] = Novelty(verdict.kind, verdict.match or "")
-            index.add([relaxed], [key])
+            if evaluation.ok:  # else a later crystal that ends there with a usable label would count as a copy
+                index.add([relaxed], [key])
     index.add([history.candidates[key].structure for key in ids], ids)
     return verdicts
 

@@ -9,7 +9,7 @@ large cells go by fingerprint.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from typing import Any, Self
@@ -135,6 +135,11 @@ class NoveltyIndex:
         for structure, identifier in zip(structures, ids, strict=True):
             seen = _Seen(identifier, structure, fingerprint(structure, with_symmetry=False))
             self._archive[seen.print.formula].append(seen)
+
+    def forget(self, ids: Collection[str]) -> None:
+        """Take crystals out of the archive again, all that were added under these ids."""
+        for formula, crystals in self._archive.items():
+            self._archive[formula] = [seen for seen in crystals if seen.id not in ids]
 
     def _in_known(self, seen: _Seen, quick: bool) -> Verdict | None:
         rows = self.known.of_formula(seen.print.formula) if self.known is not None else range(0)

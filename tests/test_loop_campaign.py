@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from loop.campaign import Campaign
 from loop.errors import ConfigError, StoreError
 from loop.history import History
 from loop.hull import HullEntry
+from loop.novelty import NoveltyIndex
 from loop.ranking import ranked
 from loop.running import InTurn
 from loop.settings import STAGES, CampaignSettings
@@ -108,6 +109,24 @@ def test_killed_while_labelling_it_ends_as_if_it_had_not(tmp_path, whole, label)
     assert (tmp_path / "ranked.csv").read_text() == whole[0]
     assert len(oracle.evaluated) + len(later.evaluated) - TOTAL < SETTINGS.chunk  # only the chunk it was at
     assert history.paid == TOTAL
+
+
+@pytest.mark.parametrize("at", [4])
+def test_interrupted_while_it_judges_relaxed_crystals_the_same_object_goes_on(tmp_path, whole, monkeypatch, at):
+    """As in a notebook. What had entered the index once made crystals copies of themselves: finds were lost."""
+    calls, add = count(), NoveltyIndex.add
+
+    def interrupted(index, structures, ids):
+        add(index, structures, ids)
+        if next(calls) == at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(NoveltyIndex, "add", interrupted)
+    with open_campaign(tmp_path) as campaign:
+        with pytest.raises(KeyboardInterrupt):
+            campaign.run()
+        campaign.run()
+    assert (tmp_path / "ranked.csv").read_text() == whole[0]
 
 
 @pytest.mark.parametrize("iteration", [0, 3])

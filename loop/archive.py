@@ -18,8 +18,8 @@ def remember(index: NoveltyIndex, history: History, round: int) -> dict[str, Nov
     """Put the crystals of one round into the index; returns the verdicts on the relaxed ones, by candidate id.
 
     They are judged one after the other, for a relaxation can end in a known or an earlier crystal; and before the
-    unrelaxed ones are added, for a crystal is no copy of its own unrelaxed self. Nor of what an interrupted call of this
-    process had put in.
+    unrelaxed ones are added, for a crystal is no copy of its own unrelaxed self. What an interrupted call of this
+    process had put in is taken out first.
     """
     verdicts = {}
     ids = [pick.candidate_id for pick in history.picks(round)]

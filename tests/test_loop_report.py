@@ -22,6 +22,7 @@ from loop.goal import Goal
 from loop.history import CAMPAIGN, CREATED, History
 from loop.hull import HullEntry
 from loop.metrics import Interval
+from loop.novelty import NoveltyIndex
 from loop.ranking import FIND, KNOWN_STABLE, ranked
 from loop.report import phases
 from loop.report.candidates import mixture, symmetry
@@ -393,24 +394,16 @@ def test_no_find_at_all(tmp_path):
 
 
 def test_known_crystals_stand_apart_with_what_they_are(tmp_path):
-    class Knows:
+    class Knows(NoveltyIndex):
         """Calls every crystal with sulphur known."""
 
-        def __init__(self):
-            from loop.novelty import NoveltyIndex
-
-            self.own = NoveltyIndex()
-
         def judge(self, structures, ids):
-            verdicts = self.own.judge(structures, ids)
+            verdicts = super().judge(structures, ids)
             held = ["S" in structure.composition for structure in structures]
             return [
                 replace(verdict, kind="known", match="mp-<7>") if sulphur else verdict
                 for verdict, sulphur in zip(verdicts, held, strict=True)
             ]
-
-        def add(self, structures, ids):
-            self.own.add(structures, ids)
 
     settings = replace(SETTINGS, allow_known=True)
     history, _, page = reported(tmp_path, settings, novelty=Knows(), generator=FakeGenerator(iterations=4))
@@ -546,12 +539,10 @@ def test_a_long_campaign_stays_small(tmp_path):
                 made.append(replace(candidate, structure=structure))
             return made
 
-    class Loose:
+    class Loose(NoveltyIndex):
         """Everything is new."""
 
         def judge(self, structures, ids):
-            from loop.novelty import NoveltyIndex
-
             return [NoveltyIndex().judge([x], [id])[0] for x, id in zip(structures, ids, strict=True)]
 
         def add(self, structures, ids):

@@ -15,7 +15,7 @@ from loop.io.cif_writer import to_cif
 from oracles.potentials.calculator import to_structure
 from oracles.potentials.loading import load_potential
 from oracles.references.energies import BuildConfig, build_references
-from oracles.references.table import load_references
+from oracles.references.table import DEFAULT, _load, load_references
 from oracles.relax import relax
 
 torch.set_num_threads(1)
@@ -231,3 +231,12 @@ def test_what_is_no_formula_is_refused_by_name(tmp_path, emt):
     (tmp_path / "own.json").write_text(json.dumps({"energy_type": asdict(emt.energy_type)}))
     with pytest.raises(InputError, match=r"what\?"):
         load_references(tmp_path / "own.csv")
+
+
+def test_tables_load_where_the_package_is_reached_by_a_link(tmp_path, emt, monkeypatch):
+    (tmp_path / "data").symlink_to(DEFAULT.parent)
+    monkeypatch.setattr("oracles.references.table.DEFAULT", tmp_path / "data" / DEFAULT.name)
+    pd.DataFrame({"formula": ["SeZn"], "energy_per_atom": [0.0], "id": ["a"]}).to_csv(tmp_path / "own.csv", index=False)
+    (tmp_path / "own.json").write_text(json.dumps({"energy_type": asdict(emt.energy_type)}))
+    _load.cache_clear()
+    assert load_references(tmp_path / "own.csv").formulas == ("ZnSe",)

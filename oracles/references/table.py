@@ -182,7 +182,7 @@ def _reduced(formulas: pd.Series, path: Path) -> tuple[str, ...]:
     """
     from pymatgen.core import Composition
 
-    if path.parent == DEFAULT.parent:
+    if path.parent == DEFAULT.resolve().parent:  # `path` is resolved: the package may be reached by a link
         return tuple(formulas)
     known = set(load_references().formulas)
     return tuple(text if text in known else Composition(text).reduced_formula for text in formulas)

@@ -20,8 +20,8 @@ import numpy as np
 # Empty bands at the gap must be converged too; the highest need not be, and may never be: where they cut a degenerate
 # level apart, their error grows again. Leaving out four instead of two halved the time of KMgF3.
 UNCONVERGED = -4
-# Energy, forces and stress rest on the occupied bands alone. The empty ones of La2S3 (20 atoms) take three times as many
-# iterations, so they are waited for only where a gap is asked for.
+# Energy, forces and stress rest on the occupied bands alone. The empty ones of La2S3 (20 atoms) take three times as
+# many iterations, so they are waited for only where a gap is asked for.
 OCCUPIED = "occupied"
 GPA = 160.21766208  # per eV/A^3
 # Mixers tried in turn when self-consistency fails: GPAW's own, a cautious one, and a very cautious one that lets

@@ -104,7 +104,7 @@ class RLConfig:
 
 @dataclass(frozen=True)
 class RecipeOverrides:
-    """What may be changed of the recipe: its cost and its strength."""
+    """What may be changed of the recipe: its cost, its strength, and what keeps its chemistry."""
 
     iterations: int = RECIPE.iterations
     batch_size: int = RECIPE.batch_size
@@ -115,6 +115,9 @@ class RecipeOverrides:
     space_group_anchor: float = RECIPE.space_group_anchor
     kl_weight: float = RECIPE.kl_weight
     element_limit: float | None = RECIPE.element_limit
+    repeat_discount: float = RECIPE.repeat_discount
+    keep_classes: float = RECIPE.keep_classes
+    prototype_limit: float = RECIPE.prototype_limit
 
 
 def run(output: Path, config: RLConfig, progress: Progress | None = None) -> dict[str, Any]:

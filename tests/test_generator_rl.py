@@ -246,6 +246,7 @@ EVERYTHING = {
 
 
 RUNS = {"plain": {}, "everything": EVERYTHING, "dpo": {"algorithm": Dpo()}, "raft": {"algorithm": Raft()}}
+RUNS["evenly"] = {"algorithm": Raft(), "replay_evenly": True}
 
 
 @pytest.mark.parametrize("changes", RUNS.values(), ids=RUNS)
@@ -274,6 +275,20 @@ def test_resumed_equals_uninterrupted(base, tmp_path, changes):
     assert timeless[0] == timeless[1]
     for a, b in zip(whole.policy.parameters(), resumed.policy.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("keep_classes", [0.0, 0.7])
+def test_crystals_are_learned_from_evenly_where_asked_for(base, keep_classes):
+    """The first crystals of a buffer that grows are chosen at every update; evenly, later ones catch up."""
+    config = replace(CONFIG, iterations=8, minibatch_size=16, epochs=4, algorithm=Raft(), keep_classes=keep_classes)
+
+    def most(evenly):
+        tuner = tuner_of(base, replace(config, replay_evenly=evenly))
+        run(tuner, reward=light_elements)
+        times = tuner.replay.learned.values()
+        return max(times) / np.mean(list(times))
+
+    assert most(evenly=True) < 0.8 * most(evenly=False)
 
 
 def test_wrong_reference_and_settings_are_refused(base, tmp_path):

@@ -254,6 +254,8 @@ def test_a_part_may_go_to_what_pays_best():
     halves = {1.0: [0.25, 0.25, 0, 0, 0.5], 0.7: [0.325, 0.325, 0, 0, 0.35], 0.0: [0.5, 0.5, 0, 0, 0]}
     for kept, wanted in halves.items():
         assert chances(batch, rewards, shares, kept, 1.0) == pytest.approx(np.array(wanted))
+    fresh = np.array([1.0, 1 / 3, 1.0, 1.0, 1 / 9])  # within a class alone: there is but one oxide
+    assert chances(batch, rewards, shares, 1.0, 1.0, fresh) == pytest.approx(np.array([0.375, 0.125, 0, 0, 0.5]))
 
 
 def favours_intermetallics(candidates):

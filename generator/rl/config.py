@@ -77,6 +77,10 @@ class FinetuneConfig:
     """
     prototype_limit: float = 0.1
     """With keep_classes: share of what is learned from beyond which crystals of one prototype weigh less; 1: none."""
+    replay_evenly: bool = False
+    """Whether crystals of the replay buffer weigh less the more often they were learned from; else the first ones are
+    learned from some twenty times in 96 iterations, the last ones hardly (docs/rl.md).
+    """
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     space_groups: tuple[int | str, ...] = ()

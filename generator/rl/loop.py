@@ -233,19 +233,24 @@ class Finetuner:
         if kept is None or not len(self.replay.good):
             return torch.zeros((), dtype=self.policy.dtype, device=self.policy.device)
         rows = self._replayed_by_class(kept) if self.config.keep_classes else self._replayed()
+        self.replay.learn_from(rows)
+        if self.config.replay_evenly:
+            self._chances = None
         return self.log_prob(Crystals.from_batch(kept[rows], self.policy.head.weight)).sum(1).mean()
 
     def _replayed(self) -> np.ndarray:
         """Rows of the buffer for a minibatch, any of the better half."""
-        good = self.replay.good
-        return self.rng.choice(good, size=min(len(good), self.config.minibatch_size), replace=False)
+        good, p = self.replay.good, None
+        if self.config.replay_evenly:
+            p = self.replay.freshness[good] / self.replay.freshness[good].sum()
+        return self.rng.choice(good, size=min(len(good), self.config.minibatch_size), replace=False, p=p)
 
     def _replayed_by_class(self, kept: CrystalBatch) -> np.ndarray:
         """Rows of the buffer for a minibatch, as `chances` has them."""
         shares, config = self.stratum_shares, self.config
         if self._chances is None:
-            rewards = self.replay.best_rewards
-            self._chances = chances(kept, rewards, shares, config.keep_classes, config.prototype_limit)
+            rewards, fresh = self.replay.best_rewards, self.replay.freshness if config.replay_evenly else None
+            self._chances = chances(kept, rewards, shares, config.keep_classes, config.prototype_limit, fresh)
         return self.rng.choice(len(kept), size=config.minibatch_size, p=self._chances)
 
     def steps_per_pass(self, n: int) -> int:

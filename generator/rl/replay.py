@@ -15,11 +15,12 @@ FIELDS = ("G", "W", "A", "XYZ", "L")
 
 
 class ReplayBuffer:
-    """How often each key was rewarded, and the best crystals with distinct keys."""
+    """How often each key was rewarded and learned from, and the best crystals with distinct keys."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.counts: Counter[str] = Counter()
+        self.learned: Counter[str] = Counter()
         self.best: CrystalBatch | None = None
         self.best_rewards = np.zeros(0)
         self.best_keys: list[str] = []
@@ -53,6 +54,15 @@ class ReplayBuffer:
         self.best, self.best_rewards = merged[np.array(chosen, dtype=int)], values[chosen]
         self.best_keys = [names[index] for index in chosen]
 
+    def learn_from(self, rows: np.ndarray) -> None:
+        """Count that these rows of the best, repeats included, were learned from once more."""
+        self.learned.update(self.best_keys[row] for row in rows)
+
+    @property
+    def freshness(self) -> np.ndarray:
+        """Weight of each of the best, (n,): 1 for one that was not learned from yet, 1/2 after once, and so on."""
+        return np.array([1 / (1 + self.learned[key]) for key in self.best_keys])
+
     @property
     def good(self) -> np.ndarray:
         """Indices of the remembered whose reward is not below their mean: a bar that rises as better ones come."""
@@ -67,9 +77,11 @@ class ReplayBuffer:
             "rewards": torch.as_tensor(self.best_rewards)
         }
 
-    def restore(self, counts: dict[str, int], keys: list[str], tensors: dict[str, Tensor]) -> None:
+    def restore(
+        self, counts: dict[str, int], learned: dict[str, int], keys: list[str], tensors: dict[str, Tensor]
+    ) -> None:
         """Inverse of `tensors`, with the counts and the keys of the best."""
-        self.counts, self.best_keys = Counter(counts), keys
+        self.counts, self.learned, self.best_keys = Counter(counts), Counter(learned), keys
         if tensors:
             self.best = CrystalBatch(*(tensors[name].numpy() for name in FIELDS))
             self.best_rewards = tensors["rewards"].numpy()

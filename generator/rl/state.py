@@ -31,6 +31,7 @@ def save(tuner: Finetuner, path: Path) -> None:
         "rows": tuner.rows,
         "rng": tuner.rng.bit_generator.state,
         "seen": tuner.replay.counts,
+        "learned": tuner.replay.learned,
         "best": tuner.replay.best_keys,
     }
     train_state.write(path, tensors, text)
@@ -67,7 +68,8 @@ def restore(tuner: Finetuner, text: dict[str, Any], tensors: dict[str, Tensor]) 
     """Put everything back."""
     tuner.policy.load_state_dict(train_state.without_prefix("policy.", tensors))
     train_state.restore_optimizer(tuner.optimizer, tensors)
-    tuner.replay.restore(text["seen"], text["best"], train_state.without_prefix("memory.", tensors))
+    buffer = train_state.without_prefix("memory.", tensors)
+    tuner.replay.restore(text["seen"], text.get("learned", {}), text["best"], buffer)
     tuner.now = type(tuner.now)(**text["now"])
     tuner.rows = text["rows"]
     tuner.rng.bit_generator.state = text["rng"]

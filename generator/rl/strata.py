@@ -85,7 +85,9 @@ def better_half(rewards: np.ndarray, strata: np.ndarray) -> np.ndarray:
     return np.flatnonzero(rewards >= means[strata] - 1e-12)
 
 
-def weights(strata: np.ndarray, shares: np.ndarray, prototypes: np.ndarray, limit: float) -> np.ndarray:
+def weights(
+    strata: np.ndarray, shares: np.ndarray, prototypes: np.ndarray, limit: float, fresh: np.ndarray | float = 1.0
+) -> np.ndarray:
     """Probability of each crystal to be learned from, (n,), such that strata have their shares.
 
     Args:
@@ -93,16 +95,24 @@ def weights(strata: np.ndarray, shares: np.ndarray, prototypes: np.ndarray, limi
         shares: (`STRATA`,) to aim for; strata without a crystal leave theirs to the others.
         prototypes: (n,) numbers of their prototypes.
         limit: share of the crystals beyond which a prototype's weigh less; 1: no limit.
+        fresh: weights of the crystals, (n,), within their strata.
     """
     counts = np.bincount(prototypes)[prototypes] / len(prototypes)
-    each = np.minimum(1.0, limit / counts)
+    each = np.minimum(1.0, limit / counts) * fresh
     totals = np.bincount(strata, weights=each, minlength=STRATA)
     found = each * shares[strata] / np.where(totals[strata] > 0, totals[strata], 1.0)
     result: np.ndarray = found / found.sum() if found.sum() > 0 else each / each.sum()
     return result
 
 
-def chances(batch: CrystalBatch, rewards: np.ndarray, shares: np.ndarray, kept: float, limit: float) -> np.ndarray:
+def chances(
+    batch: CrystalBatch,
+    rewards: np.ndarray,
+    shares: np.ndarray,
+    kept: float,
+    limit: float,
+    fresh: np.ndarray | None = None,
+) -> np.ndarray:
     """Probability of each crystal of a replay buffer to be learned from, (n,).
 
     Args:
@@ -112,10 +122,12 @@ def chances(batch: CrystalBatch, rewards: np.ndarray, shares: np.ndarray, kept: 
         kept: part of what is learned from that is the better half of each stratum, in these shares; the rest is the
             better half of all, whatever its strata, so that no stratum falls below `kept` times its share.
         limit: as in `weights`.
+        fresh: as in `weights`; none: all weigh the same.
     """
+    fresh = np.ones(len(batch)) if fresh is None else fresh
     of_row, kinds, found = strata(batch), prototypes(batch), np.zeros(len(batch))
     everything = np.zeros(len(batch), dtype=int)
     for part, of_part, wanted in ((kept, of_row, shares), (1 - kept, everything, np.eye(STRATA)[0])):
         good = better_half(rewards, of_part)
-        found[good] += part * weights(of_part[good], wanted, kinds[good], limit)
+        found[good] += part * weights(of_part[good], wanted, kinds[good], limit, fresh[good])
     return found

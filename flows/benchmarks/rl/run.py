@@ -118,6 +118,7 @@ class RecipeOverrides:
     repeat_discount: float = RECIPE.repeat_discount
     keep_classes: float = RECIPE.keep_classes
     prototype_limit: float = RECIPE.prototype_limit
+    replay_evenly: bool = RECIPE.replay_evenly
 
 
 def run(output: Path, config: RLConfig, progress: Progress | None = None) -> dict[str, Any]:

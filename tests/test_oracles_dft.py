@@ -356,6 +356,22 @@ def test_a_relaxation_that_does_not_end_is_not_converged(oracle):
     assert found.value("energy") == -3.5  # an upper bound: a hull that rests on this phase may use it
 
 
+def test_a_relaxation_that_climbs_is_named_and_keeps_its_lowest_step(oracle):
+    """Below the cutoff that an atom needs the stress misleads: solid nitrogen shrank to a third at 500 eV."""
+    steps = [{"structure": name, "energy": energy, "converged": True} for name, energy in (("a", -6.6), ("b", -5.9))]
+    lowest = {"structure": "a", "energy": -6.6}
+    assert dft_worker.ended(steps[0], lowest) == steps[0]
+    climbed = dft_worker.ended(steps[1], lowest)
+    assert (climbed["structure"], climbed["energy"], climbed["converged"]) == ("a", -6.6, False)
+    assert climbed["rise"] == pytest.approx(0.7)
+
+    extra = "done['relax'] |= {'converged': False, 'rise': 0.7}; log.write_text(json.dumps(done))"
+    found = oracle(extra, relax="cell").evaluate([Candidate(nacl())])[0]
+    assert found.status == "not-converged"
+    assert "an energy 0.700 eV/atom higher, so relax_ecut, 700 eV, is too low here" in found.message
+    assert found.value("energy") == -3.5
+
+
 def test_oxygen_molecules_and_superoxides_begin_with_a_moment():
     """O2 is a triplet; without spin it lies 0.5 eV/atom too high, and oxides look far too stable."""
     from pymatgen.core import Lattice, Structure

@@ -279,6 +279,11 @@ class Calculation:
             status, message = failed(broken["kind"]), broken["message"]
         elif status == OK and "relax" in steps and not steps["relax"]["converged"]:
             last = steps["relax"]
+            if "rise" in last:
+                return NOT_CONVERGED, (
+                    f"forces and stress led to an energy {last['rise']:.3f} eV/atom higher, so relax_ecut, "
+                    f"{self.config.numbers.relax_ecut:g} eV, is too low here; the step of the lowest energy is kept"
+                )
             text = f"after {last['steps']} steps {last['max_force']:.3g} eV/A and {last['max_stress']:.3g} GPa are left"
             return NOT_CONVERGED, text
         if status != OK and "ground" in steps:  # the energy stands, and the gap where there is one

@@ -141,8 +141,10 @@ def test_the_best_are_kept_once_each():
     assert memory.best_rewards.tolist() == [0.9, 0.7]
     assert memory.best.G.tolist() == [221, 216]
     other = ReplayBuffer(2)
-    other.restore({}, memory.best_keys, memory.tensors())
+    memory.learn_from(np.array([1, 1, 1]))
+    other.restore({}, memory.learned, memory.best_keys, memory.tensors())
     assert other.best.A.tolist() == memory.best.A.tolist()
+    assert memory.freshness.tolist() == other.freshness.tolist() == [1.0, 0.25]
 
 
 def test_over_represented_elements_cost():

@@ -79,7 +79,7 @@ class FinetuneConfig:
     """With keep_classes: share of what is learned from beyond which crystals of one prototype weigh less; 1: none."""
     replay_evenly: bool = False
     """Whether crystals of the replay buffer weigh less the more often they were learned from; else the first ones are
-    learned from some twenty times in 96 iterations, the last ones hardly (docs/rl.md).
+    learned from far more often than the last (docs/rl.md).
     """
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""

@@ -242,14 +242,15 @@ class Finetuner:
         """Rows of the buffer for a minibatch, any of the better half."""
         good, p = self.replay.good, None
         if self.config.replay_evenly:
-            p = self.replay.freshness[good] / self.replay.freshness[good].sum()
+            fresh = self.replay.freshness[good]
+            p = fresh / fresh.sum()
         return self.rng.choice(good, size=min(len(good), self.config.minibatch_size), replace=False, p=p)
 
     def _replayed_by_class(self, kept: CrystalBatch) -> np.ndarray:
         """Rows of the buffer for a minibatch, as `chances` has them."""
         shares, config = self.stratum_shares, self.config
         if self._chances is None:
-            rewards, fresh = self.replay.best_rewards, self.replay.freshness if config.replay_evenly else None
+            rewards, fresh = self.replay.best_rewards, self.replay.freshness if config.replay_evenly else 1.0
             self._chances = chances(kept, rewards, shares, config.keep_classes, config.prototype_limit, fresh)
         return self.rng.choice(len(kept), size=config.minibatch_size, p=self._chances)
 

@@ -111,7 +111,7 @@ def chances(
     shares: np.ndarray,
     kept: float,
     limit: float,
-    fresh: np.ndarray | None = None,
+    fresh: np.ndarray | float = 1.0,
 ) -> np.ndarray:
     """Probability of each crystal of a replay buffer to be learned from, (n,).
 
@@ -122,9 +122,9 @@ def chances(
         kept: part of what is learned from that is the better half of each stratum, in these shares; the rest is the
             better half of all, whatever its strata, so that no stratum falls below `kept` times its share.
         limit: as in `weights`.
-        fresh: as in `weights`; none: all weigh the same.
+        fresh: as in `weights`.
     """
-    fresh = np.ones(len(batch)) if fresh is None else fresh
+    fresh = np.broadcast_to(fresh, len(batch))
     of_row, kinds, found = strata(batch), prototypes(batch), np.zeros(len(batch))
     everything = np.zeros(len(batch), dtype=int)
     for part, of_part, wanted in ((kept, of_row, shares), (1 - kept, everything, np.eye(STRATA)[0])):

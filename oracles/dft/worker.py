@@ -180,10 +180,10 @@ def ground(folder: Path, job: dict[str, Any], log: Log) -> None:
     if "ground" in log.steps and (folder / "ground.gpw").is_file():
         return
     empty_states = "gap" in job["steps"]
+    bands = UNCONVERGED if empty_states else OCCUPIED
     atoms = make_atoms(job["structure"], job["magmoms"])
 
     def run(attempt: dict[str, Any]) -> Any:
-        bands = UNCONVERGED if empty_states else OCCUPIED
         atoms.calc = calculator(folder, job, job["settings"]["ecut"], attempt, "ground.txt", bands)
         return atoms.get_potential_energy()
 

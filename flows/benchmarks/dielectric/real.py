@@ -192,10 +192,14 @@ def lesson_of(studio: Studio, config: RealConfig) -> tuple[Lesson, float]:
 
 
 def spend(lab: Lab, extractor: FeatureExtractor, lesson: Lesson, threshold: float) -> pd.DataFrame:
-    """Let every arm spend its share, turn by turn; returns what each turn of the closed loop predicted of the pool."""
+    """Let every arm spend its share, turn by turn.
+
+    Returns what was predicted of the pool: by the tables alone (turn 0), then by each turn of the closed loop.
+    """
     import pandas as pd
 
-    config, said = lab.config, []
+    config = lab.config
+    said: dict[int, pd.DataFrame] = {}
     before = surrogate_for(extractor, config.gp)  # what the tables alone teach
     arms = {name: Arm(name, lab.pool, threshold, config.costs, config.seed) for name in config.share}
     rows = {candidate.id: row for row, candidate in enumerate(lab.pool)}
@@ -213,8 +217,9 @@ def spend(lab: Lab, extractor: FeatureExtractor, lesson: Lesson, threshold: floa
             elif name == CLOSED:
                 arm.learn(surrogate_for(extractor, config.gp), lesson)
                 arm.plan()
-            if name == CLOSED and arm.merit is not None:
-                said.append(pd.DataFrame(arm.merit, columns=["merit", "std"]).assign(turn=turn, id=list(rows)))
+            if turn not in said and (turn == 0 or name == CLOSED):  # at first, all arms expect the same
+                frame = pd.DataFrame(arm.merit, columns=["merit", "std"])
+                said[turn] = frame.assign(turn=turn, id=list(rows))
             spent = 0.0
             for call in mine:  # of a run that was killed
                 arm.take(rows[call["id"]], call["step"], call.get("band_gap"), call.get("dielectric_electronic"))
@@ -224,7 +229,7 @@ def spend(lab: Lab, extractor: FeatureExtractor, lesson: Lesson, threshold: floa
                 call = lab.measure(name, turn, *step)
                 arm.take(*step, call.get("band_gap"), call.get("dielectric_electronic"))
                 spent += cost_of(step[1], config.costs)
-    return pd.concat(said, ignore_index=True)
+    return pd.concat(said.values(), ignore_index=True)
 
 
 def _same_settings(output: Path, config: RealConfig) -> None:

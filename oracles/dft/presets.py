@@ -99,7 +99,7 @@ class DftSettings:
 PRESETS = {
     # seconds for two atoms: the chain works, numbers within some 10 %
     "test": DftSettings(
-        ecut=400.0, relax_ecut=500.0, k_spacing=0.35, path_spacing=None, response_k_spacing=0.45, response_ecut=40.0,
+        ecut=400.0, k_spacing=0.35, path_spacing=None, response_k_spacing=0.45, response_ecut=40.0,
         max_steps=15, fmax=0.05, smax=1.0,
     ),
     # tens of seconds for two atoms: screening

@@ -173,7 +173,7 @@ class FakeDft:
     """Gap and constant by the place in the pool; counts what it is asked."""
 
     def __init__(self, config):
-        self.properties, self.asked = config.properties, asked_of
+        self.properties, self.resources, self.asked = config.properties, config.resources, asked_of
 
     def accepts(self, structure):
         return len(structure) <= 8
@@ -249,6 +249,8 @@ def test_a_constant_after_a_gap_is_one_more_call_and_a_failure_is_not_asked_agai
     ids.update({candidate.id: place for place, candidate in enumerate(pool)})
     monkeypatch.setattr(real, "DftOracle", FakeDft)
     lab = real.Lab(real.RealConfig(), pool, tmp_path / "calls.jsonl")
+    kept = {(oracle.resources.keep, oracle.resources.scratch) for oracle in lab.oracles.values()}
+    assert kept == {(True, str((tmp_path / "work" / "dft").resolve()))}  # of this run alone
     gap, both, again = (lab.measure(*what) for what in ((CLOSED, 0, 1, "gap"), (CLOSED, 0, 1, "dielectric"),
                                                          (PAPER, 0, 1, "both")))  # fmt: skip
     assert (gap["seconds"], both["seconds"], again["seconds"]) == (10.0, 20.0, 0.0)

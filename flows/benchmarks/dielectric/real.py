@@ -94,8 +94,12 @@ class Lab:
 
     @cached_property
     def oracles(self) -> dict[str, DftOracle]:
-        """By step. A gap keeps its density, for the constant that may follow."""
-        resources = replace(self.config.dft.resources, keep=True)
+        """By step. A gap keeps its density, for the constant that may follow.
+
+        In the run's own folder: a density that an earlier run had left would cost nothing, and seconds would mislead.
+        """
+        scratch = self.config.dft.resources.scratch or str((self.path.parent / "work" / "dft").resolve())
+        resources = replace(self.config.dft.resources, keep=True, scratch=scratch)
         return {
             step: DftOracle(replace(self.config.dft, properties=wanted, resources=resources))
             for step, wanted in PROPERTIES.items()

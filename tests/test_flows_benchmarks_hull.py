@@ -10,7 +10,7 @@ from pymatgen.core import Composition, Lattice, Structure
 from flows.benchmarks.crystals import random_crystals
 from flows.benchmarks.hull.methods import InOrder, Ours, Pool, Ranking
 from flows.benchmarks.hull.run import HullConfig
-from flows.benchmarks.hull.summary import discovery_area, scores, summarise
+from flows.benchmarks.hull.summary import discovery_area, pooled, scores, summarise
 from flows.benchmarks.hull.world import Answer, Episode, Outcome, RelaxingOracle
 from loop.errors import ConfigError
 from loop.fingerprint import fingerprint
@@ -188,6 +188,36 @@ def test_summary_has_means_with_standard_errors_over_systems():
     assert np.isnan(alone["ef"])
     assert alone["msun"] == pytest.approx(0.75)
     json.dumps(rows)
+
+
+def test_ours_is_compared_with_each_method_over_all_systems_and_in_each():
+    def outcome(system, method, found):
+        return Outcome(system, method, 0, {"0.1": [0, 1, 2, found]}, [{"status": "ok", "verdict": "new"}] * 4, 1.0)
+
+    runs = [outcome(system, "ours", n) for system, n in (("A-B", 4), ("A-C", 2), ("B-C", 3))]
+    runs += [outcome(system, "random", n) for system, n in (("A-B", 1), ("A-C", 0), ("B-C", 2))]
+    runs += [outcome(system, "generator_ranking", n) for system, n in (("A-B", 4), ("A-C", 3), ("B-C", 2))]
+    found = pooled(runs)["0.1"]
+    assert found["ours"] == {"found": 9, "queries": 12}
+    chance, ranking = found["ours_over_random"], found["ours_over_generator_ranking"]
+    assert chance["pooled"][0] == pytest.approx(3.0)  # 9 of 12 over 3 of 12
+    assert chance["pooled"][1] > 1
+    each = [(4.5 / 4.5) / (1.5 / 4.5), (2.5 / 4.5) / (0.5 / 4.5), (3.5 / 4.5) / (2.5 / 4.5)]
+    assert chance["over_systems"][0] == pytest.approx(np.prod(each) ** (1 / 3))
+    assert (chance["more"], chance["as_many"], chance["fewer"]) == (3, 0, 0)
+    assert (ranking["more"], ranking["as_many"], ranking["fewer"]) == (1, 1, 1)
+    json.dumps(found)
+
+
+def test_the_ranking_may_go_by_a_hull_that_is_not_the_referees():
+    """Where another potential judges, its energies and those of the pool must not meet on one hull."""
+    crystals = pool()
+    other = Hull([HullEntry("Mg", 0.0), HullEntry("Ag", 0.0)], KIND)
+    referee = Hull(hull().phases({"Mg", "Ag"}), EnergyType("referee", "none", "none"))
+    chosen = Ranking(crystals, other).propose(Episode(referee, None, (0.1,)), 12)
+    energies = [energy(candidate) for candidate in chosen]  # distances, on a hull of two elements at 0
+    assert energies == sorted(energies)
+    assert len(energies) > 2
 
 
 def test_wrong_settings_are_named():

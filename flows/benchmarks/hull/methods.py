@@ -60,22 +60,27 @@ class InOrder:
 
 
 class Ranking:
-    """Lowest unrelaxed energy above the present hull first, of crystals that pass the published filters."""
+    """Lowest unrelaxed energy above the hull first, of crystals that pass the published filters.
 
-    def __init__(self, pool: Pool) -> None:
+    Args:
+        pool: crystals with unrelaxed energies.
+        hull: of the potential of these energies; None: the episode's present one.
+    """
+
+    def __init__(self, pool: Pool, hull: Hull | None = None) -> None:
         keep = [i for i in _apart(pool) if np.isfinite(pool.energies[i])]
         keep = _unique(pool, sorted(keep, key=lambda i: pool.energies[i]))
         self._rest = {i: pool.candidates[i] for i in keep}
-        self._energies = pool.energies
+        self._energies, self._hull = pool.energies, hull
 
     def propose(self, episode: Episode, k: int) -> list[Candidate]:
         """The k lowest."""
         rows = list(self._rest)
-        above = distances(episode.hull, [self._rest[i] for i in rows], self._energies[rows])
+        above = distances(self._hull or episode.hull, [self._rest[i] for i in rows], self._energies[rows])
         return [self._rest.pop(rows[i]) for i in np.argsort(above, kind="stable")[:k]]
 
     def observe(self, candidate: Candidate, answer: Answer, initial: float) -> None:
-        """Its hull is the episode's."""
+        """Nothing to learn but the episode's hull."""
 
 
 @dataclass

@@ -41,7 +41,6 @@ from oracles.relax import RelaxConfig
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from loop.hull import Hull
     from loop.known import KnownCrystals
     from oracles.potentials.base import Potential
 
@@ -50,12 +49,15 @@ SYSTEMS: tuple[str, ...]
 SYSTEMS = ("Mg-Sn-Sr", "Au-K-Tb", "Co-Mg-Na", "Hf-Ni-Zr", "Co-Dy-W", "Ga-Pt-Tm", "Ga-Ho-Lu", "Al-Li-V", "Al-V-Zn")
 SYSTEMS += ("Co-Pd-Tl",)
 PROTOCOL = (
-    "Start: every reference phase of the system, with the potential's energy. A query relaxes one crystal with the "
-    "potential; failures count. The hull takes up each relaxed crystal. A discovery is a relaxed crystal that no known "
-    "crystal and no earlier query equals, within the tolerance of the present hull. What counts against the budget are "
-    "relaxations; unrelaxed single points of the pool with the same potential, which `generator_ranking` and `ours` "
-    "use, do not. Published: ORB-v3 as oracle, ranking by another potential (MACE-MP-0, "
-    "relaxing), novelty against the starting phases only, thirty systems, five episodes each."
+    "Start: every reference phase of the system, with the oracle's energy. A query relaxes one crystal with the "
+    "oracle; failures count. The hull takes up each relaxed crystal. A discovery is a relaxed crystal that no known "
+    "crystal and no earlier query equals, within the tolerance of the present hull. What counts against the budget "
+    "are relaxations; unrelaxed single points of the pool with `potential`, which `generator_ranking` and `ours` use, "
+    "do not. Where the oracle is another potential, its hull is on demand, and the ranking is by the distance from "
+    "the hull of `potential`. `pooled`: discoveries a query over all episodes together; ratios with the interval of "
+    "the Bayesian bootstrap over queries, and as geometric mean over systems. Published: ORB-v3 as oracle, ranking by "
+    "another potential (MACE-MP-0, relaxing), novelty against the starting phases only, thirty systems, five episodes "
+    "each."
 )
 
 
@@ -73,7 +75,8 @@ class HullConfig:
         batch: queries between two looks at the answers, of the methods that look.
         pool: crystals that the generator draws.
         max_atoms: of a primitive cell, for all methods; 20 as published.
-        potential: the oracle's; it must be the one of the shipped reference phases.
+        potential: ranks and describes crystals as drawn; it must be the one of the shipped reference phases.
+        oracle: another potential, which relaxes and judges on its own hull; None: `potential`.
         relax: settings of the oracle.
         workers: processes, of one thread each; they share a GPU.
     """
@@ -88,6 +91,7 @@ class HullConfig:
     pool: int = 512
     max_atoms: int = 20
     potential: str = "chgnet"
+    oracle: str | None = None
     relax: RelaxConfig = field(default_factory=lambda: RelaxConfig(max_contraction=CONTRACTION, retry=None))
     workers: int = 1
 
@@ -113,7 +117,7 @@ def run(output: Path, config: HullConfig | None = None, progress: Progress | Non
     Raises:
         EnergyTypeError: the potential is not that of the reference phases.
     """
-    from flows.benchmarks.hull.summary import PUBLISHED, draw, summarise, tables
+    from flows.benchmarks.hull.summary import PUBLISHED, draw, pooled, summarise, tables
 
     config = config or HullConfig()
     make_folder(output / "episodes")
@@ -136,6 +140,7 @@ def run(output: Path, config: HullConfig | None = None, progress: Progress | Non
         "protocol": PROTOCOL,
         "settings": asdict(config),
         "results": summary,
+        "pooled": pooled(outcomes),
         "published": PUBLISHED,
         "seconds_this_run": round(time.perf_counter() - began, 1),
         "files": files_of([*sorted(output.glob("*.csv")), figure]),
@@ -182,18 +187,23 @@ class _Setting:
     def __init__(self, share: Share, output: Path, config: HullConfig) -> None:
         from loop.known import KnownCrystals
         from oracles.potentials.loading import load_potential
+        from oracles.references.hull_on_demand import demand_hull
         from oracles.references.table import load_references
 
         self.system, self.seed, self.config = share.system, share.seed, config
         self.potential: Potential = load_potential(config.potential)
         self.references = load_references()
-        self.hull: Hull = self.references.hull()
+        self.hull, judge = self.references.hull(), self.potential
+        if config.oracle is not None:
+            judge = load_potential(config.oracle)
+            # the phases' relaxations end by the same criteria; only the limit of steps may be another
+            self.hull = demand_hull(judge, RelaxConfig(), ledger=str(output / "phases.db"))
         self.known: KnownCrystals = KnownCrystals.shipped()
         self.features = output / "features" / f"{share.system}-{share.seed}"
         make_folder(output / "relaxed")
         source = RANDOM if RANDOM in share.methods else GENERATOR
         file = output / "relaxed" / f"{share.system}-{source}-{share.seed}.jsonl"  # no two processes write to it
-        self.oracle = RelaxingOracle(self.potential, config.relax, file)
+        self.oracle = RelaxingOracle(judge, config.relax, file)
         self._pool: Pool | None = None
 
     def play(self, name: str, tolerances: tuple[float, ...]) -> Outcome:
@@ -219,7 +229,9 @@ class _Setting:
         if name == GENERATOR:
             order = rng.permutation(len(self.pool.candidates))
             return InOrder([self.pool.candidates[i] for i in order])
-        return Ranking(self.pool) if name != OURS else Ours(self._new(), self._extractor(), tolerance, self.known)
+        if name == RANKING:
+            return Ranking(self.pool, None if self.config.oracle is None else self.references.hull())
+        return Ours(self._new(), self._extractor(), tolerance, self.known)
 
     @property
     def pool(self) -> Pool:

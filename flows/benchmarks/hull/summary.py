@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.benchmarks.hull.methods import RANDOM
+from flows.benchmarks.hull.methods import METHODS, OURS, RANDOM
 from flows.benchmarks.hull.world import Outcome
-from loop.metrics import acceleration_factor
+from loop.metrics import acceleration_factor, paired_ratio, rate_ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,6 +66,46 @@ def summarise(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
                 row[f"{name}_n"] = len(values)
             rows.append(row | _failures(own))
     return rows
+
+
+def pooled(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
+    """By tolerance: discoveries of all episodes together, and ours against each other method.
+
+    Against a method: the ratio of discoveries a query in all (interval of the Bayesian bootstrap over queries) and its
+    geometric mean over systems, and the number of systems where ours found more, as many, and fewer.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for tolerance in dict.fromkeys(t for outcome in outcomes for t in outcome.curves):
+        by_method = {m: _counts(outcomes, m, tolerance) for m in METHODS}
+        by_method = {method: counts for method, counts in by_method.items() if counts}
+        totals = {method: _total(counts.values()) for method, counts in by_method.items()}
+        row: dict[str, Any] = {method: {"found": hits, "queries": n} for method, (hits, n) in totals.items()}
+        for other in by_method.keys() - {OURS} if OURS in by_method else ():
+            ours, theirs = by_method[OURS], by_method[other]
+            pairs = [(ours[system], theirs[system]) for system in sorted(ours.keys() & theirs.keys())]
+            over, each = rate_ratio(totals[OURS], totals[other]), paired_ratio(pairs)
+            signs = Counter(int(np.sign(a * m - b * n)) for (a, n), (b, m) in pairs)
+            row[f"ours_over_{other}"] = {
+                "pooled": [over.value, over.low, over.high],
+                "over_systems": [each.value, each.low, each.high],
+                "more": signs[1], "as_many": signs[0], "fewer": signs[-1],
+            }  # fmt: skip
+        found[tolerance] = row
+    return found
+
+
+def _counts(outcomes: Sequence[Outcome], method: str, tolerance: str) -> dict[str, tuple[int, int]]:
+    """Discoveries and queries of a method in each system, over its episodes."""
+    own = [o for o in outcomes if o.method == method and tolerance in o.curves]
+    return {
+        system: _total((o.curves[tolerance][-1], len(o.curves[tolerance])) for o in own if o.system == system)
+        for system in dict.fromkeys(o.system for o in own)
+    }
+
+
+def _total(pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    hits, n = np.sum([*pairs], axis=0).tolist()
+    return int(hits), int(n)
 
 
 def _failures(own: Sequence[Outcome]) -> dict[str, float]:

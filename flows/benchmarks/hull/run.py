@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from flows.benchmarks.hull.methods import (
     Ranking,
     distances,
 )
-from flows.benchmarks.hull.world import Episode, Outcome, RelaxingOracle
+from flows.benchmarks.hull.world import Episode, Outcome, Referee, RelaxingOracle
 from flows.benchmarks.workers import spread
 from loop.contracts import Progress
 from loop.errors import ConfigError
@@ -41,6 +41,7 @@ from oracles.relax import RelaxConfig
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from loop.hull import Hull
     from loop.known import KnownCrystals
     from oracles.potentials.base import Potential
 
@@ -53,11 +54,12 @@ PROTOCOL = (
     "oracle; failures count. The hull takes up each relaxed crystal. A discovery is a relaxed crystal that no known "
     "crystal and no earlier query equals, within the tolerance of the present hull. What counts against the budget "
     "are relaxations; unrelaxed single points of the pool with `potential`, which `generator_ranking` and `ours` use, "
-    "do not. Where the oracle is another potential, its hull is on demand, and the ranking is by the distance from "
-    "the hull of `potential`. `pooled`: discoveries a query over all episodes together; ratios with the interval of "
-    "the Bayesian bootstrap over queries, and as geometric mean over systems. Published: ORB-v3 as oracle, ranking by "
-    "another potential (MACE-MP-0, relaxing), novelty against the starting phases only, thirty systems, five episodes "
-    "each."
+    "do not. Where the oracle is another potential: its hull is on demand; `potential` relaxes first, and the oracle "
+    "from there on, except what lies further above its hull than `near` (its energy counts as it is); and the ranking "
+    "is by the distance from the hull of `potential`. `pooled`: discoveries a query over all episodes together; "
+    "ratios with the interval of the Bayesian bootstrap over queries, and as geometric mean over systems. Published: "
+    "ORB-v3 as oracle, ranking by another potential (MACE-MP-0, relaxing), novelty against the starting phases only, "
+    "thirty systems, five episodes each."
 )
 
 
@@ -76,8 +78,12 @@ class HullConfig:
         pool: crystals that the generator draws.
         max_atoms: of a primitive cell, for all methods; 20 as published.
         potential: ranks and describes crystals as drawn; it must be the one of the shipped reference phases.
-        oracle: another potential, which relaxes and judges on its own hull; None: `potential`.
-        relax: settings of the oracle.
+        oracle: another potential, which judges on its own hull; it relaxes on what `potential` has relaxed, where that
+            may end near. None: `potential` is the oracle.
+        near: eV/atom above the other oracle's hull by its energy of what `potential` has relaxed; what lies further off
+            is not relaxed on.
+        oracle_steps: limit of steps of the other oracle's relaxations.
+        relax: settings of relaxations.
         workers: processes, of one thread each; they share a GPU.
     """
 
@@ -92,6 +98,8 @@ class HullConfig:
     max_atoms: int = 20
     potential: str = "chgnet"
     oracle: str | None = None
+    near: float = 0.3
+    oracle_steps: int = 50
     relax: RelaxConfig = field(default_factory=lambda: RelaxConfig(max_contraction=CONTRACTION, retry=None))
     workers: int = 1
 
@@ -185,6 +193,7 @@ class _Setting:
     """What the methods of a share have in common; the pool is drawn when it is first needed."""
 
     def __init__(self, share: Share, output: Path, config: HullConfig) -> None:
+        from loop.hull import Hull
         from loop.known import KnownCrystals
         from oracles.potentials.loading import load_potential
         from oracles.references.hull_on_demand import demand_hull
@@ -193,17 +202,21 @@ class _Setting:
         self.system, self.seed, self.config = share.system, share.seed, config
         self.potential: Potential = load_potential(config.potential)
         self.references = load_references()
-        self.hull, judge = self.references.hull(), self.potential
+        self.hull: Hull = self.references.hull()
+        referee = None
         if config.oracle is not None:
             judge = load_potential(config.oracle)
-            # the phases' relaxations end by the same criteria; only the limit of steps may be another
-            self.hull = demand_hull(judge, RelaxConfig(), ledger=str(output / "phases.db"))
+            demand = demand_hull(judge, RelaxConfig(), ledger=str(output / "phases.db"))
+            demand.settle(share.system.split("-"))
+            self.hull = Hull(demand.phases(share.system.split("-")), judge.energy_type)
+            settings = replace(config.relax, max_steps=config.oracle_steps)
+            referee = Referee(judge, settings, self.hull, config.near)
         self.known: KnownCrystals = KnownCrystals.shipped()
         self.features = output / "features" / f"{share.system}-{share.seed}"
         make_folder(output / "relaxed")
         source = RANDOM if RANDOM in share.methods else GENERATOR
         file = output / "relaxed" / f"{share.system}-{source}-{share.seed}.jsonl"  # no two processes write to it
-        self.oracle = RelaxingOracle(judge, config.relax, file)
+        self.oracle = RelaxingOracle(self.potential, config.relax, file, referee)
         self._pool: Pool | None = None
 
     def play(self, name: str, tolerances: tuple[float, ...]) -> Outcome:

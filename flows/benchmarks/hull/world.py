@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     from loop.known import KnownCrystals
     from oracles.potentials.base import Potential
-    from oracles.relax import RelaxConfig
+    from oracles.relax import RelaxConfig, Relaxed
+
+
+NO_ENERGY = failed("no-energy")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,41 @@ class Answer:
         return self.structure is not None and math.isfinite(self.energy)
 
 
+@dataclass(frozen=True)
+class Referee:
+    """A costlier potential, which relaxes on what another one has relaxed, where that may end near its own hull.
+
+    Args:
+        potential: the referee's.
+        config: of its relaxations.
+        hull: of its energies.
+        near: eV/atom above that hull; what lies further off as the other potential left it stays so.
+    """
+
+    potential: Potential
+    config: RelaxConfig
+    hull: Hull
+    near: float
+
+    def __call__(self, relaxed: Sequence[Relaxed]) -> list[Relaxed]:
+        """Energies of the referee, in order; a crystal that the other potential could not relax stays without."""
+        from oracles.relax import relax
+
+        found = list(relaxed)
+        there = {i: each.structure for i, each in enumerate(found) if each.structure is not None}
+        if not there:
+            return found
+        structures = list(there.values())
+        energies = self.potential.energies(structures)
+        places = self.hull.batch([s.composition for s in structures], energies, self.hull.energy_type)
+        close = {i: there[i] for i, at in zip(there, places, strict=True) if at.e_above_hull <= self.near}
+        for i, energy in zip(there, energies.tolist(), strict=True):
+            found[i] = replace(found[i], energy=energy, status=found[i].status if math.isfinite(energy) else NO_ENERGY)
+        for i, each in zip(close, relax(list(close.values()), self.potential, self.config), strict=True):
+            found[i] = replace(each, steps=found[i].steps + each.steps)
+        return found
+
+
 class RelaxingOracle:
     """The potential, relaxing; answers are kept in a file, so that methods that ask the same share one relaxation.
 
@@ -45,10 +83,11 @@ class RelaxingOracle:
         potential: relaxes.
         config: of the relaxation.
         path: JSON lines, one an answer; read if there, written to at each new answer.
+        referee: another potential that goes on from there, and whose energies count.
     """
 
-    def __init__(self, potential: Potential, config: RelaxConfig, path: Path) -> None:
-        self._potential, self._config, self._path = potential, config, path
+    def __init__(self, potential: Potential, config: RelaxConfig, path: Path, referee: Referee | None = None) -> None:
+        self._potential, self._config, self._path, self._referee = potential, config, path, referee
         self._answers: dict[str, Answer] = {}
         if path.exists():
             for line in path.read_text(encoding="utf-8").splitlines():
@@ -63,6 +102,8 @@ class RelaxingOracle:
         size = self._config.batch_size  # what relaxes together, and what a kill may cost
         for part in (missing[start : start + size] for start in range(0, len(missing), size)):
             relaxed = relax([candidate.structure for candidate in part], self._potential, self._config)
+            if self._referee is not None:
+                relaxed = self._referee(relaxed)
             for candidate, found in zip(part, relaxed, strict=True):
                 self._answers[candidate.id] = Answer(found.status, found.energy, found.structure, found.steps)
             write_text(self._path, "".join(_line(id, answer) for id, answer in self._answers.items()))

@@ -122,6 +122,24 @@ def test_a_potential_without_a_table_judges_by_its_own_hull(alloys, tmp_path, mo
     assert sum(before) == 0  # the ledger holds the phases
 
 
+def test_only_the_first_crystals_get_the_distance_itself(alloys, tmp_path, monkeypatch):
+    """All get a verdict and bounds; that bounds hold is tested where the hull is."""
+    monkeypatch.setenv("DISCOVERY_LOOP_PHASES", str(tmp_path / "phases.db"))
+    emt = load_potential("ase.calculators.emt:EMT")
+    results = references_on_demand.run(tmp_path / "out", 5, [alloys], emt, exact=1)["results"]
+    table = pd.read_csv(tmp_path / "out" / "table.csv").set_index("material_id")
+    assert table["exact"].tolist() == [True, False]
+    assert results["relaxed"]["rows"] == 1
+    assert results["verdicts"]["rows"] == 2
+    published = np.array([{"CuAu": 0.0, "Cu3Au": 0.4}[id] for id in table.index])
+    low, high = table["lowest"].to_numpy(), table["highest"].to_numpy()
+    assert (low <= high + 1e-5).all()
+    assert results["verdicts"]["mae_lower"] == pytest.approx(np.abs(low - published).mean(), abs=1e-5)
+    errors = np.abs(np.array([low, high, np.clip(published, low, high)]) - published)
+    assert results["verdicts"]["mae_most"] == pytest.approx(errors.max(axis=0).mean(), abs=1e-5)
+    assert results["verdicts"]["mae_least"] == pytest.approx(errors.min(axis=0).mean(), abs=1e-5)
+
+
 def l12():
     atoms = bulk("Cu", "fcc", a=3.75, cubic=True)
     atoms[0].symbol = "Au"

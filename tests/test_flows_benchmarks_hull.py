@@ -11,7 +11,7 @@ from flows.benchmarks.crystals import random_crystals
 from flows.benchmarks.hull.methods import InOrder, Ours, Pool, Ranking
 from flows.benchmarks.hull.run import HullConfig
 from flows.benchmarks.hull.summary import discovery_area, pooled, scores, summarise
-from flows.benchmarks.hull.world import Answer, Episode, Outcome, RelaxingOracle
+from flows.benchmarks.hull.world import Answer, Episode, Outcome, Referee, RelaxingOracle
 from loop.errors import ConfigError
 from loop.fingerprint import fingerprint
 from loop.hull import Hull, HullEntry
@@ -169,6 +169,34 @@ def test_relaxations_are_paid_for_once(tmp_path, monkeypatch):
     assert second[1].energy == first[0].energy == -1.5
     assert second[1].structure == first[0].structure
     assert not second[0].ok
+
+
+def test_a_referee_goes_on_where_the_crystal_may_end_near_its_hull(tmp_path, monkeypatch):
+    """Further off its energy counts as it is; what either potential cannot do has none."""
+    from oracles.relax import RelaxConfig, Relaxed
+
+    asked = []
+
+    class Judge:
+        def energies(self, structures):
+            asked.append(len(structures))
+            return np.array([0.1, 0.9, np.nan])
+
+    def relax(structures, potential, _):
+        if not isinstance(potential, Judge):
+            return [*(Relaxed("ok", s, -3.0, 7) for s in structures[:3]), Relaxed("failed:exploded")]
+        asked.append(len(structures))
+        return [Relaxed("not-converged", structures[0], 0.02, 5)]
+
+    monkeypatch.setattr("oracles.relax.relax", relax)
+    crystals = [alloy("Mg", "Mg", "Ag", "Ag", c=1.1 + 0.1 * i) for i in range(4)]
+    referee = Referee(Judge(), RelaxConfig(), Hull([HullEntry("Mg", 0.0), HullEntry("Ag", 0.0)], KIND), 0.3)
+    answers = RelaxingOracle(None, RelaxConfig(), tmp_path / "answers.jsonl", referee)(crystals)
+    assert asked == [3, 1]
+    assert [answer.status for answer in answers] == ["not-converged", "ok", "failed:no-energy", "failed:exploded"]
+    assert [answer.energy for answer in answers[:2]] == [0.02, 0.9]
+    assert [answer.steps for answer in answers] == [12, 7, 7, 0]
+    assert [answer.ok for answer in answers] == [True, True, False, False]
 
 
 def test_summary_has_means_with_standard_errors_over_systems():

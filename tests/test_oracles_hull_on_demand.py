@@ -164,6 +164,14 @@ def test_a_verdict_needs_fewer_phases_than_a_distance(made, emt):
         assert true.e_above_hull - margin <= result.e_above_hull <= true.e_above_hull + 1e-9
         assert (result.n_entries, result.sparse) == (true.n_entries, true.sparse)
     assert hull.computed == deciding.computed  # what is computed counts for both
+    between = hull.bounds(asked, wanted - depth)
+    assert hull.computed == deciding.computed  # bounds cost nothing
+    for (low, high), result, true in zip(between, found, truth, strict=True):
+        assert low - 1e-9 <= true.e_above_hull <= high + 1e-9
+        assert low >= result.e_above_hull - 1e-9  # phases computed later lift it
+    for (low, high), true in zip(whole.bounds(asked, wanted - depth), truth, strict=True):
+        assert low == pytest.approx(high) == pytest.approx(true.e_above_hull)
+    assert np.isnan(hull.bounds(asked[:1], [np.nan])).all()
 
 
 def test_bounds_change_no_verdict(made, emt):

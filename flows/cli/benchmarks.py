@@ -43,6 +43,10 @@ def references(
     potential: Annotated[
         str, typer.Option(help="One without a table of all phases, such as sevennet, judges by its hull on demand.")
     ] = "chgnet",
+    exact: Annotated[
+        int | None,
+        typer.Option(min=1, help="With a hull on demand, how many get the distance itself, the others bounds. All."),
+    ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -57,7 +61,7 @@ def references(
             raise ConfigError("expected --unrelaxed with chgnet alone: a hull on demand holds relaxed phases")
         else:
             record = references_on_demand.run(
-                output, n, data, load(potential), seed=seed, former=former, progress=report
+                output, n, data, load(potential), exact=exact, seed=seed, former=former, progress=report
             )
     print_record(record, output, json)
 

@@ -176,6 +176,26 @@ class DemandHull(Hull):
             open_ |= {index for index in finite if frozenset(asked[index]) in widened}
         return [result for result in results if result is not None]
 
+    def bounds(
+        self, compositions: Sequence[Composition | Mapping[str, float] | str], energies_per_atom: Sequence[float]
+    ) -> list[tuple[float, float]]:
+        """Between which distances (eV/atom) each lies, by what is known so far; computes no compound.
+
+        The lower bound is the distance by phases as published, of those with an energy of this potential; the upper one
+        lets each come down by its margin. NaN without an energy or an element.
+        """
+        asked = [amounts_of(composition) for composition in compositions]
+        self._settle_corners(sorted({symbol for amounts in asked for symbol in amounts}))
+        hulls: dict[frozenset[str], tuple[Hull, Hull]] = {}
+        found = []
+        for amounts, energy in zip(asked, map(float, energies_per_atom), strict=True):
+            system = frozenset(amounts)
+            if system not in hulls:
+                hulls[system] = self._highest(system), self._bounded(system)
+            low, high = (hull.e_above_hull(amounts, energy, self.energy_type).e_above_hull for hull in hulls[system])
+            found.append((low, high) if np.isfinite(energy) else (np.nan, np.nan))
+        return found
+
     def complete(self, elements: Iterable[str]) -> Hull:
         """The hull of every known compound of a chemical system, all of them computed: what `batch` saves."""
         system = frozenset(elements)

@@ -37,7 +37,10 @@ PROTOCOL = (
     "Hull: its own, on demand, over the reference crystals in the package, which hold none of the test split. "
     "Published distances refer to a DFT hull that holds the crystal itself, so they are never negative; found ones "
     "are, for a crystal below its competitors; `clipped` sets them to 0. A crystal without a distance counts as not "
-    "stable. `former` is the same crystals by the potential of another record, of those that have a distance by both."
+    "stable. `former` is the same crystals by the potential of another record, of those that have a distance by both. "
+    "`verdicts`: all crystals; phases are computed until it is certain on which side of the threshold a distance lies, "
+    "which is then known between two bounds (`mae_least`, `mae_most`; `mae_lower`: of the lower bounds, by phases as "
+    "published). The others: crystals whose distance was computed, the first of the draw."
 )
 CHUNK = 20  # crystals whose phases are computed together: a killed run loses no more than what is in work
 
@@ -48,6 +51,7 @@ def run(
     data: Sequence[Path],
     potential: Potential,
     *,
+    exact: int | None = None,
     seed: int = 0,
     former: Path | None = None,
     hull: DemandHull | None = None,
@@ -60,6 +64,7 @@ def run(
         n: crystals to relax, drawn with `seed`.
         data: CSVs with columns cif, split, pretty_formula, n_atoms, e_above_hull (eV/atom).
         potential: relaxes and judges.
+        exact: how many of these, the first of the draw, get the distance itself; None: all.
         seed: of the draw.
         former: table.csv of another potential's record, to put its figures beside.
         hull: of the potential; by default on demand over the reference crystals in the package.
@@ -81,7 +86,11 @@ def run(
     judge = hull or demand_hull(potential, config, held_out=False)
     with Journal(output / "table.csv", {**relax_settings(potential, config), "seed": seed}) as journal:
         frame = frame.assign(**_relaxed(frame, potential, config, progress, journal))
-        places = _places(frame, judge, progress)
+        places = _places(frame.iloc[:exact], judge, "hulls", progress)
+        places += _places(frame.iloc[len(places) :], judge.deciding((METASTABLE,)), "verdicts", progress)
+        bounds = judge.bounds(frame["pretty_formula"].tolist(), frame["energy"].tolist())
+        frame["lowest"], frame["highest"] = np.array(bounds).T
+        frame["exact"] = np.arange(len(frame)) < (len(frame) if exact is None else exact)
         frame["relaxed"] = [place.e_above_hull for place in places]
         frame["competing"] = [" ".join(f"{f}:{place.ids.get(f, '')}" for f in place.decomposition) for place in places]
         frame["message"] = [place.message for place in places]
@@ -91,7 +100,7 @@ def run(
             "threshold": METASTABLE,
             "units": {"mae": "eV/atom", "bias": "eV/atom", "seconds": "s", "precision": "fraction"},
             "potential": {"name": potential.name, "energy_type": asdict(potential.energy_type)},
-            "settings": {"n": n, "seed": seed, "relax": asdict(config)},
+            "settings": {"n": n, "exact": exact, "seed": seed, "relax": asdict(config)},
             "results": _results(frame, judge, former),
             "seconds": round(time.perf_counter() - began, 1),
         }
@@ -111,20 +120,21 @@ def _relaxed(
     }
 
 
-def _places(frame: pd.DataFrame, hull: DemandHull, progress: Progress | None) -> list[HullResult]:
+def _places(frame: pd.DataFrame, hull: DemandHull, stage: str, progress: Progress | None) -> list[HullResult]:
     """Where each crystal lies; the phases of some crystals are computed side by side, then those of the next."""
     places: list[HullResult] = []
     for start in range(0, len(frame), CHUNK):
         part = frame.iloc[start : start + CHUNK]
         places += hull.batch(part["pretty_formula"].tolist(), part["energy"].tolist(), hull.energy_type)
         if progress is not None:
-            progress("hulls", len(places), len(frame), {"phases": float(len(hull.computed))})
+            progress(stage, len(places), len(frame), {"phases": float(len(hull.computed))})
     return places
 
 
 def _results(frame: pd.DataFrame, hull: DemandHull, former: Path | None) -> dict[str, Any]:
     import pandas as pd
 
+    everything, frame = frame, frame[frame["exact"]]
     published = frame["published"].to_numpy(dtype=float)
     results: dict[str, Any] = {"relaxed": metrics(Arrays(published, frame["relaxed"].to_numpy(dtype=float)))}
     results["relaxed"] |= {
@@ -134,6 +144,7 @@ def _results(frame: pd.DataFrame, hull: DemandHull, former: Path | None) -> dict
         "looked_at": len(hull.points),  # energies of phases as they stand
         "with_a_note": int((frame["message"] != "").sum()),
     }
+    results["verdicts"] = _verdicts(everything)
     if former is not None:
         earlier = pd.read_csv(former, keep_default_na=False, na_values=[""]).set_index("material_id")
         theirs = earlier["relaxed"].reindex(frame["material_id"]).to_numpy(dtype=float)
@@ -144,8 +155,21 @@ def _results(frame: pd.DataFrame, hull: DemandHull, former: Path | None) -> dict
     return results
 
 
+def _verdicts(frame: pd.DataFrame) -> dict[str, Any]:
+    """All crystals: on which side of the threshold, and how large the error is at least and at most."""
+    published, low, high = (frame[name].to_numpy(dtype=float) for name in ("published", "lowest", "highest"))
+    least = np.maximum(np.maximum(low - published, published - high), 0.0)
+    most = np.maximum(np.abs(low - published), np.abs(high - published))
+    told = metrics(Arrays(published, frame["relaxed"].to_numpy(dtype=float)))
+    names = ("rows", "found", "true_positives", "false_positives", "false_negatives", "true_negatives")
+    told = {name: told[name] for name in (*names, "precision", "recall", "accuracy", "prevalence")}
+    errors = {"mae_least": least, "mae_most": most, "mae_lower": np.abs(low - published), "between": high - low}
+    return told | {name: float(np.nanmean(values)) for name, values in errors.items()}
+
+
 def _write(output: Path, frame: pd.DataFrame, record: dict[str, Any]) -> dict[str, Any]:
-    columns = ["material_id", "pretty_formula", "relaxed", "status", "steps", "competing", "message"]
+    columns = ["material_id", "pretty_formula", "relaxed", "exact", "lowest", "highest", "status", "steps"]
+    columns += ["competing", "message"]
     text = frame[columns].to_csv(index=False, float_format="%.5f", lineterminator="\n")  # none of the source's numbers
     write_text(output / "table.csv", text)
     return write_benchmark(output, record | {"files": files_of([output / "table.csv"])})

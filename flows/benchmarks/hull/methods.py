@@ -85,18 +85,20 @@ class Ranking:
 
 @dataclass
 class Ours:
-    """Probability of stability by a Gaussian process that learns what relaxation does, new prototypes only.
+    """Probability of stability by a Gaussian process that learns what the oracle changes.
 
     Each crystal of the pool that is valid and not known is asked about in the order of its probability of lying within
-    the tolerance of the present hull; of those that share formula and symmetry only the most probable is tried, and
-    none that shares them with a known crystal: relaxation keeps symmetry, and most of these end in the known one.
+    the tolerance of the present hull. With `apart`, of those that share formula and symmetry only the most probable is
+    tried, and none that shares them with a known crystal: relaxation keeps symmetry, and most of these end in the known
+    one.
 
     Args:
-        pool: valid crystals that are not known, with unrelaxed energies.
-        extractor: features, the distance of the unrelaxed crystal from the initial hull among them.
+        pool: valid crystals that are not known, with energies.
+        extractor: features, the distance of the crystal from the initial hull among them.
         tolerance: eV/atom.
         known: known crystals; None for none.
         learn: off, the process stays at its prior.
+        apart: new prototypes only, for crystals as drawn. Where they are relaxed, copies are known as such.
     """
 
     pool: Pool
@@ -104,6 +106,7 @@ class Ours:
     tolerance: float
     known: KnownCrystals | None = None
     learn: bool = True
+    apart: bool = True
     _taken: set[tuple[str, int]] = field(init=False, default_factory=set)
     _asked: list[Candidate] = field(init=False, default_factory=list)
     _labels: list[Evaluation] = field(init=False, default_factory=list)
@@ -116,7 +119,7 @@ class Ours:
         self._surrogate = GPSurrogate(self.extractor, GPConfig(properties=(E_ABOVE_HULL,)))
         usable = np.flatnonzero(np.isfinite(self.pool.energies))
         self._candidates = [self.pool.candidates[i] for i in usable]
-        self._kinds = [_kind(candidate) for candidate in self._candidates]
+        self._kinds = [kind_of(candidate) for candidate in self._candidates]
         if self.known is not None:
             pairs = zip(self._candidates, self._kinds, strict=True)
             self._taken |= {kind for candidate, kind in pairs if kind[1] in _symmetries(self.known, candidate)}
@@ -127,8 +130,9 @@ class Ours:
         """The k most probable, each of another prototype."""
         chosen = []
         for i in np.argsort(-self.log_stable(episode), kind="stable"):
-            if self._kinds[i] not in self._taken:
-                self._taken.add(self._kinds[i])
+            kind = self._kinds[i] if self.apart else (self._candidates[i].id, 0)
+            if kind not in self._taken:
+                self._taken.add(kind)
                 chosen.append(self._candidates[i])
             if len(chosen) == k:
                 break
@@ -153,7 +157,7 @@ class Ours:
     def observe(self, candidate: Candidate, answer: Answer, initial: float) -> None:
         """One more label; what it relaxed to counts as tried."""
         if answer.ok and answer.structure is not None and np.isfinite(initial):
-            self._taken.add(_kind(Candidate(answer.structure)))
+            self._taken.add(kind_of(Candidate(answer.structure)))
             self._asked.append(candidate)
             quantity = {self._property.name: Quantity(initial, self._property.unit)}
             self._labels.append(Evaluation(candidate.id, "benchmark@1", "hull", OK, quantity))
@@ -165,7 +169,7 @@ def distances(hull: Hull, candidates: Sequence[Candidate], energies: np.ndarray)
     return np.array([place.e_above_hull for place in hull.batch(compositions, energies, hull.energy_type)])
 
 
-def _kind(candidate: Candidate) -> tuple[str, int]:
+def kind_of(candidate: Candidate) -> tuple[str, int]:
     """Formula, and hash of space group and sites."""
     return candidate.formula, symmetry(candidate.structure, SYMPREC)[1]
 

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from flows.benchmarks.hull.methods import (
     Pool,
     Ranking,
     distances,
+    kind_of,
 )
 from flows.benchmarks.hull.world import Episode, Outcome, Referee, RelaxingOracle
 from flows.benchmarks.workers import spread
@@ -53,13 +55,14 @@ PROTOCOL = (
     "Start: every reference phase of the system, with the oracle's energy. A query relaxes one crystal with the "
     "oracle; failures count. The hull takes up each relaxed crystal. A discovery is a relaxed crystal that no known "
     "crystal and no earlier query equals, within the tolerance of the present hull. What counts against the budget "
-    "are relaxations; unrelaxed single points of the pool with `potential`, which `generator_ranking` and `ours` use, "
-    "do not. Where the oracle is another potential: its hull is on demand; `potential` relaxes first, and the oracle "
-    "from there on, except what lies further above its hull than `near` (its energy counts as it is); and the ranking "
-    "is by the distance from the hull of `potential`. `pooled`: discoveries a query over all episodes together; "
-    "ratios with the interval of the Bayesian bootstrap over queries, and as geometric mean over systems. Published: "
-    "ORB-v3 as oracle, ranking by another potential (MACE-MP-0, relaxing), novelty against the starting phases only, "
-    "thirty systems, five episodes each."
+    "are queries; single points of the pool with `potential`, which `generator_ranking` and `ours` use, do not. Where "
+    "the oracle is another potential: its hull is on demand; `potential` relaxes each crystal before the oracle does, "
+    "and what lies further above the oracle's hull than `near` is not relaxed on (its energy counts as it is); the "
+    "two methods choose among `screened` crystals that `potential` has relaxed, which does not count against the "
+    "budget, the ranking by the distance from that potential's hull. `pooled`: discoveries a query over all episodes "
+    "together; ratios with the interval of the Bayesian bootstrap over queries, and as geometric mean over systems. "
+    "Published: ORB-v3 as oracle, ranking by another potential (MACE-MP-0, relaxing), novelty against the starting "
+    "phases only, thirty systems, five episodes each."
 )
 
 
@@ -80,6 +83,8 @@ class HullConfig:
         potential: ranks and describes crystals as drawn; it must be the one of the shipped reference phases.
         oracle: another potential, which judges on its own hull; it relaxes on what `potential` has relaxed, where that
             may end near. None: `potential` is the oracle.
+        screened: crystals of the pool that `potential` relaxes where another is the oracle, the lowest as drawn;
+            `generator_ranking` and `ours` choose among these.
         near: eV/atom above the other oracle's hull by its energy of what `potential` has relaxed; what lies further off
             is not relaxed on.
         oracle_steps: limit of steps of the other oracle's relaxations.
@@ -98,6 +103,7 @@ class HullConfig:
     max_atoms: int = 20
     potential: str = "chgnet"
     oracle: str | None = None
+    screened: int = 256
     near: float = 0.3
     oracle_steps: int = 50
     relax: RelaxConfig = field(default_factory=lambda: RelaxConfig(max_contraction=CONTRACTION, retry=None))
@@ -242,9 +248,13 @@ class _Setting:
         if name == GENERATOR:
             order = rng.permutation(len(self.pool.candidates))
             return InOrder([self.pool.candidates[i] for i in order])
+        if self.config.oracle is None:
+            return (
+                Ranking(self.pool) if name == RANKING else Ours(self._new(), self._extractor(), tolerance, self.known)
+            )
         if name == RANKING:
-            return Ranking(self.pool, None if self.config.oracle is None else self.references.hull())
-        return Ours(self._new(), self._extractor(), tolerance, self.known)
+            return Ranking(self.screened, self.references.hull())
+        return Ours(self._new(), self._extractor(), tolerance, apart=False)
 
     @property
     def pool(self) -> Pool:
@@ -267,13 +277,31 @@ class _Setting:
             self._pool = Pool(tuple(drawn), self.potential.energies([c.structure for c in drawn]))
         return self._pool
 
+    @cached_property
+    def screened(self) -> Pool:
+        """Those of the pool that lie lowest as drawn, one of each formula and symmetry, relaxed by `potential`."""
+        from oracles.relax import relax
+
+        pool, as_drawn = self.pool, self.references.hull(relaxed=False)
+        usable = np.flatnonzero(np.isfinite(pool.energies))
+        above = distances(as_drawn, [pool.candidates[i] for i in usable], pool.energies[usable])
+        chosen: dict[tuple[str, int], Candidate] = {}
+        for i in usable[np.argsort(above, kind="stable")]:
+            chosen.setdefault(kind_of(pool.candidates[i]), pool.candidates[i])
+        few = list(chosen.values())[: self.config.screened]
+        outcomes = relax([candidate.structure for candidate in few], self.potential, self.config.relax)
+        kept = [each for each in outcomes if each.structure is not None and np.isfinite(each.energy)]
+        candidates = tuple(Candidate(each.structure) for each in kept if each.structure is not None)
+        return Pool(candidates, np.array([each.energy for each in kept]))
+
     def _new(self) -> Pool:
         """What a campaign would let into its pool: valid and neither known nor a copy."""
         from loop.novelty import NoveltyIndex
         from loop.validity import ValidityRules
         from loop.values import NEW
 
-        rules, pool = ValidityRules(radioactive=True), self.pool
+        pool = self.pool if self.config.oracle is None else self.screened
+        rules = ValidityRules(radioactive=True)
         valid = [i for i, candidate in enumerate(pool.candidates) if rules.reason(candidate.structure) is None]
         structures = [pool.candidates[i].structure for i in valid]
         verdicts = NoveltyIndex(self.known).judge(structures, [str(i) for i in valid], quick=True)
@@ -283,11 +311,12 @@ class _Setting:
     def _extractor(self) -> Any:
         from surrogates.features import FeatureExtractor, default_blocks
 
-        kind, as_drawn = self.potential.energy_type, self.references.hull(relaxed=False)
+        relaxed = self.config.oracle is not None
+        kind, hull = self.potential.energy_type, self.references.hull(relaxed=relaxed)
 
         def above(structures: Sequence[Any], energies: np.ndarray) -> np.ndarray:
-            return distances(as_drawn, [Candidate(structure) for structure in structures], energies)
+            return distances(hull, [Candidate(structure) for structure in structures], energies)
 
         describe: Callable = self.potential.energies_and_descriptors
-        key = f"{kind}|{self.references.checksum}|as they stand"
+        key = f"{kind}|{self.references.checksum}|{'relaxed' if relaxed else 'as they stand'}"
         return FeatureExtractor(default_blocks(describe, above, key=key), self.features)

@@ -232,8 +232,8 @@ def test_ours_is_compared_with_each_method_over_all_systems_and_in_each():
     assert chance["pooled"][1] > 1
     each = [(4.5 / 4.5) / (1.5 / 4.5), (2.5 / 4.5) / (0.5 / 4.5), (3.5 / 4.5) / (2.5 / 4.5)]
     assert chance["over_systems"][0] == pytest.approx(np.prod(each) ** (1 / 3))
-    assert (chance["more"], chance["as_many"], chance["fewer"]) == (3, 0, 0)
-    assert (ranking["more"], ranking["as_many"], ranking["fewer"]) == (1, 1, 1)
+    assert [chance[name] for name in ("more", "as_many", "fewer", "sooner")] == [3, 0, 0, 3]
+    assert [ranking[name] for name in ("more", "as_many", "fewer", "sooner")] == [1, 1, 1, 1]
     json.dumps(found)
 
 

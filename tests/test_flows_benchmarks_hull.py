@@ -3,13 +3,14 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition, Lattice, Structure
 
 from flows.benchmarks.crystals import random_crystals
 from flows.benchmarks.hull.methods import InOrder, Ours, Pool, Ranking
-from flows.benchmarks.hull.run import HullConfig
+from flows.benchmarks.hull.run import HullConfig, run
 from flows.benchmarks.hull.summary import discovery_area, pooled, scores, summarise
 from flows.benchmarks.hull.world import Answer, Episode, Outcome, Referee, RelaxingOracle
 from loop.errors import ConfigError
@@ -18,6 +19,7 @@ from loop.hull import Hull, HullEntry
 from loop.known import KnownCrystals
 from loop.novelty import NoveltyIndex
 from loop.values import NEW, Candidate, EnergyType
+from oracles.potentials.loading import load_potential
 from surrogates.blocks import UNRELAXED_HULL
 from surrogates.features import FeatureExtractor, default_blocks
 
@@ -114,6 +116,15 @@ def test_ranking_and_ours_take_the_lowest_of_each_prototype_first():
     assert asked[0].id == ranked[0].id
     assert len({candidate.formula for candidate in asked}) == len(asked) == 3  # all of a formula share their symmetry
     assert len(method._labels) == 3
+
+
+def test_relaxed_crystals_of_one_prototype_are_all_asked_about():
+    """Their copies were told apart by the novelty check; formula and symmetry say too little."""
+    extractor = FeatureExtractor(default_blocks(lambda s: (np.zeros(len(s)), np.zeros((len(s), 2))), above, size=2))
+    episode, crystals = Episode(hull(), None, (0.1,)), pool()
+    method = Ours(crystals, extractor, 0.1, apart=False)
+    asked = [*method.propose(episode, 7), *method.propose(episode, 7)]
+    assert len(asked) == len({candidate.id for candidate in asked}) == len(crystals.candidates)
 
 
 def test_ours_leaves_out_what_would_relax_into_a_known_crystal():
@@ -246,6 +257,30 @@ def test_the_ranking_may_go_by_a_hull_that_is_not_the_referees():
     energies = [energy(candidate) for candidate in chosen]  # distances, on a hull of two elements at 0
     assert energies == sorted(energies)
     assert len(energies) > 2
+
+
+@pytest.mark.slow
+def test_a_whole_run_with_a_referee_of_another_potential(tmp_path):
+    """CHGNet draws up the list, EMT judges on a hull of its own, whose gold-copper phases CHGNet's energies are not."""
+    config = HullConfig(
+        systems=("Au-Cu",), methods=("ours", "generator_ranking"), budget=3, batch=2, pool=16, screened=6, max_atoms=4,
+        potential="chgnet", oracle="ase.calculators.emt:EMT", oracle_steps=3, tolerances=(0.1,),
+    )  # fmt: skip
+    record = run(tmp_path / "out", config)
+    found = {row["method"]: row for row in record["results"]}
+    queries = pd.read_csv(tmp_path / "out" / "queries.csv")
+    assert set(found) == {"ours", "generator_ranking"}
+    assert len(queries) == 6
+    assert not (queries[queries["method"] == "ours"]["verdict"] == "known").all()
+    emt = load_potential("ase.calculators.emt:EMT")
+    (path,) = (tmp_path / "out" / "relaxed").iterdir()
+    answers = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for answer in answers:
+        if answer["energy"] is not None:
+            structure = Structure.from_dict(answer["structure"])
+            assert emt.energies([structure])[0] == pytest.approx(answer["energy"], abs=1e-4)
+    assert record["pooled"]["0.1"]["ours"]["queries"] == 3
+    assert run(tmp_path / "out", config)["results"] == record["results"]  # nothing is played again
 
 
 def test_wrong_settings_are_named():

@@ -114,6 +114,9 @@ def test_a_potential_without_a_table_judges_by_its_own_hull(alloys, tmp_path, mo
     results = record["results"]
     assert results["relaxed"]["found"] == 2
     assert results["relaxed"]["phases"] > 2
+    assert results["relaxed_full_hull"]["found"] == 2
+    whole = table["relaxed_full_hull"] - table["relaxed"]
+    assert (whole >= -1e-5).all()  # more phases, a lower hull
     assert results["same_crystals"]["rows"] == results["former_relaxed"]["rows"] == 1
     assert results["former_relaxed"]["mae"] == pytest.approx(0.3)
     before = emt_calls(monkeypatch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,8 +40,10 @@ PROTOCOL = (
     "stable. `former` is the same crystals by the potential of another record, of those that have a distance by both. "
     "`verdicts`: all crystals; phases are computed until it is certain on which side of the threshold a distance lies, "
     "which is then known between two bounds (`mae_least`, `mae_most`; `mae_lower`: of the lower bounds, by phases as "
-    "published). The others: crystals whose distance was computed, the first of the draw."
+    "published). The others: crystals whose distance was computed, the first of the draw. `full_hull` has formulas of "
+    "the test split among the phases, as the package judges, each with its energy as published."
 )
+FULL = "_full_hull"
 CHUNK = 20  # crystals whose phases are computed together: a killed run loses no more than what is in work
 
 
@@ -83,17 +85,14 @@ def run(
     frame = rows_of_test(data)
     frame = frame.sample(min(n, len(frame)), random_state=seed)
     make_folder(output)
-    judge = hull or demand_hull(potential, config, held_out=False)
+    hulls = {"": hull or demand_hull(potential, config, held_out=False)}
+    if hull is None:
+        hulls[FULL] = demand_hull(potential, config)
     with Journal(output / "table.csv", {**relax_settings(potential, config), "seed": seed}) as journal:
         frame = frame.assign(**_relaxed(frame, potential, config, progress, journal))
-        places = _places(frame.iloc[:exact], judge, "hulls", progress)
-        places += _places(frame.iloc[len(places) :], judge.deciding((METASTABLE,)), "verdicts", progress)
-        bounds = judge.bounds(frame["pretty_formula"].tolist(), frame["energy"].tolist())
-        frame["lowest"], frame["highest"] = np.array(bounds).T
         frame["exact"] = np.arange(len(frame)) < (len(frame) if exact is None else exact)
-        frame["relaxed"] = [place.e_above_hull for place in places]
-        frame["competing"] = [" ".join(f"{f}:{place.ids.get(f, '')}" for f in place.decomposition) for place in places]
-        frame["message"] = [place.message for place in places]
+        for end, judge in hulls.items():
+            frame = frame.assign(**{f"{name}{end}": each for name, each in _judged(frame, judge, progress).items()})
         record = {
             "benchmark": "references",
             "protocol": PROTOCOL,
@@ -101,7 +100,7 @@ def run(
             "units": {"mae": "eV/atom", "bias": "eV/atom", "seconds": "s", "precision": "fraction"},
             "potential": {"name": potential.name, "energy_type": asdict(potential.energy_type)},
             "settings": {"n": n, "exact": exact, "seed": seed, "relax": asdict(config)},
-            "results": _results(frame, judge, former),
+            "results": _results(frame, hulls, former),
             "seconds": round(time.perf_counter() - began, 1),
         }
         return _write(output, frame, record)
@@ -120,6 +119,21 @@ def _relaxed(
     }
 
 
+def _judged(frame: pd.DataFrame, hull: DemandHull, progress: Progress | None) -> dict[str, Any]:
+    """Distances of the first crystals, verdicts of the others, and bounds of all."""
+    first = int(frame["exact"].sum())
+    places = _places(frame.iloc[:first], hull, "hulls", progress)
+    places += _places(frame.iloc[first:], hull.deciding((METASTABLE,)), "verdicts", progress)
+    low, high = np.array(hull.bounds(frame["pretty_formula"].tolist(), frame["energy"].tolist())).T
+    return {
+        "relaxed": [place.e_above_hull for place in places],
+        "lowest": low,
+        "highest": high,
+        "competing": [" ".join(f"{f}:{place.ids.get(f, '')}" for f in place.decomposition) for place in places],
+        "message": [place.message for place in places],
+    }
+
+
 def _places(frame: pd.DataFrame, hull: DemandHull, stage: str, progress: Progress | None) -> list[HullResult]:
     """Where each crystal lies; the phases of some crystals are computed side by side, then those of the next."""
     places: list[HullResult] = []
@@ -131,45 +145,52 @@ def _places(frame: pd.DataFrame, hull: DemandHull, stage: str, progress: Progres
     return places
 
 
-def _results(frame: pd.DataFrame, hull: DemandHull, former: Path | None) -> dict[str, Any]:
+def _results(frame: pd.DataFrame, hulls: Mapping[str, DemandHull], former: Path | None) -> dict[str, Any]:
     import pandas as pd
 
-    everything, frame = frame, frame[frame["exact"]]
-    published = frame["published"].to_numpy(dtype=float)
-    results: dict[str, Any] = {"relaxed": metrics(Arrays(published, frame["relaxed"].to_numpy(dtype=float)))}
-    results["relaxed"] |= {
-        "statuses": dict(Counter(frame["status"])),
-        "seconds_each": float(frame["seconds"].mean()),
-        "phases": len(hull.computed),  # relaxed for these crystals; the others were in the shipped table
-        "looked_at": len(hull.points),  # energies of phases as they stand
-        "with_a_note": int((frame["message"] != "").sum()),
-    }
-    results["verdicts"] = _verdicts(everything)
+    exact = frame[frame["exact"]]
+    earlier = None
     if former is not None:
         earlier = pd.read_csv(former, keep_default_na=False, na_values=[""]).set_index("material_id")
-        theirs = earlier["relaxed"].reindex(frame["material_id"]).to_numpy(dtype=float)
-        both = np.isfinite(theirs) & np.isfinite(frame["relaxed"].to_numpy(dtype=float))
-        if both.any():
-            results["same_crystals"] = metrics(Arrays(published[both], frame["relaxed"].to_numpy(dtype=float)[both]))
-            results["former_relaxed"] = metrics(Arrays(published[both], theirs[both]))
+    published = exact["published"].to_numpy(dtype=float)
+    results: dict[str, Any] = {}
+    for end, hull in hulls.items():
+        name = f"relaxed{end}"
+        found = exact[name].to_numpy(dtype=float)
+        results[name] = metrics(Arrays(published, found)) | {
+            "phases": len(hull.computed),  # relaxed for these crystals; the others were in the shipped table
+            "looked_at": len(hull.points),  # energies of phases as they stand
+            "with_a_note": int((exact[f"message{end}"] != "").sum()),
+        }
+        results[f"verdicts{end}"] = _verdicts(frame, end)
+        if earlier is not None and name in earlier:
+            theirs = earlier[name].reindex(exact["material_id"]).to_numpy(dtype=float)
+            both = np.isfinite(theirs) & np.isfinite(found)
+            if both.any():
+                results[f"same_crystals{end}"] = metrics(Arrays(published[both], found[both]))
+                results[f"former_{name}"] = metrics(Arrays(published[both], theirs[both]))
+    results["relaxed"] |= {"statuses": dict(Counter(frame["status"])), "seconds_each": float(frame["seconds"].mean())}
     return results
 
 
-def _verdicts(frame: pd.DataFrame) -> dict[str, Any]:
+def _verdicts(frame: pd.DataFrame, end: str) -> dict[str, Any]:
     """All crystals: on which side of the threshold, and how large the error is at least and at most."""
-    published, low, high = (frame[name].to_numpy(dtype=float) for name in ("published", "lowest", "highest"))
+    names = ("published", f"lowest{end}", f"highest{end}", f"relaxed{end}")
+    published, low, high, told = (frame[name].to_numpy(dtype=float) for name in names)
     least = np.maximum(np.maximum(low - published, published - high), 0.0)
     most = np.maximum(np.abs(low - published), np.abs(high - published))
-    told = metrics(Arrays(published, frame["relaxed"].to_numpy(dtype=float)))
-    names = ("rows", "found", "true_positives", "false_positives", "false_negatives", "true_negatives")
-    told = {name: told[name] for name in (*names, "precision", "recall", "accuracy", "prevalence")}
+    counts = ("rows", "found", "true_positives", "false_positives", "false_negatives", "true_negatives")
+    shares = ("precision", "recall", "accuracy", "prevalence")
+    all_ = metrics(Arrays(published, told))
     errors = {"mae_least": least, "mae_most": most, "mae_lower": np.abs(low - published), "between": high - low}
-    return told | {name: float(np.nanmean(values)) for name, values in errors.items()}
+    means = {name: float(np.nanmean(values)) for name, values in errors.items()}
+    return {name: all_[name] for name in (*counts, *shares)} | means
 
 
 def _write(output: Path, frame: pd.DataFrame, record: dict[str, Any]) -> dict[str, Any]:
-    columns = ["material_id", "pretty_formula", "relaxed", "exact", "lowest", "highest", "status", "steps"]
-    columns += ["competing", "message"]
+    judged = ["relaxed", "lowest", "highest", "competing", "message"]
+    columns = ["material_id", "pretty_formula", "energy", "status", "steps", "exact", *judged]
+    columns += [f"{name}{FULL}" for name in judged if f"{name}{FULL}" in frame]
     text = frame[columns].to_csv(index=False, float_format="%.5f", lineterminator="\n")  # none of the source's numbers
     write_text(output / "table.csv", text)
     return write_benchmark(output, record | {"files": files_of([output / "table.csv"])})

@@ -81,7 +81,7 @@ def pooled(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
         by_method = {method: counts for method, counts in by_method.items() if counts}
         totals = {method: _total(counts.values()) for method, counts in by_method.items()}
         row: dict[str, Any] = {method: {"found": hits, "queries": n} for method, (hits, n) in totals.items()}
-        for other in by_method.keys() - {OURS} if OURS in by_method else ():
+        for other in [m for m in by_method if m != OURS] if OURS in by_method else ():
             ours, theirs = by_method[OURS], by_method[other]
             pairs = [(ours[system], theirs[system]) for system in sorted(ours.keys() & theirs.keys())]
             over, each = rate_ratio(totals[OURS], totals[other]), paired_ratio(pairs)

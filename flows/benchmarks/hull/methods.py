@@ -60,10 +60,10 @@ class InOrder:
 
 
 class Ranking:
-    """Lowest unrelaxed energy above the hull first, of crystals that pass the published filters.
+    """Lowest energy above the hull first, of crystals that pass the published filters.
 
     Args:
-        pool: crystals with unrelaxed energies.
+        pool: crystals with energies.
         hull: of the potential of these energies; None: the episode's present one.
     """
 

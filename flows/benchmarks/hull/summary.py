@@ -86,7 +86,10 @@ def pooled(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
             pairs = [(ours[system], theirs[system]) for system in sorted(ours.keys() & theirs.keys())]
             over, each = rate_ratio(totals[OURS], totals[other]), paired_ratio(pairs)
             signs = Counter(int(np.sign(a * m - b * n)) for (a, n), (b, m) in pairs)
-            areas, their_areas = (_areas(outcomes, method, tolerance) for method in (OURS, other))
+            areas, their_areas = (
+                {system: float(np.mean([*map(discovery_area, curves)])) for system, curves in by_system.items()}
+                for by_system in (_curves(outcomes, method, tolerance) for method in (OURS, other))
+            )
             row[f"ours_over_{other}"] = {
                 "pooled": [over.value, over.low, over.high],
                 "over_systems": [each.value, each.low, each.high],
@@ -99,20 +102,17 @@ def pooled(outcomes: Sequence[Outcome]) -> dict[str, dict[str, Any]]:
 
 def _counts(outcomes: Sequence[Outcome], method: str, tolerance: str) -> dict[str, tuple[int, int]]:
     """Discoveries and queries of a method in each system, over its episodes."""
-    own = [o for o in outcomes if o.method == method and tolerance in o.curves]
-    return {
-        system: _total((o.curves[tolerance][-1], len(o.curves[tolerance])) for o in own if o.system == system)
-        for system in dict.fromkeys(o.system for o in own)
-    }
+    by_system = _curves(outcomes, method, tolerance)
+    return {system: _total((curve[-1], len(curve)) for curve in curves) for system, curves in by_system.items()}
 
 
-def _areas(outcomes: Sequence[Outcome], method: str, tolerance: str) -> dict[str, float]:
-    """Mean AUDC of a method in each system."""
-    own = [o for o in outcomes if o.method == method and tolerance in o.curves]
-    return {
-        system: float(np.mean([discovery_area(o.curves[tolerance]) for o in own if o.system == system]))
-        for system in dict.fromkeys(o.system for o in own)
-    }
+def _curves(outcomes: Sequence[Outcome], method: str, tolerance: str) -> dict[str, list[list[int]]]:
+    """Those of a method's episodes, by system."""
+    found: dict[str, list[list[int]]] = {}
+    for outcome in outcomes:
+        if outcome.method == method and tolerance in outcome.curves:
+            found.setdefault(outcome.system, []).append(outcome.curves[tolerance])
+    return found
 
 
 def _total(pairs: Iterable[tuple[int, int]]) -> tuple[int, int]:

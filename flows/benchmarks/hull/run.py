@@ -248,13 +248,15 @@ class _Setting:
         if name == GENERATOR:
             order = rng.permutation(len(self.pool.candidates))
             return InOrder([self.pool.candidates[i] for i in order])
-        if self.config.oracle is None:
-            return (
-                Ranking(self.pool) if name == RANKING else Ours(self._new(), self._extractor(), tolerance, self.known)
-            )
+        own = self.config.oracle is None  # the potential judges itself, crystals as drawn
         if name == RANKING:
-            return Ranking(self.screened, self.references.hull())
-        return Ours(self._new(), self._extractor(), tolerance, apart=False)
+            return Ranking(self.offered, None if own else self.references.hull())
+        return Ours(self._new(), self._extractor(), tolerance, self.known if own else None, apart=own)
+
+    @property
+    def offered(self) -> Pool:
+        """What ranking and ours choose among."""
+        return self.pool if self.config.oracle is None else self.screened
 
     @property
     def pool(self) -> Pool:
@@ -300,8 +302,7 @@ class _Setting:
         from loop.validity import ValidityRules
         from loop.values import NEW
 
-        pool = self.pool if self.config.oracle is None else self.screened
-        rules = ValidityRules(radioactive=True)
+        rules, pool = ValidityRules(radioactive=True), self.offered
         valid = [i for i, candidate in enumerate(pool.candidates) if rules.reason(candidate.structure) is None]
         structures = [pool.candidates[i].structure for i in valid]
         verdicts = NoveltyIndex(self.known).judge(structures, [str(i) for i in valid], quick=True)

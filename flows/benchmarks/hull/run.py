@@ -32,7 +32,7 @@ from flows.benchmarks.hull.methods import (
     distances,
     kind_of,
 )
-from flows.benchmarks.hull.world import Episode, Outcome, Referee, RelaxingOracle
+from flows.benchmarks.hull.world import Episode, Outcome, Referee, RelaxingOracle, hull_of
 from flows.benchmarks.workers import spread
 from loop.contracts import Progress
 from loop.errors import ConfigError
@@ -199,24 +199,19 @@ class _Setting:
     """What the methods of a share have in common; the pool is drawn when it is first needed."""
 
     def __init__(self, share: Share, output: Path, config: HullConfig) -> None:
-        from loop.hull import Hull
         from loop.known import KnownCrystals
         from oracles.potentials.loading import load_potential
-        from oracles.references.hull_on_demand import demand_hull
         from oracles.references.table import load_references
 
         self.system, self.seed, self.config = share.system, share.seed, config
         self.potential: Potential = load_potential(config.potential)
         self.references = load_references()
-        self.hull: Hull = self.references.hull()
         referee = None
         if config.oracle is not None:
-            judge = load_potential(config.oracle)
-            demand = demand_hull(judge, RelaxConfig(), ledger=str(output / "phases.db"))
-            demand.settle(share.system.split("-"))
-            self.hull = Hull(demand.phases(share.system.split("-")), judge.energy_type)
+            judge, phases = load_potential(config.oracle), output / "phases.db"
             settings = replace(config.relax, max_steps=config.oracle_steps)
-            referee = Referee(judge, settings, self.hull, config.near)
+            referee = Referee(judge, settings, hull_of(share.system.split("-"), judge, phases), config.near)
+        self.hull: Hull = self.references.hull() if referee is None else referee.hull
         self.known: KnownCrystals = KnownCrystals.shipped()
         self.features = output / "features" / f"{share.system}-{share.seed}"
         make_folder(output / "relaxed")

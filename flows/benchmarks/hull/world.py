@@ -76,6 +76,16 @@ class Referee:
         return found
 
 
+def hull_of(elements: Sequence[str], potential: Potential, ledger: Path) -> Hull:
+    """The potential's own hull of a chemical system, each of its phases relaxed; `ledger` keeps what they cost."""
+    from oracles.references.hull_on_demand import demand_hull
+    from oracles.relax import RelaxConfig
+
+    demand = demand_hull(potential, RelaxConfig(), ledger=str(ledger))
+    demand.settle(elements)
+    return Hull(demand.phases(elements), potential.energy_type)
+
+
 class RelaxingOracle:
     """The potential, relaxing; answers are kept in a file, so that methods that ask the same share one relaxation.
 

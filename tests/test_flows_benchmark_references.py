@@ -129,11 +129,15 @@ def test_only_the_first_crystals_get_the_distance_itself(alloys, tmp_path, monke
     """All get a verdict and bounds; that bounds hold is tested where the hull is."""
     monkeypatch.setenv("DISCOVERY_LOOP_PHASES", str(tmp_path / "phases.db"))
     emt = load_potential("ase.calculators.emt:EMT")
-    results = references_on_demand.run(tmp_path / "out", 5, [alloys], emt, exact=1)["results"]
+    former = tmp_path / "former.csv"
+    pd.DataFrame({"material_id": ["CuAu", "Cu3Au"], "relaxed": [0.2, 0.3]}).to_csv(former, index=False)
+    results = references_on_demand.run(tmp_path / "out", 5, [alloys], emt, exact=1, former=former)["results"]
     table = pd.read_csv(tmp_path / "out" / "table.csv").set_index("material_id")
     assert table["exact"].tolist() == [True, False]
     assert results["relaxed"]["rows"] == 1
-    assert results["verdicts"]["rows"] == 2
+    assert results["same_crystals"]["rows"] == results["former_relaxed"]["rows"] == 1
+    assert results["verdicts"]["rows"] == results["same_verdicts"]["rows"] == results["former_verdicts"]["rows"] == 2
+    assert results["former_verdicts"]["false_negatives"] == results["former_verdicts"]["true_negatives"] == 1
     published = np.array([{"CuAu": 0.0, "Cu3Au": 0.4}[id] for id in table.index])
     low, high = table["lowest"].to_numpy(), table["highest"].to_numpy()
     assert (low <= high + 1e-5).all()

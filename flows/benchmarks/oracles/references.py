@@ -86,8 +86,8 @@ def run(
     make_folder(output)
     loaded, references = load_potential(potential), load_references()
     frame = frame.assign(**_unrelaxed(frame, loaded, _hulls(references, relaxed=False), progress))
-    results = {name: _compare(frame, name) for name in ("unrelaxed", "unrelaxed_full_hull")}
-    results["unrelaxed_not_sparse"] = _compare(frame[~frame["sparse"].to_numpy(dtype=bool)], "unrelaxed")
+    results = {name: compare(frame, name) for name in ("unrelaxed", "unrelaxed_full_hull")}
+    results["unrelaxed_not_sparse"] = compare(frame[~frame["sparse"].to_numpy(dtype=bool)], "unrelaxed")
     config = RelaxConfig()
     if relax:
         chosen = frame.sample(min(n, len(frame)), random_state=seed).index
@@ -96,11 +96,11 @@ def run(
         for name, values in columns.items():
             frame.loc[chosen, name] = values
         part = frame.loc[chosen]
-        results["relaxed"] = _compare(part, "relaxed")
+        results["relaxed"] = compare(part, "relaxed")
         results["relaxed"] |= {"statuses": dict(Counter(part["status"])), "seconds_each": float(part["seconds"].mean())}
-        results["relaxed_full_hull"] = _compare(part, "relaxed_full_hull")
-        results["relaxed_rows_unrelaxed"] = _compare(part, "unrelaxed")
-        results["relaxed_settled"] = _compare(part[part["unrelaxed_phases"] == 0], "relaxed")
+        results["relaxed_full_hull"] = compare(part, "relaxed_full_hull")
+        results["relaxed_rows_unrelaxed"] = compare(part, "unrelaxed")
+        results["relaxed_settled"] = compare(part[part["unrelaxed_phases"] == 0], "relaxed")
     results |= _apart(frame, former, relax)
     record = _record(results, loaded, references, {"n": n, "seed": seed, "relax": asdict(config) if relax else None})
     record["seconds"] = round(time.perf_counter() - began, 1)
@@ -133,15 +133,16 @@ def _apart(frame: pd.DataFrame, former: Path | None, relax: bool) -> dict[str, A
             else np.isfinite(frame["unrelaxed"])
         )
         if name.startswith("former_"):
-            results[name] = _compare(frame[done], name)
+            results[name] = compare(frame[done], name)
         for kind, symbol in (("nitrides", "N"), ("hydrides", "H")):
             part = frame[done & np.array([symbol in elements for elements in held])]
             if len(part) and np.isfinite(part[name]).any():
-                results[f"{name}_{kind}"] = _compare(part, name)
+                results[f"{name}_{kind}"] = compare(part, name)
     return results
 
 
-def _compare(frame: pd.DataFrame, column: str) -> dict[str, Any]:
+def compare(frame: pd.DataFrame, column: str) -> dict[str, Any]:
+    """`metrics` of a column against `published`."""
     return metrics(Arrays(frame["published"].to_numpy(dtype=float), frame[column].to_numpy(dtype=float)))
 
 

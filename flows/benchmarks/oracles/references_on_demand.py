@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.benchmarks.harness import files_of, write_benchmark
-from flows.benchmarks.oracles.references import LARGEST, Arrays, metrics, rows_of_test, structures_of
+from flows.benchmarks.oracles.references import LARGEST, compare, rows_of_test, structures_of
 from flows.journal import Journal
 from flows.tables.screening import relax_all, relax_settings
 from loop.contracts import Progress
@@ -37,13 +37,15 @@ PROTOCOL = (
     "Hull: its own, on demand, over the reference crystals in the package, which hold none of the test split. "
     "Published distances refer to a DFT hull that holds the crystal itself, so they are never negative; found ones "
     "are, for a crystal below its competitors; `clipped` sets them to 0. A crystal without a distance counts as not "
-    "stable. `former` is the same crystals by the potential of another record, of those that have a distance by both. "
+    "stable. `former` is the same crystals by the potential of another record, of those that it relaxed. "
     "`verdicts`: all crystals; phases are computed until it is certain on which side of the threshold a distance lies, "
     "which is then known between two bounds (`mae_least`, `mae_most`; `mae_lower`: of the lower bounds, by phases as "
     "published). The others: crystals whose distance was computed, the first of the draw. `full_hull` has formulas of "
     "the test split among the phases, as the package judges, each with its energy as published."
 )
 FULL = "_full_hull"
+COUNTS = ("rows", "found", "true_positives", "false_positives", "false_negatives", "true_negatives")
+VERDICT = (*COUNTS, "precision", "recall", "accuracy", "prevalence")  # what a verdict alone tells
 CHUNK = 20  # crystals whose phases are computed together: a killed run loses no more than what is in work
 
 
@@ -152,39 +154,46 @@ def _results(frame: pd.DataFrame, hulls: Mapping[str, DemandHull], former: Path 
     earlier = None
     if former is not None:
         earlier = pd.read_csv(former, keep_default_na=False, na_values=[""]).set_index("material_id")
-    published = exact["published"].to_numpy(dtype=float)
     results: dict[str, Any] = {}
     for end, hull in hulls.items():
         name = f"relaxed{end}"
-        found = exact[name].to_numpy(dtype=float)
-        results[name] = metrics(Arrays(published, found)) | {
+        results[name] = compare(exact, name) | {
             "phases": len(hull.computed),  # relaxed for these crystals; the others were in the shipped table
             "looked_at": len(hull.points),  # energies of phases as they stand
             "with_a_note": int((exact[f"message{end}"] != "").sum()),
         }
         results[f"verdicts{end}"] = _verdicts(frame, end)
         if earlier is not None and name in earlier:
-            theirs = earlier[name].reindex(exact["material_id"]).to_numpy(dtype=float)
-            both = np.isfinite(theirs) & np.isfinite(found)
-            if both.any():
-                results[f"same_crystals{end}"] = metrics(Arrays(published[both], found[both]))
-                results[f"former_{name}"] = metrics(Arrays(published[both], theirs[both]))
+            theirs = earlier[name].reindex(frame["material_id"]).to_numpy(dtype=float)
+            by_both = frame[np.isfinite(theirs)].assign(former=theirs[np.isfinite(theirs)])
+            results |= _beside(by_both, name, end)
     results["relaxed"] |= {"statuses": dict(Counter(frame["status"])), "seconds_each": float(frame["seconds"].mean())}
+    return results
+
+
+def _beside(by_both: pd.DataFrame, name: str, end: str) -> dict[str, Any]:
+    """The same crystals by this potential and by the former: distances where computed here, verdicts of all."""
+    results: dict[str, Any] = {}
+    exact = by_both[by_both["exact"] & by_both[name].notna()]
+    if len(exact):
+        results[f"same_crystals{end}"] = compare(exact, name)
+        results[f"former_{name}"] = compare(exact, "former")
+    if len(by_both):
+        for key, column in ((f"same_verdicts{end}", name), (f"former_verdicts{end}", "former")):
+            results[key] = {of: value for of, value in compare(by_both, column).items() if of in VERDICT}
     return results
 
 
 def _verdicts(frame: pd.DataFrame, end: str) -> dict[str, Any]:
     """All crystals: on which side of the threshold, and how large the error is at least and at most."""
-    names = ("published", f"lowest{end}", f"highest{end}", f"relaxed{end}")
-    published, low, high, told = (frame[name].to_numpy(dtype=float) for name in names)
+    names = ("published", f"lowest{end}", f"highest{end}")
+    published, low, high = (frame[name].to_numpy(dtype=float) for name in names)
     least = np.maximum(np.maximum(low - published, published - high), 0.0)
     most = np.maximum(np.abs(low - published), np.abs(high - published))
-    counts = ("rows", "found", "true_positives", "false_positives", "false_negatives", "true_negatives")
-    shares = ("precision", "recall", "accuracy", "prevalence")
-    all_ = metrics(Arrays(published, told))
+    all_ = compare(frame, f"relaxed{end}")
     errors = {"mae_least": least, "mae_most": most, "mae_lower": np.abs(low - published), "between": high - low}
     means = {name: float(np.nanmean(values)) for name, values in errors.items()}
-    return {name: all_[name] for name in (*counts, *shares)} | means
+    return {name: all_[name] for name in VERDICT} | means
 
 
 def _write(output: Path, frame: pd.DataFrame, record: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 The costlier value is modelled as the cheaper one plus a Gaussian process on features and the cheaper value itself (an
 autoregressive step after Kennedy and O'Hagan, Biometrika 87, 1 (2000), on the property's own scale): where both agree
 the process has little to add, where the cheaper oracle errs for a kind of crystal it learns by how much. The score of a
-crystal is the probability that it is of use, times the expected improvement, over what it costs.
+crystal is the probability that it is of use, times the expected improvement, over what it costs. What is to be improved
+on is the k-th best so far where k are chosen at a time: a list is wanted, not one record.
 """
 
 from __future__ import annotations
@@ -140,8 +141,8 @@ def selected_for_tier(
         value, spread = goals.moments(mean[:, None], std[:, None])
         # what was measured counts by how likely it is of use: an unstable record is none to beat
         good = np.isfinite(steps.high) & (steps.useful >= 0.5)
-        reached = goals.values(prop.to_scale(steps.high[good])[:, None])
-        best = float(reached.max()) if good.any() else float((value - spread).min())
+        reached = np.sort(goals.values(prop.to_scale(steps.high[good])[:, None])[:, 0])
+        best = float(reached[-min(k, len(reached))]) if good.any() else float((value - spread).min())
         score = log_expected_improvement(value[:, 0], spread[:, 0], best) - expense
         score = score + np.log(np.maximum(steps.useful, NO_USE))
         score = np.where(steps.useful > NO_USE, score, score - np.ptp(score) - 1.0)

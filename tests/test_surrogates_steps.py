@@ -52,6 +52,16 @@ def test_what_is_chosen_is_no_longer_the_best_by_the_cheaper_value():
     assert max(truth[chosen]) == max(truth[16:])
 
 
+@pytest.mark.parametrize("seed", [0, 2])
+def test_beside_a_record_that_nothing_can_beat_the_best_of_the_rest_go_up(seed):
+    steps, truth = pool(seed=seed)
+    low, known = steps.low.copy(), truth.copy()
+    low[0] = known[0] = 12.0
+    seen = measured(replace(steps, low=low), known, np.arange(16))
+    chosen = selected_for_tier(seen, GROUPS, GAP, LARGEST, 6)
+    assert sorted(chosen) == sorted(16 + np.argsort(-truth[16:])[:6])
+
+
 def test_what_is_of_no_use_or_dear_comes_last():
     steps, truth = pool()
     seen = measured(steps, truth, np.arange(16))

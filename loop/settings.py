@@ -80,7 +80,7 @@ class CampaignSettings:
     allow_known: bool = False
     """Keep crystals of the novelty reference in the pool."""
     chunk: int = 4
-    """Labels that are written together: what a kill may lose."""
+    """Labels that are relaxed and written together: what a kill may lose. Workers wait for the last of them."""
     max_calls: int | None = None
     """Stop before this total number of oracle calls is exceeded."""
     max_hours: float | None = None

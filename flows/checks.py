@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,9 @@ def problems(config: CampaignConfig, *, elsewhere: bool = False) -> list[str]:
     """What is wrong with the settings by themselves, and with the files and devices that they name."""
     found = [*out_of_range(config), *told("campaign.name", lambda: check_name(config.campaign.name))]
     found += [*_budgets(config), *_rules(config), *_units(config), *_products(config), *_conditions(config)]
-    return found if elsewhere else [*found, *_files(config), *_devices(config), *scale.problems(config.scale)]
+    if elsewhere:
+        return found
+    return [*found, *_potentials(config), *_files(config), *_devices(config), *scale.problems(config.scale)]
 
 
 def told(key: str, part: Callable[[], object]) -> list[str]:
@@ -128,6 +131,19 @@ def _dropped(config: CampaignConfig, key: str, conditions: Sampling) -> Iterator
     if rules.max_elements is not None and len(conditions.required) > rules.max_elements:
         count = len(conditions.required)
         yield f"{key}: {count} elements must occur, but validity.max_elements is {rules.max_elements}"
+
+
+def _potentials(config: CampaignConfig) -> Iterator[str]:
+    """Potentials have names that stand for one; packages may add some."""
+    from oracles.potentials.base import PotentialRequest
+    from oracles.potentials.loading import registered_kind, uncorrected
+
+    oracle = config.oracle
+    named = {"mlip": oracle.mlip if oracle.kind == MLIP else None, "screen": oracle.screen}
+    for key, asked in (named | {"second_opinion": oracle.second_opinion}).items():
+        if asked is not None:
+            request = PotentialRequest(uncorrected(asked.potential), environment=asked.environment)
+            yield from told(f"oracle.{key}.potential", partial(registered_kind, request))
 
 
 def _files(config: CampaignConfig) -> Iterator[str]:

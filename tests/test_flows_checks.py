@@ -42,6 +42,9 @@ def nothing_is_loaded(monkeypatch):
         ("generator.checkpoint=/nope", "generator.checkpoint: no checkpoint in /nope"),
         ("generator.device=cuda", "generator.device: cuda was asked for, but this machine shows no CUDA devices"),
         ("oracle.mlip.device=cuda:1", "oracle.mlip.device: cuda:1 was asked for"),
+        ("oracle.screen=chgnett", "oracle.screen.potential: There is no potential 'chgnett'"),
+        ("oracle.mlip.potential=seven", "oracle.mlip.potential: There is no potential 'seven'"),
+        ("oracle.second_opinion=emt+mp2020", "oracle.second_opinion.potential: There is no potential 'emt'"),
         ("oracle.screen={device: gpu}", "oracle.screen.device: expected cpu or cuda, got 'gpu'"),
         ("oracle.screen={references: /nope.csv}", "oracle.screen.references: there is no /nope.csv"),
         ("oracle.mlip.device=gpu", "oracle.mlip.device: expected cpu or cuda, got 'gpu'"),
@@ -96,7 +99,10 @@ def test_settings_are_refused_before_anything_is_loaded(setting, said):
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("oracle.mlip.potential=nope", "oracle.mlip: There is no potential 'nope'"),
+        (
+            "oracle.mlip.potential=nope:Calculator",
+            "oracle.mlip: The ASE calculator 'nope:Calculator' with {} cannot be made",
+        ),
         ("oracle.mlip.potential=ase.calculators.emt.EMT", "Did you mean 'ase.calculators.emt:EMT'?"),
         ("oracle.mlip.potential=ase.calculators.emt:EMT", "crystals as drawn need a cheap potential of their own"),
         ("oracle.mlip.potential=chgnet:9", "oracle.mlip: There is no CHGNet '9'"),

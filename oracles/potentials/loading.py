@@ -10,6 +10,8 @@ from loop.errors import ConfigError
 from oracles.potentials.base import POTENTIALS, Potential, PotentialRequest
 from oracles.potentials.corrections import CorrectedPotential
 
+CORRECTED = "+mp2020"  # behind a name
+
 
 @dataclass(frozen=True)
 class PotentialConfig:
@@ -73,17 +75,21 @@ def load_potential(
     """
     if dtype not in (None, "float32", "float64"):
         raise ConfigError(f"dtype of a potential must be float32 or float64, got {dtype!r}.")
-    request = PotentialRequest(name, device, dtype, trust, dict(options or {}), environment, workers)
-    if name.lower().endswith("+mp2020"):
-        return CorrectedPotential(loaded(replace(request, name=name[: -len("+mp2020")])))
-    return loaded(request)
+    request = PotentialRequest(uncorrected(name), device, dtype, trust, dict(options or {}), environment, workers)
+    potential = loaded(request)
+    return potential if request.name == name else CorrectedPotential(potential)
 
 
-def loaded(request: PotentialRequest) -> Potential:
-    """What a request asks for, by the registered name before its colon; else an ASE calculator.
+def uncorrected(name: str) -> str:
+    """A potential's name without the MP2020 corrections that it asks for."""
+    return name[: -len(CORRECTED)] if name.lower().endswith(CORRECTED) else name
+
+
+def registered_kind(request: PotentialRequest) -> str:
+    """The registered name behind a request, found without loading anything: files are MACE's, all else is ASE's.
 
     Raises:
-        DiscoveryLoopError: see `load_potential`.
+        ConfigError: there is no such potential.
     """
     name, kind = request.name, request.kind
     if kind not in POTENTIALS:
@@ -97,6 +103,16 @@ def loaded(request: PotentialRequest) -> Potential:
             "'mace:<foundation name or path>' or an ASE calculator as 'module:Class', e.g. "
             "'ase.calculators.emt:EMT'."
         )
+    return kind
+
+
+def loaded(request: PotentialRequest) -> Potential:
+    """What a request asks for, by the registered name before its colon; else an ASE calculator.
+
+    Raises:
+        DiscoveryLoopError: see `load_potential`.
+    """
+    kind = registered_kind(request)
     options = POTENTIALS.get(kind).options
     if options is not None:
         request = replace(request, options=POTENTIALS.options(kind, request.options))

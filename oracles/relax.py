@@ -1,12 +1,16 @@
 """Relaxation of many crystals at once: cell and positions, with a stated convergence and a named outcome for each.
 
-Optimisers and cell filter are ASE's. The crystals take their steps together, so that a potential sees batches.
+Optimisers and cell filter are ASE's. The crystals take their steps together, so that a potential sees batches; one that
+computes in processes of its own gets each crystal by itself, so that none waits for the steps of another.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +60,7 @@ class RelaxConfig:
     keep_symmetry: bool = True
     """Stay within the space group that the crystal has to 1e-4 A; several times as fast with CHGNet."""
     batch_size: int = 16
-    """Crystals that take their steps together."""
+    """Crystals that take their steps together; a potential in processes of its own takes each by itself."""
     max_expansion: float = 3.0
     """A crystal has exploded when its volume is this many times its start."""
     max_contraction: float = 3.0
@@ -117,27 +121,65 @@ def relax(
     Returns:
         One outcome a crystal, in order.
     """
-    results: list[Relaxed | None] = [None] * len(structures)
+    results: dict[int, Relaxed] = {}
+    with closing((_side_by_side if potential.lanes else _together)(structures, potential, config)) as outcomes:
+        for index, outcome in outcomes:
+            results[index] = outcome
+            if finished is not None:
+                finished(index, outcome)
+            if progress is not None:
+                progress(len(results), len(structures))
+    return [results[index] for index in range(len(structures))]
+
+
+def _together(
+    structures: Sequence[Structure], potential: Potential, config: RelaxConfig
+) -> Generator[tuple[int, Relaxed]]:
+    """Relax in batches: all crystals under way take a step, those that are done make room for the next."""
     waiting = sorted(range(len(structures)), key=lambda index: -len(structures[index]))
     running: dict[int, _Run] = {}
     while waiting or running:
         while waiting and len(running) < config.batch_size:
             index = waiting.pop()  # the smallest first, neighbours in size together
             running[index] = _Run(structures[index], config, potential)
-        _step_together(running, potential)
-        for index in [index for index, run in running.items() if run.result is not None]:
-            results[index] = outcome = running.pop(index).result
-            if finished is not None and outcome is not None:
-                finished(index, outcome)
-            if progress is not None:
-                progress(sum(result is not None for result in results), len(structures))
-    return [result for result in results if result is not None]
+        _step(list(running.values()), potential)
+        for index, run in list(running.items()):
+            if run.result is not None:
+                del running[index]
+                yield index, run.result
 
 
-def _step_together(running: dict[int, _Run], potential: Potential) -> None:
-    """Evaluate all crystals under way once and let each take a step."""
+def _side_by_side(
+    structures: Sequence[Structure], potential: Potential, config: RelaxConfig
+) -> Generator[tuple[int, Relaxed]]:
+    """Relax each crystal by itself, as many side by side as the potential has processes.
+
+    What comes of a crystal then does not depend on the others, not even by round-off.
+    """
+    largest_first = sorted(range(len(structures)), key=lambda index: -len(structures[index]))  # short ones fill the end
+    stop = threading.Event()
+
+    def relaxed(structure: Structure) -> Relaxed | None:
+        run = _Run(structure, config, potential)
+        while run.result is None and not stop.is_set():
+            _step([run], potential)
+        return run.result
+
+    pool = ThreadPoolExecutor(potential.lanes)
+    try:
+        jobs = {pool.submit(relaxed, structures[index]): index for index in largest_first}
+        for job in as_completed(jobs):
+            outcome = job.result()
+            assert outcome is not None  # only after `stop` is there none
+            yield jobs[job], outcome
+    finally:
+        stop.set()  # whoever asked has gone: nothing is relaxed to its end in vain
+        pool.shutdown(cancel_futures=True)
+
+
+def _step(runs: Sequence[_Run], potential: Potential) -> None:
+    """Evaluate crystals once, together, and let each take a step."""
     began, worked = time.perf_counter(), potential.processor_seconds()
-    runs = list(running.values())
     groups = [run.group for run in runs]
     points = potential.single_points([run.structure for run in runs], batch_size=len(runs), groups=groups)
     size = sum(len(run.structure) for run in runs) or 1

@@ -70,6 +70,21 @@ def test_a_corrected_potential_differs_by_the_correction_alone():
     assert [finding for finding in conformance(corrected, [oxide()]) if not finding.passed] == []
 
 
+def test_a_corrected_potential_computes_where_the_plain_one_does():
+    class Elsewhere(type(pretender())):
+        """In two processes, which have worked for 7 s."""
+
+        in_processes, lanes = True, 2
+
+        def processor_seconds(self):
+            return 7.0
+
+    plain = pretender()
+    plain.__class__ = Elsewhere
+    corrected = CorrectedPotential(plain)
+    assert (corrected.in_processes, corrected.lanes, corrected.processor_seconds()) == (True, 2, 7.0)
+
+
 @pytest.mark.parametrize("name", ["chgnet+mp2020", "chgnet:r2scan+mp2020", "ase.calculators.emt:EMT+mp2020"])
 def test_where_they_do_not_belong_they_are_refused(name):
     with pytest.raises(ConfigError, match="MP2020 corrections belong to uncorrected"):

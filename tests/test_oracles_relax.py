@@ -1,5 +1,6 @@
 """Relaxation against ASE, and every way it can end."""
 
+import threading
 import time
 
 import numpy as np
@@ -101,6 +102,55 @@ def test_together_is_as_one_by_one_and_in_order(chgnet):
         if alone.ok:
             assert one.energy == pytest.approx(alone.energy, abs=1e-4)
             assert one.structure.composition.reduced_formula == structure.composition.reduced_formula
+
+
+class Apart(Pushing):
+    """Computes so many crystals side by side, as worker processes do, and notes what it was asked at once."""
+
+    lanes = 2
+
+    def __init__(self) -> None:
+        super().__init__(1e-3)
+        self.asked, self.under_way, self.most = [], 0, 0
+        self._lock = threading.Lock()
+
+    def compute(self, structures, *args, **kwargs):
+        with self._lock:
+            self.asked.append(len(structures))
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+        time.sleep(0.01)
+        with self._lock:
+            self.under_way -= 1
+        return super().compute(structures, *args, **kwargs)
+
+
+def test_worker_processes_relax_a_crystal_each_and_in_order():
+    cells = [to_structure(bulk("Cu", a=3.5 + 0.02 * number)) for number in range(8)]
+    cells = [cell * (1 + number % 3, 1, 1) for number, cell in enumerate(cells)]
+    potential, config, told = Apart(), RelaxConfig(max_steps=5, standardise=False, keep_symmetry=False), []
+    outcomes = relax(cells, potential, config, progress=lambda *done: told.append(done))
+    assert [len(outcome.structure) for outcome in outcomes] == [len(cell) for cell in cells]
+    for outcome, cell in zip(outcomes, cells, strict=True):
+        alone = relax([cell], potential, config)[0]
+        assert (outcome.steps, outcome.structure) == (alone.steps, alone.structure)
+    assert set(potential.asked) == {1}
+    assert potential.most == 2
+    assert told == [(number, 8) for number in range(1, 9)]
+    assert relax([], potential) == []
+
+
+def test_when_whoever_asked_has_gone_nothing_is_relaxed_to_its_end():
+    potential, config = Apart(), RelaxConfig(max_steps=100, fmax=1e-9, smax=1e-9)
+
+    def leave(*_):
+        raise KeyboardInterrupt
+
+    unknown = Structure(Lattice.cubic(4), ["Rn"] * 3, [[0, 0, 0], [0.5, 0.5, 0], [0.5, 0, 0.5]])  # ends first, at once
+    with pytest.raises(KeyboardInterrupt):
+        relax([to_structure(bulk("Cu"))] * 20 + [unknown], potential, config, finished=leave)
+    assert len(potential.asked) < 20
+    assert potential.under_way == 0
 
 
 def test_chgnet_relaxes_as_its_own_optimizer_does(chgnet):

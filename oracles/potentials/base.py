@@ -113,6 +113,11 @@ class Potential(ABC):
         """Whether it computes in worker processes of its own, so that callers need not spread it over others."""
         return False
 
+    @property
+    def lanes(self) -> int:
+        """Crystals that it computes side by side, each by itself; 0: batches are what makes it fast."""
+        return 0
+
     def processor_seconds(self) -> float:
         """Processor time so far of the thread that asks, with that of other processes that computed for it.
 

@@ -86,6 +86,12 @@ def corrected(energy_type: EnergyType) -> EnergyType:
     return replace(energy_type, corrections=SCHEME)
 
 
+def load_scheme() -> None:
+    """Read what corrections are made from, which takes seconds, before the first is asked for."""
+    _scheme()
+    _hubbard()
+
+
 class CorrectedPotential(Potential):
     """A potential with MP2020 corrections added to its energies; forces, stress and features are its own."""
 
@@ -105,6 +111,15 @@ class CorrectedPotential(Potential):
     def in_processes(self) -> bool:
         """Whether the potential computes in worker processes of its own."""
         return self._plain.in_processes
+
+    @property
+    def lanes(self) -> int:
+        """Those of the potential."""
+        return self._plain.lanes
+
+    def processor_seconds(self) -> float:
+        """Of the potential, its processes included."""
+        return self._plain.processor_seconds()
 
     def close(self) -> None:
         """End what the potential started."""

@@ -8,6 +8,7 @@ sha256 is compared with the one written in `oracles.potentials.overlay` before e
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from loop.errors import ConfigError
 from loop.io.files import sha256
 from loop.values import EnergyType
 from oracles.potentials.base import Potential, PotentialInfo, PotentialKind, PotentialRequest, resolve_device
-from oracles.potentials.corrections import CorrectedPotential
+from oracles.potentials.corrections import CorrectedPotential, load_scheme
 from oracles.potentials.overlay import L3I5, MF0, SEVENNET, require
 from oracles.potentials.remote import RemotePotential, package_folder, place_in
 
@@ -82,8 +83,13 @@ def load_sevennet(
     )
     job = {"backend": "sevennet", "checkpoint": str(checkpoint), "device": where, "dtype": precision}
     job |= {"head": chosen.head} if chosen.head else {}
-    plain = RemotePotential(about, place_in(environment, job, workers))
-    return CorrectedPotential(plain, name=chosen.name) if chosen.corrected else plain
+    with ThreadPoolExecutor(1) as pool:  # the workers, too, take seconds to start
+        reading = pool.submit(load_scheme) if chosen.corrected else None
+        plain = RemotePotential(about, place_in(environment, job, workers))
+    if reading is None:
+        return plain
+    reading.result()
+    return CorrectedPotential(plain, name=chosen.name)
 
 
 def _checkpoint_of(python: str, variant: Variant) -> Path:

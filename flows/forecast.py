@@ -207,10 +207,11 @@ def measured(config: CampaignConfig, directory: Path, plan: dict[str, Any], rest
 
 
 def probed(builder: Builder, drawn: Sequence[Candidate]) -> tuple[int, float]:
-    """How many crystals were labelled to see how long one takes, and the seconds of one."""
+    """How many crystals were labelled to see how long one takes, and the seconds of one by one worker."""
     valid = [c for c in drawn if builder.config.validity.reason(c.structure) is None][:PROBE_LABELS] or drawn[:1]
-    builder.labelling.evaluate(valid[:1])
-    return len(valid), timed(lambda: builder.labelling.evaluate(valid)) / len(valid)
+    builder.labelling.evaluate(valid[:1])  # warms up
+    spent = [evaluation.cost.seconds for evaluation in builder.labelling.evaluate(valid)]
+    return len(valid), sum(spent) / len(valid)
 
 
 def learning_seconds(generator: CrystalFormerGenerator, reward: Reward) -> float:

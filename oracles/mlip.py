@@ -148,12 +148,10 @@ class PotentialOracle:
             for candidate, outcome, place in zip(candidates, outcomes, placed, strict=True)
         ]
         chosen = [index for index, evaluation in enumerate(evaluations) if self._is_near(evaluation)]
-        began = time.perf_counter()
         structures = [outcomes[index].structure for index in chosen]
         moduli = self._bulk([structure for structure in structures if structure is not None])
-        share = (time.perf_counter() - began) / max(len(chosen), 1)
         for index, modulus in zip(chosen, moduli, strict=False):  # there are none where none are wanted
-            evaluations[index] = _with_bulk(evaluations[index], modulus, share)
+            evaluations[index] = _with_bulk(evaluations[index], modulus)
         for index in chosen if self.config.elastic or self.config.phonons else []:
             evaluations[index] = self._with_derivatives(evaluations[index])
         return evaluations
@@ -288,8 +286,8 @@ def _space_group(structure: Any, outcome: Relaxed) -> int | None:
     return None if outcome.structure is None else space_group(structure, SYMPREC)
 
 
-def _with_bulk(evaluation: Evaluation, modulus: BulkModulus, seconds: float) -> Evaluation:
-    cost = replace(evaluation.cost, seconds=evaluation.cost.seconds + seconds)
+def _with_bulk(evaluation: Evaluation, modulus: BulkModulus) -> Evaluation:
+    cost = replace(evaluation.cost, seconds=evaluation.cost.seconds + modulus.seconds)
     if modulus.status != OK:  # the label stands, without a modulus
         text = "; ".join(filter(None, (evaluation.message, f"no bulk modulus: {modulus.message}")))
         return replace(evaluation, cost=cost, message=text)

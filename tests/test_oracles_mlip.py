@@ -13,6 +13,7 @@ from pymatgen.core import Lattice, Structure
 from loop.contracts import Oracle
 from loop.errors import EnergyTypeError, PotentialError
 from loop.values import Candidate, Evaluation
+from oracles import mlip
 from oracles.mlip import MlipConfig, PotentialOracle, build_oracle
 from oracles.potentials.base import SinglePoint
 from oracles.potentials.calculator import to_structure
@@ -81,6 +82,21 @@ def test_a_label_holds_what_it_promises(oracle):
     assert (label.space_group, label.space_group_relaxed) == (123, 123)
     assert label.energy_type == oracle.potential.energy_type
     assert label.cost.seconds > 0
+
+
+def test_a_label_costs_its_own_equation_of_state_not_a_share_of_all(oracle, monkeypatch):
+    spent = iter((100.0, 200.0))
+    measure = mlip.bulk_moduli
+
+    def slower(*arguments):
+        found = measure(*arguments)
+        assert all(modulus.seconds > 0 for modulus in found)
+        return [dataclasses.replace(modulus, seconds=next(spent)) for modulus in found]
+
+    monkeypatch.setattr(mlip, "bulk_moduli", slower)
+    costs = [label.cost.seconds for label in oracle.evaluate(candidates())]
+    assert 100 < costs[0] < 110
+    assert 200 < costs[1] < 210
 
 
 def test_labels_survive_json(oracle):

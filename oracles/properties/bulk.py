@@ -48,6 +48,7 @@ class BulkModulus:
     derivative: float = float("nan")  # of the modulus with pressure, about 4 for most solids
     volume: float = float("nan")  # A^3/atom at the minimum
     message: str = ""
+    seconds: float = 0.0  # of all its energies
 
 
 def bulk_moduli(
@@ -72,16 +73,13 @@ def bulk_moduli(
     settings = replace(relaxation or RelaxConfig(), relax_cell=False, max_steps=steps)
     outcomes = relax(cells, potential, settings)
     energies = np.array([outcome.energy for outcome in outcomes]).reshape(len(relaxed), config.points)
-    messages = [outcome.message for outcome in outcomes]
-    return [
-        _fit(
-            structure.volume / len(structure) * scales,
-            row,
-            config,
-            "; ".join(filter(None, messages[i * config.points :][: config.points])),
-        )
-        for i, (structure, row) in enumerate(zip(relaxed, energies, strict=True))
-    ]
+    moduli = []
+    for i, (structure, row) in enumerate(zip(relaxed, energies, strict=True)):
+        own = outcomes[i * config.points :][: config.points]
+        message = "; ".join(outcome.message for outcome in own if outcome.message)
+        modulus = _fit(structure.volume / len(structure) * scales, row, config, message)
+        moduli.append(replace(modulus, seconds=sum(outcome.seconds for outcome in own)))
+    return moduli
 
 
 def _scaled(structure: Structure, scale: float) -> Structure:

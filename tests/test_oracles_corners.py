@@ -20,6 +20,7 @@ from flows.corners import examine
 from loop.errors import EnergyTypeError, InputError
 from oracles.potentials.calculator import to_structure
 from oracles.potentials.loading import load_potential
+from oracles.references import element_prototypes
 from oracles.references.competing import relax_competing
 from oracles.references.element_prototypes import MOLECULES, lowest_prototypes, prototypes
 from oracles.references.table import DEFAULT, load_references, lowest_known, too_high, write_references
@@ -46,6 +47,17 @@ def chgnet():
 @pytest.fixture(scope="module")
 def shipped():
     return load_references()
+
+
+def test_prototypes_are_those_of_pymatgen():
+    from pymatgen.analysis.prototypes import AFLOW_PROTOTYPE_LIBRARY
+
+    expected = [entry for entry in AFLOW_PROTOTYPE_LIBRARY if len(entry["snl"].structure.composition) == 1]
+    library = element_prototypes._library()
+    assert len(library) == len(expected) > 50
+    for entry, (name, crystal) in zip(expected, library.items(), strict=True):
+        assert name.startswith(entry["tags"]["aflow"] + ":")
+        assert crystal == entry["snl"].structure.get_primitive_structure()
 
 
 @pytest.mark.parametrize("relaxed", [False, True])

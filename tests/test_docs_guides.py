@@ -19,7 +19,7 @@ GUIDES = [page for page in PAGES if blocks(page, "sh") and "tutorials" not in pa
 
 def quickstart(folder: Path, walked: Callable[[str], Path]) -> None:
     """What `make run` leaves behind: the recorded quickstart."""
-    shutil.copytree(ROOT / "results" / "2026-11-29-quickstart", folder / "results" / "quickstart")
+    shutil.copytree(ROOT / "results" / "2026-11-30-quickstart", folder / "results" / "quickstart")
 
 
 def finished(folder: Path, walked: Callable[[str], Path]) -> None:

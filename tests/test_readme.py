@@ -29,9 +29,9 @@ def results(name: str):
 
 def quickstart() -> list[str]:
     """What README says of the quickstart, from its record and its ranked list."""
-    found = record("2026-11-29-quickstart")
+    found = record("2026-11-30-quickstart")
     last, summary = found["rounds"][-1]["metrics"], found["summary"]
-    rows = pd.read_csv(ROOT / "results" / "2026-11-29-quickstart" / "ranked.csv")
+    rows = pd.read_csv(ROOT / "results" / "2026-11-30-quickstart" / "ranked.csv")
     low, high = last["acceleration_low"], last["acceleration_high"]
     best = summary["top"][0]
     plain = rows[(rows["group"] == "find") & rows["decoration"].isna()].sort_values("bulk_modulus", ascending=False)

@@ -178,7 +178,7 @@ def _headlines(history: History, rows: list[dict[str, Any]], gains: Sequence[Goa
         ("stable and new", f"{found['stable_new']}", apart),
         ("hit rate, last round", percent(last["hit_rate"]), f"untuned generator: {percent(first['hit_rate'])}"),
         ("stable: engine against shadow", _times(last["acceleration"]), _interval(last, "acceleration")),
-        ("oracle calls paid", f"{history.paid}", f"{number(cost / 3600, 2)} h of oracle time"),
+        ("oracle calls paid", f"{history.paid}", f"{number(cost / 3600, 2)} h of oracle time, workers added up"),
     ]
     return [{"title": title, "value": value, "note": note} for title, value, note in items]
 

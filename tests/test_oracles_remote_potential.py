@@ -146,6 +146,24 @@ def test_a_worker_killed_in_the_middle_costs_nothing():
     potential.close()
 
 
+def test_no_more_workers_start_than_there_is_work_for():
+    def workers():
+        return sum("worker.py" in " ".join(child.cmdline()) for child in psutil.Process().children())
+
+    before = workers()
+    potential = load_potential(EMT, environment=sys.executable, workers=4)
+    for crystal in metals("Cu", "Al", "Ni", "Pd", "Ag"):
+        assert potential.single_points([crystal])[0].ok
+    assert workers() - before == 2
+    crystals = [crystal * (3, 3, 2) for crystal in metals(*["Cu", "Al", "Ni", "Pd"] * 6)]
+    assert all(point.ok for point in potential.single_points(crystals))
+    assert workers() - before == 4
+    potential.close()
+    assert workers() == before
+    assert potential.single_points(metals("Cu"))[0].ok
+    potential.close()
+
+
 def test_processor_time_of_workers_is_known_to_the_thread_that_asks(calculators):
     potential = load_potential("frail:Busy", environment=sys.executable)
     potential.single_points(metals("Cu"))  # imports

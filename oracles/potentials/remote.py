@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import SimpleQueue
+from queue import LifoQueue
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,6 +38,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXP
 START_SECONDS = 300.0  # a cold disk and a large package
 TRIES = 3  # of a chunk whose worker died: the death may have been another process's doing
 LONELY = "an atom has no neighbour within the potential's cutoff, where it knows nothing of it"
+AT_ONCE = 2  # workers that start together, for a start takes seconds; others when there is work for them
 SHARES = 3  # chunks of a batch for each worker: the last one to finish keeps the others waiting less
 
 
@@ -147,8 +148,9 @@ class RemotePotential(Potential):
     """
 
     def __init__(self, about: PotentialInfo, place: Place) -> None:
-        with ThreadPoolExecutor(place.workers) as pool:  # all at once: a start takes seconds
-            started = [pool.submit(Worker, place) for _ in range(place.workers)]
+        at_once = min(place.workers, AT_ONCE)
+        with ThreadPoolExecutor(at_once) as pool:
+            started = [pool.submit(Worker, place) for _ in range(at_once)]
         try:
             workers = [each.result() for each in started]  # what they cannot do is said before anything is spent
         except WorkerDiedError as error:
@@ -159,8 +161,8 @@ class RemotePotential(Potential):
         self.versions: dict[str, str] = first.about.get("versions", {})
         self._place = place
         self._spent = threading.local()
-        self._idle: SimpleQueue[Worker | None] = SimpleQueue()  # None: not started, or dead
-        for worker in workers:
+        self._idle: LifoQueue[Worker | None] = LifoQueue()  # None: not started, or dead; those that run come first
+        for worker in (*[None] * (place.workers - at_once), *workers):
             self._idle.put(worker)
 
     @property
@@ -215,8 +217,7 @@ class RemotePotential(Potential):
 
     def close(self) -> None:
         """End the workers that are idle; they start again when they are needed."""
-        for _ in range(self._place.workers):
-            worker = self._idle.get()
+        for worker in [self._idle.get() for _ in range(self._place.workers)]:
             if worker is not None:
                 worker.close()
             self._idle.put(None)

@@ -155,8 +155,7 @@ def test_no_more_workers_start_than_there_is_work_for():
     for crystal in metals("Cu", "Al", "Ni", "Pd", "Ag"):
         assert potential.single_points([crystal])[0].ok
     assert workers() - before == 2
-    crystals = [crystal * (3, 3, 2) for crystal in metals(*["Cu", "Al", "Ni", "Pd"] * 6)]
-    assert all(point.ok for point in potential.single_points(crystals))
+    assert all(point.ok for point in potential.single_points(metals(*["Cu", "Al", "Ni", "Pd"] * 4)))
     assert workers() - before == 4
     potential.close()
     assert workers() == before

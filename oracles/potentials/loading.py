@@ -8,9 +8,7 @@ from typing import Any
 
 from loop.errors import ConfigError
 from oracles.potentials.base import POTENTIALS, Potential, PotentialRequest
-from oracles.potentials.corrections import CorrectedPotential
-
-CORRECTED = "+mp2020"  # behind a name
+from oracles.potentials.corrections import SUFFIX, CorrectedPotential
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def load_potential(
 
 def uncorrected(name: str) -> str:
     """A potential's name without the MP2020 corrections that it asks for."""
-    return name[: -len(CORRECTED)] if name.lower().endswith(CORRECTED) else name
+    return name[: -len(SUFFIX)] if name.lower().endswith(SUFFIX) else name
 
 
 def registered_kind(request: PotentialRequest) -> str:

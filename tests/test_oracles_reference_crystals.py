@@ -216,6 +216,20 @@ def test_a_table_of_formulas_or_ids_gets_its_crystals(table, tmp_path):
     assert strict(known).fit(known, read_crystals(out).structures[0])
 
 
+def test_an_id_and_a_formula_in_one_row_have_to_agree(table, tmp_path):
+    path, out = tmp_path / "names.csv", tmp_path / "known.csv"
+    path.write_text("material_id,formula\nmp-6,O2Ti\n,ClNa\nmp-6,NaCl\nmp-6,rutile\n,NaBr\n")
+    assert run("reference", "lookup", "-i", path, "-o", out, "--table", table).exit_code == 0
+    read = read_crystals(out)
+    assert [s and s.composition.reduced_formula for s in read.structures] == ["TiO2", "NaCl", None, "TiO2", None]
+    assert read.frame["material_id"].fillna("").tolist() == ["mp-6", "mvc-10", "mp-6", "mp-6", ""]
+    assert read.frame["formula"].tolist() == ["O2Ti", "ClNa", "NaCl", "rutile", "NaBr"]
+    assert read.frame["message"].tolist()[1:3] == [
+        "mvc-10, by its formula; the lowest of 2 known crystals of this formula",
+        "mp-6 is TiO2, but the row says NaCl",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -235,6 +249,8 @@ def test_a_table_that_names_no_known_crystal_is_refused(text, reason, table, tmp
     [
         (["show", "NaX"], "NaX"),
         (["show", "NaBr"], "no reference crystal has the formula NaBr"),
+        (["show", "NaBr"], "export --chemical-system Br-Na`"),
+        (["show", "XyZ"], "expected a chemical formula, as LiFePO4, got 'XyZ'"),
         (["show", "mp-999"], "mp-999"),
         (["show", "NaCl", "--output", "both.odd"], "both.odd"),
         (["export", "--chemical-system", "Na-Xx", "--output", "x.csv"], "Xx"),

@@ -142,9 +142,12 @@ def _ids(crystals: ReferenceCrystals, what: str) -> list[str]:
         return [what]
     found = crystals.of_formula(what)
     if not found:
+        from loop.hull import amounts_of
+
+        system = "-".join(sorted(amounts_of(what)))
         raise InputError(
-            f"no reference crystal has the formula {what}; those of its elements: "
-            "`discovery-loop reference export --chemical-system`"
+            f"no reference crystal has the formula {what} (the package leaves out the published test split, NaCl among "
+            f"it; docs/oracles.md); those of its elements: `discovery-loop reference export --chemical-system {system}`"
         )
     return found
 

@@ -158,11 +158,14 @@ class ReferenceCrystals:
         """
         from pymatgen.core import Composition
 
+        expected = f"expected a chemical formula, as LiFePO4, got {formula!r}"
         try:
-            reduced = Composition(formula).reduced_formula
+            composition = Composition(formula)
         except ValueError as error:
-            raise InputError(f"expected a chemical formula, as LiFePO4, got {formula!r}") from error
-        return self._ordered(self._by_formula.get(reduced, []))
+            raise InputError(expected) from error
+        if not composition.valid:  # pymatgen takes what is no element for a dummy
+            raise InputError(expected)
+        return self._ordered(self._by_formula.get(composition.reduced_formula, []))
 
     def in_system(self, elements: Collection[str]) -> list[str]:
         """Ids of the crystals that hold no other elements than these, by formula; elements themselves included.

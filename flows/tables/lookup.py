@@ -87,11 +87,13 @@ def _of_row(text: str, formula: str, crystals: ReferenceCrystals) -> dict[str, A
     if not found["material_id"] or not formula:
         return found
     try:
-        same = found["material_id"] in crystals.of_formula(formula)
+        agrees = found["material_id"] in crystals.of_formula(formula)
     except InputError:  # a name in words
+        agrees = True
+    if agrees:
         return found
     known = crystals.known(found["material_id"]).formula
-    return found if same else NOTHING | {"message": f"{text} is {known}, but the row says {formula}"}
+    return NOTHING | {"message": f"{text} is {known}, but the row says {formula}"}
 
 
 def _found(text: str, crystals: ReferenceCrystals) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from flows.benchmarks.rl.chemistry import chemistry
 from flows.benchmarks.rl.hull import Energies, IndependentHull, JudgeConfig, Phases, fitted_elements
 from flows.benchmarks.rl.judge import Samples, Tally, counts, drift
 from flows.benchmarks.rl.relaxed import COLUMN as RELAXED
-from flows.benchmarks.rl.relaxed import relaxed
+from flows.benchmarks.rl.relaxed import SECOND, Relaxing, relaxed
 from flows.benchmarks.rl.run import RLConfig
 from flows.benchmarks.rl.summary import draw_curves, draw_shares, summarise, table
 from flows.benchmarks.rl.variants import RECIPE, VARIANTS
@@ -20,7 +20,7 @@ from generator.rl.strata import class_of
 from loop.errors import ConfigError
 from loop.io.cif_writer import to_cif
 from loop.novelty import NoveltyIndex
-from loop.values import Candidate, EnergyType, Origin
+from loop.values import OK, Candidate, EnergyType, Evaluation, Origin, Quantity
 from oracles.mlip import MlipConfig, PotentialOracle
 from oracles.potentials.loading import load_potential
 from oracles.references.table import References
@@ -172,14 +172,42 @@ def test_relaxed_samples_are_judged_as_they_end(tmp_path):
         structure.scale_lattice(structure.volume * factor)
     frame = rows().head(5).assign(structure_valid=[True, True, True, False, True], e_above_hull=9.0)
     samples = Samples([*wide, wide[0], metals["Au"]], frame)
-    found = relaxed(samples, 4, builder, tmp_path / "relaxed.csv")
+    relaxing, path = Relaxing(builder), tmp_path / "relaxed.csv"
+    found = relaxed(samples, 4, relaxing, path)
     assert found[RELAXED][:3].tolist() == pytest.approx([0, 0, 0], abs=2e-3)
     assert np.isnan(found[RELAXED][3])
     assert found["structure_valid"].tolist() == [True, True, True, False]
     assert found["unique"].tolist() == [True, False, True, False]  # both coppers end alike
     assert counts(found, RELAXED)["metastable"] == 3
     builder.measuring = None  # from the file now
-    pd.testing.assert_frame_equal(relaxed(samples, 4, builder, tmp_path / "relaxed.csv"), found)
+    pd.testing.assert_frame_equal(relaxed(samples, 4, relaxing, path), found)
+
+    asked = []
+
+    class Second:
+        """Copper is metastable, gold is not."""
+
+        name = "other"
+
+        def evaluate(self, candidates):
+            asked.extend(candidate.formula for candidate in candidates)
+            above = [{"Cu": 0.05, "Au": 0.15}[candidate.formula] for candidate in candidates]
+            return [
+                Evaluation(c.id, "other", "0" * 8, OK, {"e_above_hull": Quantity(e, "eV/atom")}, kind)
+                for c, e in zip(candidates, above, strict=True)
+            ]
+
+    twice = relaxed(samples, 4, Relaxing(SimpleNamespace(measuring=oracle, novelty=NoveltyIndex()), Second()), path)
+    assert asked == ["Cu", "Au"]  # neither the copy nor the overlap
+    np.testing.assert_array_equal(twice[SECOND], [0.05, np.nan, 0.15, np.nan])
+    assert counts(twice, SECOND)["msun"] == 1
+
+
+def test_a_second_judge_needs_relaxed_samples():
+    with pytest.raises(ConfigError, match="set relaxed"):
+        RLConfig(second="sevennet")
+    with pytest.raises(ConfigError, match="second_below of at least"):
+        RLConfig(relaxed=10, second="sevennet", second_below=0.05)
 
 
 def test_fitted_elements_reproduce_formation_energies():

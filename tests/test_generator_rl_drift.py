@@ -12,7 +12,7 @@ from generator.representation.sequence import Crystals
 from generator.representation.tokens import CrystalBatch
 from generator.rl.config import FinetuneConfig
 from generator.rl.dpo import Dpo
-from generator.rl.drift import DriftLimits, drift, element_ratios, element_shares, keys, over_represented
+from generator.rl.drift import PSEUDO_SHARE, DriftLimits, drift, element_ratios, element_shares, keys, over_represented
 from generator.rl.loop import Finetuner
 from generator.rl.ppo import Ppo
 from generator.rl.raft import Raft
@@ -20,8 +20,11 @@ from generator.rl.replay import ReplayBuffer
 from generator.rl.rollout import policy_log_prob
 from generator.rl.strata import (
     CLASSES,
+    LIFT,
     STRATA,
+    aims,
     better_half,
+    capped,
     chances,
     class_shares,
     classes,
@@ -144,7 +147,9 @@ def test_the_best_are_kept_once_each():
     memory.learn_from(np.array([1, 1, 1]))
     other.restore({}, memory.learned, memory.best_keys, memory.tensors())
     assert other.best.A.tolist() == memory.best.A.tolist()
-    assert memory.freshness.tolist() == other.freshness.tolist() == [1.0, 0.25]
+    assert memory.freshness.tolist() == other.freshness.tolist() == [1.0, 1 / 16]
+    memory.discounted(np.ones(2), [memory.best_keys[0]] * 2, 0.2)  # drawn twice
+    assert memory.freshness.tolist() == [1 / 2, 1 / 16]
 
 
 def test_over_represented_elements_cost():
@@ -233,8 +238,7 @@ def test_classes_are_those_of_the_most_electronegative_element():
 
 def test_decorations_are_one_prototype():
     found = prototypes(batch_of(OXIDE, FLUORIDE, NITRIDE, (225, (2, 1), (11, 17))))
-    assert len(set(found)) == 2
-    assert found[0] == found[1] == found[3]
+    assert found.tolist() == ["225 1 2", "225 1 2", "216 1 3", "225 1 2"]
 
 
 def test_each_class_is_judged_by_itself_and_weighs_what_the_reference_gives_it():
@@ -243,21 +247,38 @@ def test_each_class_is_judged_by_itself_and_weighs_what_the_reference_gives_it()
     of_row, rewards = strata(batch), np.array([10.0, 10.0, 10.0, 1.0])
     assert better_half(rewards, of_row).tolist() == [0, 1, 2, 3]
     shares = stratum_shares(batch_of(ALLOY, OXIDE))
-    found = weights(of_row, shares, prototypes(batch), 1.0)
-    assert found == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
-    mixed = np.array([0, 0, 0, 1])  # two of the alloys' prototype would be limited, within their class
-    assert weights(np.zeros(4, int), np.eye(12)[0], mixed, 0.5) == pytest.approx(np.array([2, 2, 2, 3]) / 9)
+    assert weights(of_row, shares, np.ones(4)) == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
 
 
 def test_a_part_may_go_to_what_pays_best():
     """Two of four alloys pay best; seven tenths of the half that the reference gives oxides stay with the one oxide."""
     batch, rewards = batch_of(*[ALLOY] * 4, OXIDE), np.array([10.0, 10.0, 6.0, 6.0, 1.0])
-    shares = stratum_shares(batch_of(ALLOY, OXIDE))
+    of_row, shares = strata(batch), stratum_shares(batch_of(ALLOY, OXIDE))
     halves = {1.0: [0.25, 0.25, 0, 0, 0.5], 0.7: [0.325, 0.325, 0, 0, 0.35], 0.0: [0.5, 0.5, 0, 0, 0]}
     for kept, wanted in halves.items():
-        assert chances(batch, rewards, shares, kept, 1.0) == pytest.approx(np.array(wanted))
+        assert chances(of_row, rewards, shares, kept, np.ones(5)) == pytest.approx(np.array(wanted))
     fresh = np.array([1.0, 1 / 3, 1.0, 1.0, 1 / 9])  # within a class alone: there is but one oxide
-    assert chances(batch, rewards, shares, 1.0, 1.0, fresh) == pytest.approx(np.array([0.375, 0.125, 0, 0, 0.5]))
+    assert chances(of_row, rewards, shares, 1.0, fresh) == pytest.approx(np.array([0.375, 0.125, 0, 0, 0.5]))
+
+
+def test_no_prototype_is_learned_from_beyond_its_cap():
+    """What is over goes to all others in proportion, which may bring a second one to its cap."""
+    given, kinds = np.array([0.3, 0.3, 0.24, 0.1, 0.06]), np.array([0, 0, 1, 2, 3])
+    found = capped(given, kinds, np.array([0.2, 0.4, 1.0, 1.0]))
+    assert found == pytest.approx(np.array([0.1, 0.1, 0.4, 0.25, 0.15]))  # 0.24 would have become 0.48
+    assert capped(given, kinds, np.ones(4)) == pytest.approx(given)
+    # too few kinds for their caps: in proportion to these
+    assert capped(given, kinds, np.array([0.1, 0.1, 0.1, 0.2])) == pytest.approx(np.array([0.1, 0.1, 0.2, 0.2, 0.4]))
+
+
+def test_a_class_that_is_drawn_too_seldom_is_learned_from_more():
+    shares, drawn = stratum_shares(batch_of(ALLOY, OXIDE)), np.zeros(STRATA)
+    assert aims(shares, shares) == pytest.approx(shares)
+    alloys, oxides = np.flatnonzero(shares)
+    drawn[[alloys, oxides]] = 0.6 - PSEUDO_SHARE, 0.4 - PSEUDO_SHARE
+    assert aims(shares, drawn)[[alloys, oxides]] == pytest.approx(np.array([0.16, 0.36]) / 0.52)
+    drawn[[alloys, oxides]] = 0.998, 0.0  # hardly any: a ratio without bound, but for the limit
+    assert aims(shares, drawn)[[alloys, oxides]] == pytest.approx(np.array([1 / LIFT, LIFT]) / (LIFT + 1 / LIFT))
 
 
 def favours_intermetallics(candidates):
@@ -267,13 +288,15 @@ def favours_intermetallics(candidates):
 
 
 def test_raft_by_class_learns_from_every_class(base):
-    """What is learned from holds the classes in the reference's shares, where otherwise it would be one class alone."""
+    """What is learned from holds the classes as is aimed at, where otherwise it would be one class alone."""
     config = replace(CONFIG, iterations=4, batch_size=32, kl_weight=0.0, limits=DriftLimits(99), keep_classes=1.0)
+    config = replace(config, prototype_limit=1.0)
     tuner, rows = tuned(base, config, favours_intermetallics)
     best = tuner.replay.best
     drawn = [strata(best[tuner._replayed_by_class(best)]) for _ in range(20)]
     there = np.isin(np.arange(STRATA), strata(best))  # strata without a crystal leave their share to the others
-    wanted = np.where(there, tuner.stratum_shares, 0.0) / tuner.stratum_shares[there].sum()
+    aim = aims(tuner.stratum_shares, np.array(tuner.now.strata))
+    wanted = np.where(there, aim, 0.0) / aim[there].sum()
     found = np.bincount(np.concatenate(drawn), minlength=STRATA) / sum(map(len, drawn))
     np.testing.assert_allclose(found, wanted, atol=0.12)
     best_half = tuner.replay.best_rewards[tuner.replay.good]

@@ -60,8 +60,15 @@ class ReplayBuffer:
 
     @property
     def freshness(self) -> np.ndarray:
-        """Weight of each of the best, (n,): 1 for one that was not learned from yet, 1/2 after once, and so on."""
-        return np.array([1 / (1 + self.learned[key]) for key in self.best_keys])
+        """Weight of each of the best, (n,): less the more often it was learned from, and drawn.
+
+        1 / (1 + times learned from)^2 lets later crystals of a buffer catch up with the first; 1 / times drawn keeps
+        what the policy has by heart from being taught once more.
+        """
+        learned = np.array([self.learned[key] for key in self.best_keys], dtype=float)
+        drawn = np.array([max(1, self.counts[key]) for key in self.best_keys], dtype=float)
+        found: np.ndarray = (1 + learned) ** -2.0 / drawn
+        return found
 
     @property
     def good(self) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from pymatgen.core import Element
 
 from generator.representation.tokens import CrystalBatch
-from generator.rl.drift import F_BLOCK
+from generator.rl.drift import F_BLOCK, PSEUDO_SHARE
 
 CLASSES = ("intermetallics", "oxides", "chalcogenides", "halides", "pnictides", "others")
 _ANIONS = {
@@ -25,6 +25,7 @@ _ANIONS = {
     "others": "H B C",
 }
 STRATA = 2 * len(CLASSES)  # each class without and with an f-block element
+LIFT = 3.0  # most that a stratum's share of what is learned from is raised, or lowered
 
 
 @cache
@@ -73,9 +74,27 @@ def class_shares(batch: CrystalBatch) -> dict[str, float]:
 
 
 def prototypes(batch: CrystalBatch) -> np.ndarray:
-    """Number of each crystal's space group and Wyckoff letters, elements aside, (n,): equal ones are decorations."""
-    letters = np.sort(batch.W, axis=1)
-    return np.unique(np.column_stack([batch.G, letters]), axis=0, return_inverse=True)[1].reshape(-1)
+    """Name of each crystal's space group and Wyckoff letters, elements aside, (n,): equal ones are decorations."""
+    rows, inverse = np.unique(np.column_stack([batch.G, np.sort(batch.W, axis=1)]), axis=0, return_inverse=True)
+    names = np.array([" ".join(str(number) for number in row if number) for row in rows.tolist()])
+    found: np.ndarray = names[inverse.reshape(-1)]
+    return found
+
+
+def aims(shares: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Shares to learn strata in, (`STRATA`,), such that the policy draws them in the reference's.
+
+    Args:
+        shares: (`STRATA`,) of the reference.
+        drawn: (`STRATA`,) of the policy, a running mean.
+
+    A stratum that is drawn too seldom is learned from more, by the square of what it lacks, up to `LIFT` times; one
+    that is drawn too often less. Learning in the reference's shares is not enough: few oxides are found to be stable,
+    so they are learned by heart while the others are generalised from.
+    """
+    lift = np.clip(((shares + PSEUDO_SHARE) / (drawn + PSEUDO_SHARE)) ** 2, 1 / LIFT, LIFT)
+    found: np.ndarray = shares * lift / (shares * lift).sum()
+    return found
 
 
 def better_half(rewards: np.ndarray, strata: np.ndarray) -> np.ndarray:
@@ -85,49 +104,55 @@ def better_half(rewards: np.ndarray, strata: np.ndarray) -> np.ndarray:
     return np.flatnonzero(rewards >= means[strata] - 1e-12)
 
 
-def weights(
-    strata: np.ndarray, shares: np.ndarray, prototypes: np.ndarray, limit: float, fresh: np.ndarray | float = 1.0
-) -> np.ndarray:
+def weights(strata: np.ndarray, shares: np.ndarray, fresh: np.ndarray) -> np.ndarray:
     """Probability of each crystal to be learned from, (n,), such that strata have their shares.
 
     Args:
         strata: (n,) of the crystals.
         shares: (`STRATA`,) to aim for; strata without a crystal leave theirs to the others.
-        prototypes: (n,) numbers of their prototypes.
-        limit: share of the crystals beyond which a prototype's weigh less; 1: no limit.
-        fresh: weights of the crystals, (n,), within their strata.
+        fresh: (n,) weights of the crystals within their strata.
     """
-    counts = np.bincount(prototypes)[prototypes] / len(prototypes)
-    each = np.minimum(1.0, limit / counts) * fresh
-    totals = np.bincount(strata, weights=each, minlength=STRATA)
-    found = each * shares[strata] / np.where(totals[strata] > 0, totals[strata], 1.0)
-    result: np.ndarray = found / found.sum() if found.sum() > 0 else each / each.sum()
+    totals = np.bincount(strata, weights=fresh, minlength=STRATA)
+    found = fresh * shares[strata] / np.where(totals[strata] > 0, totals[strata], 1.0)
+    result: np.ndarray = found / found.sum() if found.sum() > 0 else fresh / fresh.sum()
     return result
 
 
-def chances(
-    batch: CrystalBatch,
-    rewards: np.ndarray,
-    shares: np.ndarray,
-    kept: float,
-    limit: float,
-    fresh: np.ndarray | float = 1.0,
-) -> np.ndarray:
+def capped(chances: np.ndarray, kinds: np.ndarray, caps: np.ndarray) -> np.ndarray:
+    """Probabilities (n,) in which no kind has more than its cap; what is over goes to all others in proportion.
+
+    Args:
+        chances: (n,) probabilities, of sum 1.
+        kinds: (n,) number of each crystal's kind, from 0.
+        caps: (kinds,) largest share of each; where together they are below 1, shares are in their proportion.
+    """
+    shares = np.bincount(kinds, weights=chances, minlength=len(caps))
+    caps = np.where(shares > 0, caps, 0.0)
+    held = np.zeros(len(caps), dtype=bool)
+    found = shares
+    while (over := ~held & (found > caps * (1 + 1e-9))).any():
+        held |= over
+        free = shares[~held].sum()
+        room = max(0.0, 1 - caps[held].sum())
+        found = np.where(held, caps, shares * (room / free if free > 0 else 0.0))
+    found = found / found.sum()
+    result: np.ndarray = chances * (found / np.where(shares > 0, shares, 1.0))[kinds]
+    return result
+
+
+def chances(strata: np.ndarray, rewards: np.ndarray, shares: np.ndarray, kept: float, fresh: np.ndarray) -> np.ndarray:
     """Probability of each crystal of a replay buffer to be learned from, (n,).
 
     Args:
-        batch: the crystals.
+        strata: (n,) of the crystals.
         rewards: (n,) of them.
-        shares: (`STRATA`,) of the reference policy.
+        shares: (`STRATA`,) to aim for.
         kept: part of what is learned from that is the better half of each stratum, in these shares; the rest is the
             better half of all, whatever its strata, so that no stratum falls below `kept` times its share.
-        limit: as in `weights`.
-        fresh: as in `weights`.
+        fresh: (n,) weights of the crystals within their strata.
     """
-    fresh = np.broadcast_to(fresh, len(batch))
-    of_row, kinds, found = strata(batch), prototypes(batch), np.zeros(len(batch))
-    everything = np.zeros(len(batch), dtype=int)
-    for part, of_part, wanted in ((kept, of_row, shares), (1 - kept, everything, np.eye(STRATA)[0])):
+    found, everything = np.zeros(len(strata)), np.zeros(len(strata), dtype=int)
+    for part, of_part, wanted in ((kept, strata, shares), (1 - kept, everything, np.eye(STRATA)[0])):
         good = better_half(rewards, of_part)
-        found[good] += part * weights(of_part[good], wanted, kinds[good], limit, fresh[good])
+        found[good] += part * weights(of_part[good], wanted, fresh[good])
     return found

@@ -1,7 +1,8 @@
-"""Fresh samples relaxed with the default potential: stable, unique and new after relaxation."""
+"""Fresh samples relaxed with the default potential, then by another one that judges on its own hull."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,39 +10,60 @@ import numpy as np
 import pandas as pd
 
 from flows.benchmarks.rl.judge import Samples
+from flows.evaluation.report import second_opinion
 from loop.io.files import write_text
+from loop.stability import METASTABLE, sun_flags
 from loop.validity import STRUCTURE
 from loop.values import DUPLICATE, NEW, OK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flows.build import Builder
+    from pymatgen.core import Structure
 
-COLUMN = "relaxed_e_above_hull"
+    from flows.build import Builder
+    from loop.contracts import Oracle
+
+COLUMN, SECOND = "relaxed_e_above_hull", "second_e_above_hull"
+
+
+@dataclass(frozen=True)
+class Relaxing:
+    """How samples are relaxed and judged.
+
+    Attributes:
+        builder: of the default potential, which relaxes first.
+        opinion: oracle of a potential that the reward never saw, which relaxes on; none: no second judge.
+        below: distance from the first one's hull (eV/atom) up to which the second is asked; beyond, a crystal counts
+            as not stable.
+    """
+
+    builder: Builder
+    opinion: Oracle | None = None
+    below: float = METASTABLE
 
 
 def relaxed(
-    samples: Samples, n: int, builder: Builder, path: Path, report: Callable[[int, int], None] | None = None
+    samples: Samples, n: int, with_: Relaxing, path: Path, report: Callable[[int, int], None] | None = None
 ) -> pd.DataFrame:
     """Rows of the first n samples with `COLUMN`, and with `structure_valid`, `unique`, `new` of the relaxed crystals.
 
-    A relaxation that fails or does not converge counts as no crystal. What was relaxed once is read from `path`.
+    A relaxation that fails or does not converge counts as no crystal. With a second judge `SECOND` holds its distance
+    (eV/atom, or a bound on the same side of every level) of what is valid, unique and new as relaxed. What was relaxed
+    once is read from `path`.
     """
     rows = samples.rows.head(n).reset_index(drop=True)
     found = pd.read_csv(path) if path.exists() else None
-    if found is None or len(found) != len(rows):
-        found = _relax(samples, n, builder, report)
+    if found is None or len(found) != len(rows) or (with_.opinion is not None and SECOND not in found):
+        found = _relax(samples, n, with_, report)
         write_text(path, found.to_csv(index=False, lineterminator="\n"))
     return rows.assign(**{name: found[name] for name in found.columns})
 
 
-def _relax(
-    samples: Samples, n: int, builder: Builder, report: Callable[[int, int], None] | None = None
-) -> pd.DataFrame:
+def _relax(samples: Samples, n: int, with_: Relaxing, report: Callable[[int, int], None] | None = None) -> pd.DataFrame:
     from oracles.relax import relax
 
-    oracle = builder.measuring
+    oracle = with_.builder.measuring
     rows = samples.rows.head(n)
     sound = [i for i in range(len(rows)) if bool(rows["structure_valid"].iloc[i]) and samples.structures[i] is not None]
     crystals = [s for i in sound if (s := samples.structures[i]) is not None]
@@ -55,7 +77,7 @@ def _relax(
     compositions = [structure.composition for structure in structures]
     energies = np.array([energy for *_, energy in kept], dtype=float)
     places = oracle.hull.batch(compositions, energies, oracle.potential.energy_type)
-    index = builder.novelty.emptied()
+    index = with_.builder.novelty.emptied()
     verdicts = index.judge(structures, [str(i) for i, *_ in kept])
     found = pd.DataFrame({COLUMN: np.full(len(rows), np.nan)})
     for name in ("structure_valid", "unique", "new"):
@@ -65,4 +87,21 @@ def _relax(
         found.loc[i, "structure_valid"] = STRUCTURE.reason(structure) is None
         found.loc[i, "unique"] = verdict.kind != DUPLICATE
         found.loc[i, "new"] = verdict.kind == NEW
+    if with_.opinion is not None:
+        ends = {i: structure for i, structure, _ in kept}
+        found[SECOND] = _second(rows, found, ends, with_.opinion, with_.below)
     return found
+
+
+def _second(
+    rows: pd.DataFrame, found: pd.DataFrame, ends: dict[int, Structure], opinion: Oracle, below: float
+) -> pd.Series:
+    """Distances by the second judge, of crystals that may count."""
+    valid = rows["composition_valid"].reset_index(drop=True) & found["structure_valid"]
+    part = found.assign(valid=valid, e_above_hull=found[COLUMN], sparse_hull=False)
+    flags = {name: part[name].to_numpy(dtype=bool) for name in ("valid", "unique", "new")}
+    above = part["e_above_hull"].to_numpy(dtype=float)
+    part = part.assign(**sun_flags(above, sparse=np.zeros(len(part), dtype=bool), **flags))
+    may_count = np.logical_and.reduce(list(flags.values()))
+    second_opinion(part, {i: structure for i, structure in ends.items() if may_count[i]}, opinion, below)
+    return part["second_opinion"]

@@ -20,7 +20,7 @@ from flows.benchmarks.rl.chemistry import chemistry
 from flows.benchmarks.rl.hull import JudgeConfig
 from flows.benchmarks.rl.judge import PROTOCOL, counts, drift
 from flows.benchmarks.rl.relaxed import COLUMN as RELAXED
-from flows.benchmarks.rl.relaxed import relaxed
+from flows.benchmarks.rl.relaxed import SECOND, Relaxing, relaxed
 from flows.benchmarks.rl.variants import (
     BASE,
     BEST_OF_N,
@@ -36,6 +36,8 @@ from flows.journal import same_settings
 from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.io.files import make_folder, write_text
+from loop.stability import LEVELS, METASTABLE
+from oracles.opinion import OpinionConfig
 
 if TYPE_CHECKING:
     from flows.benchmarks.rl.judge import Samples
@@ -60,6 +62,8 @@ class RLConfig:
         judged: arms that the independent potential judges.
         judge_samples: samples of each of them that it sees, the first ones.
         relaxed: samples of each judged arm that are relaxed with the default potential, the first ones; 0: none.
+        second: potential that judges the relaxed ones on its own hull, as sevennet; none: only the default one.
+        second_below: distance from the default potential's hull (eV/atom) up to which it is asked.
         recipe: settings of the fine-tuning.
         supervised: settings of the supervised baseline.
     """
@@ -82,6 +86,8 @@ class RLConfig:
     judged: tuple[str, ...] = (BASE, TUNED, BEST_OF_N, SUPERVISED)
     judge_samples: int = 1000
     relaxed: int = 0
+    second: str | None = None
+    second_below: float = 0.2
     recipe: RecipeOverrides = field(default_factory=lambda: RecipeOverrides())
     supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
 
@@ -92,6 +98,10 @@ class RLConfig:
             raise ConfigError("the base must be among the variants: all others are compared with it.")
         if min(self.seeds, self.samples, self.judge_samples) < 1 or min(self.ablation_seeds, self.relaxed) < 0:
             raise ConfigError("seeds, samples and judge_samples must be positive.")
+        if self.second is not None and not self.relaxed:
+            raise ConfigError("second judges relaxed crystals: set relaxed, the number of samples.")
+        if not self.second_below >= METASTABLE:
+            raise ConfigError(f"expected second_below of at least {METASTABLE:g} eV/atom, got {self.second_below}")
 
     @property
     def cells(self) -> list[Cell]:
@@ -155,6 +165,8 @@ def report(
     samples = {cell: read_samples(output, *cell) for cell in about}
     independent = _independent(output, config, builder, samples, progress)
     base = {seed: samples[BASE, seed].rows for name, seed in samples if name == BASE}
+    opinion = None if config.second is None else builder.opinion(OpinionConfig(config.second), LEVELS)
+    relaxing = Relaxing(builder, opinion, config.second_below)
     cells = []
     for (name, seed), drawn in samples.items():
         row = {"variant": name, "seed": seed, **counts(drawn.rows), **drift(drawn.rows, base.get(seed, drawn.rows))}
@@ -165,8 +177,12 @@ def report(
         if config.relaxed and name in config.judged:
             path = output / "cells" / f"{name}-{seed}.relaxed.csv"
             tell = None if progress is None else partial(_tell, progress, f"relaxed {name} {seed}")
-            seen = relaxed(drawn, config.relaxed, builder, path, tell)
+            seen = relaxed(drawn, config.relaxed, relaxing, path, tell)
             row |= {f"relaxed_{key}": value for key, value in counts(seen, RELAXED).items()}
+            if config.second is not None:
+                # where its hull is thin, the second judge gives no distance
+                judged = counts(seen.assign(sparse_hull=False), SECOND)
+                row |= {f"second_{key}": value for key, value in judged.items()}
         told = about[name, seed]
         row |= {key: told.get(key) for key in ("evaluations", "finds", "trained_on", "stopped")}
         cells.append(row | {"cpu_seconds": told["cpu_seconds"]["learn"]})
@@ -234,6 +250,18 @@ def _plain(config: RLConfig) -> dict[str, Any]:
 
 def _same_settings(output: Path, config: RLConfig) -> None:
     """Refuse arms that were made with other settings."""
-    free = ("judge", "judged", "judge_samples", "relaxed", "variants", "ablations", "seeds", "ablation_seeds", "seed")
+    free = (
+        "judge",
+        "judged",
+        "judge_samples",
+        "relaxed",
+        "second",
+        "second_below",
+        "variants",
+        "ablations",
+        "seeds",
+        "ablation_seeds",
+        "seed",
+    )
     ours = {key: value for key, value in _plain(config).items() if key not in free}
     same_settings(output / "arms.json", ours, output, "arms with other settings of")

@@ -19,11 +19,14 @@ COUNTS += ("stable", "metastable", "sun", "msun", "accepted_msun")
 DRIFT = ("element_ratio", "f_block", "radioactive", "single_element", "largest_group_share", "group_entropy")
 CHEMISTRY = ("share_", "msun_share_", "chemical_systems", "largest_prototype")
 LISTED = (*(f"share_{name}" for name in CLASSES), *(f"msun_share_{name}" for name in CLASSES), "largest_prototype")
-PREFIXES = ("", "independent_", "relaxed_")  # who judged stability: the reward's potential, another, after relaxation
+# who judged stability: the reward's potential, another one, both after relaxation
+PREFIXES = ("", "independent_", "relaxed_", "second_")
 RATIOS = ("metastable", "sun", "msun", "accepted_msun", "valid")
 SHOWN = ("valid", "metastable", "msun", "accepted_msun")
-JUDGES = dict(zip(PREFIXES, ("reward's potential", "independent judge", "relaxed"), strict=True))
-COLOURS = ("#2f6fb0", "#c8641e", "#4a9a5b")
+JUDGES = dict(
+    zip(PREFIXES, ("reward's potential", "independent judge", "relaxed", "relaxed, second potential"), strict=True)
+)
+COLOURS = ("#2f6fb0", "#c8641e", "#4a9a5b", "#8a5ba8")
 
 
 def summarise(cells: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -143,7 +146,7 @@ def draw_shares(summary: dict[str, dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(1.2 * len(summary) + 4, 6.4), layout="constrained")
     names = list(summary)
     for axis, key in zip(figure.subplots(2, 2).ravel(), SHOWN, strict=True):
-        for (prefix, label), shift, colour in zip(JUDGES.items(), (-0.27, 0.0, 0.27), COLOURS, strict=True):
+        for (prefix, label), shift, colour in zip(JUDGES.items(), (-0.3, -0.1, 0.1, 0.3), COLOURS, strict=True):
             at = [
                 (k + shift, summary[name][prefix + key])
                 for k, name in enumerate(names)
@@ -153,7 +156,7 @@ def draw_shares(summary: dict[str, dict[str, Any]], path: Path) -> None:
                 continue
             heights = [share["value"] for _, share in at]
             errors = [[s["value"] - s["low"] for _, s in at], [s["high"] - s["value"] for _, s in at]]
-            axis.bar([x for x, _ in at], heights, 0.27, yerr=errors, color=colour, label=label)
+            axis.bar([x for x, _ in at], heights, 0.2, yerr=errors, color=colour, label=label)
         axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
         axis.set(ylabel=f"{key.replace('_', ' ')} (share of samples)", ylim=(0, 1))
     figure.legend(*figure.axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)

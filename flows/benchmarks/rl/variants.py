@@ -16,7 +16,7 @@ from loop.validity import ValidityRules
 
 BASE, TUNED, PPO, PAPER, BEST_OF_N, SUPERVISED = "base", "tuned", "ppo", "paper", "best-of-n", "supervised"
 # worth 1 up to 0.05 eV/atom, 0.8 at 0.1, 0.5 at 0.2, 0.08 at 0.5
-STEEP = Term("e_above_hull", "minimise", low=0.05, high=1.0, shape=4.0, source="hull")
+STEEP = Term("e_above_hull", "minimise", low=0.0, high=0.6, shape=4.0, source="hull")
 # as published: linear in the distance; 1 is 3 eV/atom here, which the KL weight of the paper's variant takes along
 LINEAR = Term("e_above_hull", "minimise", low=-1.0, high=2.0, shape=1.0, source="hull")
 LEARNED = replace(STEEP, source="surrogate")  # the relaxed distance, as a surrogate predicts

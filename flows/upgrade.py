@@ -23,6 +23,7 @@ RENAMED = {"imitation": "raft"}
 SINCE = {  # of `generator.finetune`: what was done before there was the key, where today's default is something else
     "keep_classes": 0.0,  # not in version 0.2.0
     "prototype_limit": 1.0,
+    "replay_evenly": False,
 }
 
 

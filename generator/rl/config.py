@@ -53,8 +53,8 @@ class FinetuneConfig:
     """Passes over the batch of an iteration; 1 for reinforce."""
     minibatch_size: int = 64
     """Crystals per gradient step."""
-    learning_rate: float = 2e-4
-    """Of the network (Adam)."""
+    learning_rate: float = 1e-4
+    """Of the network (Adam), as in the paper. Twice as much learns faster, and leaves more copies (docs/rl.md)."""
     learn_space_groups: bool = True
     """Whether p(g) is part of the policy; the paper keeps it fixed."""
     space_group_learning_rate: float = 0.1
@@ -71,15 +71,18 @@ class FinetuneConfig:
     """Discount of a reward for each time its composition and Wyckoff positions were rewarded before."""
     element_limit: float | None = 3.0
     """Crystals with elements this many times as frequent as in the pretrained policy earn less; none: no limit."""
-    keep_classes: float = 0.7
-    """Part of what is learned from the replay buffer that is taken class by class, in the pretrained policy's shares of
-    chemistry; the rest is whatever pays best. 0: none, for a reward that may well choose one class (docs/rl.md).
+    keep_classes: float = 0.85
+    """Part of what is learned from the replay buffer that is taken class by class, such that the policy draws them in
+    the pretrained one's shares; the rest is whatever pays best. 0: none, for a reward that may well choose one class
+    (docs/rl.md).
     """
     prototype_limit: float = 0.1
-    """With keep_classes: share of what is learned from beyond which crystals of one prototype weigh less; 1: none."""
-    replay_evenly: bool = False
-    """Whether crystals of the replay buffer weigh less the more often they were learned from; else the first ones are
-    learned from far more often than the last (docs/rl.md).
+    """With keep_classes: largest share of what is learned from that crystals of one prototype have, less where the
+    policy draws more of it; 1: no limit.
+    """
+    replay_evenly: bool = True
+    """Whether crystals of the replay buffer weigh less the more often they were learned from and drawn; else the first
+    ones are learned from far more often than the last (docs/rl.md).
     """
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""

@@ -87,15 +87,17 @@ def test_a_campaign_begun_before_a_key_existed_goes_on_without_what_it_does(tmp_
     import yaml
 
     settings = CampaignConfig().model_dump(mode="json")
-    assert settings["generator"]["finetune"].pop("keep_classes") == 0.7
+    assert settings["generator"]["finetune"].pop("keep_classes") == 0.85
     assert settings["generator"]["finetune"].pop("prototype_limit") == 0.1
+    assert settings["generator"]["finetune"].pop("replay_evenly") is True
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     stored = stored_config(tmp_path)
-    assert (stored.generator.finetune.keep_classes, stored.generator.finetune.prototype_limit) == (0.0, 1.0)
+    tuning = stored.generator.finetune
+    assert (tuning.keep_classes, tuning.prototype_limit, tuning.replay_evenly) == (0.0, 1.0, False)
     check_same(stored, tmp_path, resume=True)
-    with pytest.raises(ConfigError, match=r"keep_classes was 0.0, now 0.7.*discovery-loop resume"):
+    with pytest.raises(ConfigError, match=r"keep_classes was 0.0, now 0.85.*discovery-loop resume"):
         check_same(CampaignConfig(), tmp_path)
     assert stored_config(tmp_path, {"generator.finetune.keep_classes": 0.3}).generator.finetune.keep_classes == 0.3
-    settings["generator"]["finetune"] |= {"keep_classes": 0.7, "prototype_limit": 0.1}
+    settings["generator"]["finetune"] |= {"keep_classes": 0.85, "prototype_limit": 0.1, "replay_evenly": True}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     assert stored_config(tmp_path).generator.finetune == CampaignConfig().generator.finetune

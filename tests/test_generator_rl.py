@@ -246,7 +246,7 @@ EVERYTHING = {
 
 
 RUNS = {"plain": {}, "everything": EVERYTHING, "dpo": {"algorithm": Dpo()}, "raft": {"algorithm": Raft()}}
-RUNS["evenly"] = {"algorithm": Raft(), "replay_evenly": True}
+RUNS["unevenly"] = {"algorithm": Raft(), "replay_evenly": False}
 
 
 @pytest.mark.parametrize("changes", RUNS.values(), ids=RUNS)

@@ -12,7 +12,17 @@ from generator.representation.sequence import Crystals
 from generator.representation.tokens import CrystalBatch
 from generator.rl.config import FinetuneConfig
 from generator.rl.dpo import Dpo
-from generator.rl.drift import PSEUDO_SHARE, DriftLimits, drift, element_ratios, element_shares, keys, over_represented
+from generator.rl.drift import (
+    PSEUDO_SHARE,
+    DriftLimits,
+    drift,
+    element_ratios,
+    element_shares,
+    keys,
+    over_represented,
+    running_shares,
+)
+from generator.rl.lessons import Lessons
 from generator.rl.loop import Finetuner
 from generator.rl.ppo import Ppo
 from generator.rl.raft import Raft
@@ -281,6 +291,39 @@ def test_a_class_that_is_drawn_too_seldom_is_learned_from_more():
     assert aims(shares, drawn)[[alloys, oxides]] == pytest.approx(np.array([1 / LIFT, LIFT]) / (LIFT + 1 / LIFT))
 
 
+def test_what_the_policy_draws_too_much_of_is_learned_from_less():
+    """Of a buffer that is rock salt by half, a fifth may be; where the policy draws two fifths of it, a tenth."""
+    replay = ReplayBuffer(99)
+    salts = [(225, (1, 2), (metal, 9)) for metal in (3, 11, 19, 37, 55)]
+    others = [
+        (221, (1, 2), (29, 79)),
+        (216, (1, 3), (31, 7)),
+        (194, (1, 3), (30, 8)),
+        (229, (1,), (74,)),
+        (227, (1,), (6,)),
+    ]
+    batch = batch_of(*salts, *others)
+    replay.keep(batch, np.ones(10), keys(batch))
+    config = replace(CONFIG, keep_classes=1.0, prototype_limit=0.2, minibatch_size=50)
+    wanted, salt = stratum_shares(batch), replay.best.G == 225
+    for drawn, share in (({}, 0.2), ({"225 1 2": 0.4}, 0.1)):
+        lessons = Lessons(replay, config)
+        lessons.choose(np.random.default_rng(0), wanted, drawn)
+        rows = np.concatenate([lessons.choose(np.random.default_rng(i), wanted, drawn) for i in range(40)])
+        assert salt[rows].mean() == pytest.approx(share, abs=0.03)
+    free = Lessons(replay, replace(config, prototype_limit=1.0))
+    rows = np.concatenate([free.choose(np.random.default_rng(i), wanted, {}) for i in range(40)])
+    assert salt[rows].mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_running_shares_of_names():
+    first = running_shares({}, np.array(["a", "a", "b", "b"]))
+    assert first == {"a": 0.5, "b": 0.5}
+    second = running_shares(first, np.array(["a", "a", "c", "a"]))
+    assert second == pytest.approx({"a": 0.525, "b": 0.45, "c": 0.025})
+    assert running_shares({"rare": 0.001}, np.array(["a"])) == {"a": pytest.approx(0.1)}
+
+
 def favours_intermetallics(candidates):
     """A hundred times as much for crystals without a non-metal."""
     metal = [c is not None and all(e.is_metal for e in c.structure.composition) for c in candidates]
@@ -293,9 +336,9 @@ def test_raft_by_class_learns_from_every_class(base):
     config = replace(config, prototype_limit=1.0)
     tuner, rows = tuned(base, config, favours_intermetallics)
     best = tuner.replay.best
-    drawn = [strata(best[tuner._replayed_by_class(best)]) for _ in range(20)]
-    there = np.isin(np.arange(STRATA), strata(best))  # strata without a crystal leave their share to the others
     aim = aims(tuner.stratum_shares, np.array(tuner.now.strata))
+    drawn = [strata(best[tuner.lessons.choose(tuner.rng, aim, {})]) for _ in range(20)]
+    there = np.isin(np.arange(STRATA), strata(best))  # strata without a crystal leave their share to the others
     wanted = np.where(there, aim, 0.0) / aim[there].sum()
     found = np.bincount(np.concatenate(drawn), minlength=STRATA) / sum(map(len, drawn))
     np.testing.assert_allclose(found, wanted, atol=0.12)

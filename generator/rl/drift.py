@@ -19,7 +19,8 @@ from loop.validity import RADIOACTIVE
 F_BLOCK = np.array([*range(57, 72), *range(89, 104)])
 _RADIOACTIVE = np.array(sorted(RADIOACTIVE))
 PSEUDO_SHARE = 2e-3  # added to element shares before a ratio is taken: rare elements are counted badly
-SHARES_DECAY = 0.9  # of the running element shares
+SHARES_DECAY = 0.9  # of running shares
+RARE = 1e-3  # running share below which a name is forgotten
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,21 @@ def element_shares(batch: CrystalBatch) -> np.ndarray:
     present[rows, batch.A[rows, slots]] = True
     result: np.ndarray = present.mean(axis=0)
     return result
+
+
+def running_mean(before: Sequence[float] | None, shares: np.ndarray) -> np.ndarray:
+    """Shares of a batch taken into their running mean; None: there is none yet."""
+    return shares if before is None else SHARES_DECAY * np.array(before) + (1 - SHARES_DECAY) * shares
+
+
+def running_shares(before: Mapping[str, float], names: np.ndarray) -> dict[str, float]:
+    """The same of the share that each name has among the (n,) names of a batch, without those that hardly occur."""
+    found, counts = np.unique(names, return_counts=True)
+    shares = dict(zip(found.tolist(), (counts / len(names)).tolist(), strict=True))
+    decay = SHARES_DECAY if before else 0.0
+    every = sorted({*before, *shares})
+    mixed = {name: decay * before.get(name, 0.0) + (1 - decay) * shares.get(name, 0.0) for name in every}
+    return {name: share for name, share in mixed.items() if share > RARE}
 
 
 def element_ratios(shares: np.ndarray, base: np.ndarray) -> np.ndarray:

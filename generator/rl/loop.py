@@ -11,7 +11,7 @@ logged number.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,14 +27,22 @@ from generator.representation.sequence import Crystals
 from generator.representation.tokens import CrystalBatch
 from generator.rl import state as rl_state
 from generator.rl.config import FinetuneConfig, adapted
-from generator.rl.drift import SHARES_DECAY, drift, element_ratios, element_shares, keys, over_represented
+from generator.rl.drift import (
+    drift,
+    element_ratios,
+    element_shares,
+    keys,
+    over_represented,
+    running_mean,
+    running_shares,
+)
+from generator.rl.lessons import Lessons
 from generator.rl.replay import ReplayBuffer
 from generator.rl.rollout import Rollout, policy_log_prob, to_candidates
-from generator.rl.strata import aims, capped, chances, class_shares, prototypes, strata, stratum_shares
+from generator.rl.strata import aims, class_shares, prototypes, stratum_shares
 from generator.sample import Sample, draw_space_groups, sample
 from loop.contracts import Progress, Reward
 
-RARE = 1e-3  # share of a prototype below which it is forgotten
 BASE_BATCHES = 4  # drawn from the reference, for the element shares that the policy's are compared with
 
 
@@ -107,9 +115,7 @@ class Finetuner:
         self.optimizer = torch.optim.Adam(groups)
         self.now = TrainState(config.kl_weight)
         self.replay = ReplayBuffer(config.algorithm.replay_capacity)
-        # of the buffer's rows, until crystals come to it: strata, prototypes and their caps; chances to be learned from
-        self._kinds: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
-        self._chances: np.ndarray | None = None
+        self.lessons = Lessons(self.replay, config)
         self.rows: list[dict[str, Any]] = []
         self.seed = seed
 
@@ -184,10 +190,10 @@ class Finetuner:
         """Rewards less what repeats and over-represented elements cost, and the numbers that limits watch."""
         config, now, batch = self.config, self.now, drawn.batch
         shares = element_shares(batch)
-        running = _running(now.shares, shares)
+        running = running_mean(now.shares, shares)
         now.shares = running.tolist()
-        now.strata = _running(now.strata, stratum_shares(batch)).tolist()
-        now.prototypes = _running_names(now.prototypes, prototypes(batch))
+        now.strata = running_mean(now.strata, stratum_shares(batch)).tolist()
+        now.prototypes = running_shares(now.prototypes, prototypes(batch))
         watches = config.element_limit is not None or config.limits.max_element_ratio is not None
         ratios = element_ratios(running, self.reference_shares) if watches else np.ones_like(running)
         shaped = self.replay.discounted(rewards, names, config.repeat_discount)
@@ -209,7 +215,7 @@ class Finetuner:
         # The KL term is part of the reward: compared with its own baseline, and without a gradient of its own.
         penalised = rewards - now.kl_weight * kl
         self.replay.keep(drawn.batch, np.where(rewards > 0, penalised, 0.0), names)
-        self._kinds = self._chances = None
+        self.lessons.forget()
         stepped = config.algorithm.update(self, Rollout(crystals, groups, old, reference, penalised))
         logp, weight = float(old.sum(1).mean()), now.kl_weight
         now.kl_weight = adapted(weight, float(kl.mean()), config.kl_target)
@@ -239,35 +245,9 @@ class Finetuner:
         kept = self.replay.best
         if kept is None or not len(self.replay.good):
             return torch.zeros((), dtype=self.policy.dtype, device=self.policy.device)
-        rows = self._replayed_by_class(kept) if self.config.keep_classes else self._replayed()
-        self.replay.learn_from(rows)
-        if self.config.replay_evenly:
-            self._chances = None
+        wanted = aims(self.stratum_shares, np.array(self.now.strata)) if self.config.keep_classes else None
+        rows = self.lessons.choose(self.rng, wanted, self.now.prototypes)
         return self.log_prob(Crystals.from_batch(kept[rows], self.policy.head.weight)).sum(1).mean()
-
-    def _replayed(self) -> np.ndarray:
-        """Rows of the buffer for a minibatch, any of the better half."""
-        good, p = self.replay.good, None
-        if self.config.replay_evenly:
-            fresh = self.replay.freshness[good]
-            p = fresh / fresh.sum()
-        return self.rng.choice(good, size=min(len(good), self.config.minibatch_size), replace=False, p=p)
-
-    def _replayed_by_class(self, kept: CrystalBatch) -> np.ndarray:
-        """Rows of the buffer for a minibatch, as `chances` has them, no prototype beyond its limit."""
-        config = self.config
-        if self._kinds is None:
-            names, kinds = np.unique(prototypes(kept), return_inverse=True)
-            drawn = np.array([self.now.prototypes.get(name, 0.0) for name in names])
-            caps = config.prototype_limit * np.minimum(1.0, config.prototype_limit / np.maximum(drawn, 1e-9))
-            self._kinds = strata(kept), kinds, caps
-        of_row, kinds, caps = self._kinds
-        if self._chances is None:
-            fresh = self.replay.freshness if config.replay_evenly else np.ones(len(kept))
-            shares = aims(self.stratum_shares, np.array(self.now.strata or self.stratum_shares))
-            found = chances(of_row, self.replay.best_rewards, shares, config.keep_classes, fresh)
-            self._chances = capped(found, kinds, caps) if config.prototype_limit < 1 else found
-        return self.rng.choice(len(kept), size=config.minibatch_size, p=self._chances)
 
     def steps_per_pass(self, n: int) -> int:
         """Minibatches in a pass over n crystals."""
@@ -305,22 +285,6 @@ class Finetuner:
         logp, reference = (space_group_logp(model, self.config.conditions) for model in (self.policy, self.reference))
         possible = torch.isfinite(reference)
         return (logp[possible].exp() * (logp[possible] - reference[possible])).sum()
-
-
-def _running(before: list[float] | None, shares: np.ndarray) -> np.ndarray:
-    """Running mean of shares."""
-    return shares if before is None else SHARES_DECAY * np.array(before) + (1 - SHARES_DECAY) * shares
-
-
-def _running_names(before: Mapping[str, float], names: np.ndarray) -> dict[str, float]:
-    """Running mean of the shares of names, without those that are hardly there."""
-    found, counts = np.unique(names, return_counts=True)
-    shares = dict(zip(found.tolist(), (counts / len(names)).tolist(), strict=True))
-    mixed = {
-        name: SHARES_DECAY * before.get(name, 0.0) + (1 - SHARES_DECAY) * shares.get(name, 0.0)
-        for name in sorted({*before, *shares})
-    }
-    return {name: share for name, share in (mixed if before else shares).items() if share > RARE}
 
 
 def _means(components: Sequence[dict[str, float]]) -> dict[str, float]:

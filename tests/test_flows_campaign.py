@@ -216,6 +216,8 @@ def test_init_writes_a_valid_copy(tmp_path, monkeypatch):
     again = run("init", "mine")
     assert again.exit_code == 1
     assert "replace it with --force" in again.stderr
+    assert run("init", "other.yaml").exit_code == 0  # and not other.yaml.yaml
+    assert json.loads(run("validate", "other.yaml", "--json").stdout)["campaign"] == "other"
 
 
 @pytest.mark.parametrize("preset", ["quickstart", "smoke", "single-gpu", "hpc"])

@@ -53,6 +53,7 @@ def init(
     """Write the configuration of a new campaign, to be edited."""
     from flows.configfile import presets, read_text
 
+    name = name.removesuffix(".yaml")  # who names the file means the campaign
     check_name(name)
     path = output or Path(f"{name}.yaml")
     if preset not in presets():

@@ -53,7 +53,10 @@ class DftHullConfig:
         polymorphs: ids, or names in `BUILT`, that are compared with others of their formula alone.
     """
 
-    dft: DftConfig = field(default_factory=lambda: DftConfig(preset="test"))
+    dft: DftConfig = field(
+        # with wider limits MgO alone has stacking variants of 16 atoms that take over 20 minutes each
+        default_factory=lambda: DftConfig(preset="test", phase_margin=0.05, phase_atoms=12)
+    )
     crystals: tuple[str, ...] = CRYSTALS
     polymorphs: tuple[str, ...] = POLYMORPHS
 

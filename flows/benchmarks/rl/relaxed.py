@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from loop.contracts import Oracle
 
 COLUMN, SECOND = "relaxed_e_above_hull", "second_e_above_hull"
+PROTOCOL = (
+    "relaxed_*: of the first `relaxed` samples of an arm and seed, those with valid distances are relaxed with their "
+    "cell by the default potential; validity of distances, uniqueness among them and novelty are judged again. "
+    "second_*: of these, those that are valid, unique, new and within `second_below` of the default potential's hull "
+    "are relaxed on by the potential `second`, and stand on its own hull; all others count as not stable."
+)
 
 
 @dataclass(frozen=True)

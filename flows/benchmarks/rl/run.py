@@ -20,6 +20,7 @@ from flows.benchmarks.rl.chemistry import chemistry
 from flows.benchmarks.rl.hull import JudgeConfig
 from flows.benchmarks.rl.judge import PROTOCOL, counts, drift
 from flows.benchmarks.rl.relaxed import COLUMN as RELAXED
+from flows.benchmarks.rl.relaxed import PROTOCOL as RELAXING
 from flows.benchmarks.rl.relaxed import SECOND, Relaxing, relaxed
 from flows.benchmarks.rl.variants import (
     BASE,
@@ -190,7 +191,7 @@ def report(
         "benchmark": "rl",
         "results": summarise(cells),
         "independent_judge": independent,
-        "protocol": {"judging": PROTOCOL, "novelty": builder.novelty.protocol()},
+        "protocol": {"judging": PROTOCOL, "relaxed": RELAXING, "novelty": builder.novelty.protocol()},
         "cells": cells,
         "about": {name: VARIANTS[name].about for name in {cell[0] for cell in about} if name in VARIANTS},
         "settings": _plain(config),

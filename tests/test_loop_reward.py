@@ -59,9 +59,9 @@ def score(candidates, config=None, **parts):
 def test_lower_energy_is_a_higher_reward():
     rewards, rows = score([rocksalt(a=5.64 + shift) for shift in (0.0, 0.3, 0.6, 1.0, 1.3)])
     assert (np.diff(rewards) < 0).all()
-    assert rewards[0] == pytest.approx(1.0)
+    assert rewards[0] == pytest.approx((0.55 / 0.6) ** 4)  # on the hull: below it there is more to earn
     assert rows[1]["e_above_hull"] == pytest.approx(0.09)
-    assert rows[1]["d_e_above_hull"] == pytest.approx(((2 - 0.09) / 2) ** 4)
+    assert rows[1]["d_e_above_hull"] == pytest.approx(((0.55 - 0.09) / 0.6) ** 4)
 
 
 def test_what_is_no_crystal_gets_nothing_and_the_batch_one_call():
@@ -247,7 +247,7 @@ def test_a_failure_costs_what_its_config_says_and_is_counted_by_kind():
     reward = PropertyReward(RewardConfig(failure=-0.5), judges())
     rewards, _ = reward([None, rocksalt(a=3.0), rocksalt("Na", "Kr"), rocksalt()])
     assert rewards[:3].tolist() == [-0.5] * 3
-    assert rewards[3] == pytest.approx(1.0)
+    assert rewards[3] > 0
     assert reward.failures == {"no-crystal": 1, "volume-per-atom": 1, "noble-gas": 1}
 
 

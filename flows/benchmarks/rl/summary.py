@@ -145,18 +145,18 @@ def draw_shares(summary: dict[str, dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(1.2 * len(summary) + 4, 6.4), layout="constrained")
     names = list(summary)
+    judges = [prefix for prefix in JUDGES if any(f"{prefix}msun" in entry for entry in summary.values())]
+    width = 0.8 / len(judges)
     for axis, key in zip(figure.subplots(2, 2).ravel(), SHOWN, strict=True):
-        for (prefix, label), shift, colour in zip(JUDGES.items(), (-0.3, -0.1, 0.1, 0.3), COLOURS, strict=True):
-            at = [
-                (k + shift, summary[name][prefix + key])
-                for k, name in enumerate(names)
-                if prefix + key in summary[name]
-            ]
+        for k, prefix in enumerate(judges):
+            at = [(i, summary[name][prefix + key]) for i, name in enumerate(names) if prefix + key in summary[name]]
             if not at or (prefix and key == "valid"):
                 continue
             heights = [share["value"] for _, share in at]
             errors = [[s["value"] - s["low"] for _, s in at], [s["high"] - s["value"] for _, s in at]]
-            axis.bar([x for x, _ in at], heights, 0.2, yerr=errors, color=colour, label=label)
+            places = [i + width * (k - (len(judges) - 1) / 2) for i, _ in at]
+            colour = COLOURS[list(JUDGES).index(prefix)]
+            axis.bar(places, heights, width, yerr=errors, color=colour, label=JUDGES[prefix])
         axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
         axis.set(ylabel=f"{key.replace('_', ' ')} (share of samples)", ylim=(0, 1))
     figure.legend(*figure.axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)

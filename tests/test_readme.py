@@ -79,8 +79,8 @@ def others() -> list[str]:
     faster = " and ".join(f"{row['speed_up']:.1f}" for row in scale["rows"] if row["workers"] > 1)
     same = "the same list" if scale["identical_lists"] else "other lists"
     rl, held = results("rl-default"), results("rl-default")["tuned"]
-    told = results("prompts")["all"]
-    base, tuned = (100 * rl[arm]["second_msun"]["value"] for arm in ("base", "tuned"))
+    judge, told = results("rl-sevennet"), results("prompts")["all"]
+    base, tuned = (100 * judge[arm]["second_msun"]["value"] for arm in ("base", "tuned"))
     least = min(found["share_ratio"]["value"] for name, found in held["chemistry"].items() if name != "f_block")
     return [
         f"precision {hull['precision']:.2f} and recall {hull['recall']:.2f}; mean error {hull['mae']:.3f} eV/atom",
@@ -96,8 +96,8 @@ def others() -> list[str]:
         f"M.S.U.N. {100 * rl['base']['msun']['value']:.0f} to {100 * held['msun']['value']:.0f} % "
         f"({held['msun_ratio']['value']:.1f} times), S.U.N. {held['sun_ratio']['value']:.1f} times, each class of "
         f"chemistry at {least:.2f} of its share at least, {100 * held['unique']['value']:.0f} % unique",
-        f"by SevenNet: M.S.U.N. {base:.0f} to {tuned:.0f} % ({held['second_msun_ratio']['value']:.1f} times), "
-        f"S.U.N. {held['second_sun_ratio']['value']:.1f} times",
+        f"by SevenNet: M.S.U.N. {base:.0f} to {tuned:.0f} % ({judge['tuned']['second_msun_ratio']['value']:.1f} times), "
+        f"S.U.N. {judge['tuned']['second_sun_ratio']['value']:.1f} times",
         f"{told['prompt_over_masks']['found']['ratio']:.1f} times what masks find, "
         f"{told['prompt_over_random']['found']['ratio']:.1f} times chance",
         f"({killed['campaigns_with_the_same_list']} of {killed['campaigns']}, [{killed['kills']} kills]",

@@ -81,6 +81,7 @@ def others() -> list[str]:
     rl, held = results("rl-default"), results("rl-default")["tuned"]
     judge, told = results("rl-sevennet"), results("prompts")["all"]
     base, tuned = (100 * judge[arm]["second_msun"]["value"] for arm in ("base", "tuned"))
+    relaxed = [judge["tuned"][f"second_{name}_ratio"]["value"] for name in ("msun", "sun")]
     least = min(found["share_ratio"]["value"] for name, found in held["chemistry"].items() if name != "f_block")
     return [
         f"precision {hull['precision']:.2f} and recall {hull['recall']:.2f}; mean error {hull['mae']:.3f} eV/atom",
@@ -96,8 +97,8 @@ def others() -> list[str]:
         f"M.S.U.N. {100 * rl['base']['msun']['value']:.0f} to {100 * held['msun']['value']:.0f} % "
         f"({held['msun_ratio']['value']:.1f} times), S.U.N. {held['sun_ratio']['value']:.1f} times, each class of "
         f"chemistry at {least:.2f} of its share at least, {100 * held['unique']['value']:.0f} % unique",
-        f"by SevenNet: M.S.U.N. {base:.0f} to {tuned:.0f} % ({judge['tuned']['second_msun_ratio']['value']:.1f} times), "
-        f"S.U.N. {judge['tuned']['second_sun_ratio']['value']:.1f} times",
+        f"by SevenNet: M.S.U.N. {base:.0f} to {tuned:.0f} % ({relaxed[0]:.1f} times), S.U.N. {relaxed[1]:.1f} times",
+        f"it finds hidden real crystals {results('rediscovery')['all']['ratio']:.1f} times as often",
         f"{told['prompt_over_masks']['found']['ratio']:.1f} times what masks find, "
         f"{told['prompt_over_random']['found']['ratio']:.1f} times chance",
         f"({killed['campaigns_with_the_same_list']} of {killed['campaigns']}, [{killed['kills']} kills]",

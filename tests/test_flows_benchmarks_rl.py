@@ -187,7 +187,7 @@ def test_relaxed_samples_are_judged_as_they_end(tmp_path):
     class Second:
         """Copper is metastable, gold is not."""
 
-        name = "other"
+        name, settings_hash = "other", "0" * 8
 
         def evaluate(self, candidates):
             asked.extend(candidate.formula for candidate in candidates)
@@ -201,6 +201,11 @@ def test_relaxed_samples_are_judged_as_they_end(tmp_path):
     assert asked == ["Cu", "Au"]  # neither the copy nor the overlap
     np.testing.assert_array_equal(twice[SECOND], [0.05, np.nan, 0.15, np.nan])
     assert counts(twice, SECOND)["msun"] == 1
+    again = SimpleNamespace(measuring=oracle, novelty=NoveltyIndex())
+    relaxed(samples, 4, Relaxing(again, Second()), path)
+    assert len(asked) == 2  # from the file
+    relaxed(samples, 4, Relaxing(again, Second(), below=0.3), path)
+    assert len(asked) == 4  # another question
 
 
 def test_a_second_judge_needs_relaxed_samples():

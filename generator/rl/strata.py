@@ -148,7 +148,7 @@ def chances(strata: np.ndarray, rewards: np.ndarray, shares: np.ndarray, kept: f
         rewards: (n,) of them.
         shares: (`STRATA`,) to aim for.
         kept: part of what is learned from that is the better half of each stratum, in these shares; the rest is the
-            better half of all, whatever its strata, so that no stratum falls below `kept` times its share.
+            better half of all, whatever its strata, so that no stratum falls below `kept` times that.
         fresh: (n,) weights of the crystals within their strata.
     """
     found, everything = np.zeros(len(strata)), np.zeros(len(strata), dtype=int)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flows.build import Builder
     from loop.contracts import Oracle
 
-COLUMN, SECOND = "relaxed_e_above_hull", "second_e_above_hull"
+COLUMN, SECOND, SECOND_BY = "relaxed_e_above_hull", "second_e_above_hull", "second_by"
 PROTOCOL = (
     "relaxed_*: of the first `relaxed` samples of an arm and seed, those with valid distances are relaxed with their "
     "cell by the default potential; validity of distances, uniqueness among them and novelty are judged again. "
@@ -48,6 +48,11 @@ class Relaxing:
     opinion: Oracle | None = None
     below: float = METASTABLE
 
+    @property
+    def second_by(self) -> str | None:
+        """What the second distances depend on."""
+        return None if self.opinion is None else f"{self.opinion.name} {self.opinion.settings_hash} {self.below:g}"
+
 
 def relaxed(
     samples: Samples, n: int, with_: Relaxing, path: Path, report: Callable[[int, int], None] | None = None
@@ -56,11 +61,12 @@ def relaxed(
 
     A relaxation that fails or does not converge counts as no crystal. With a second judge `SECOND` holds its distance
     (eV/atom, or a bound on the same side of every level) of what is valid, unique and new as relaxed. What was relaxed
-    once is read from `path`.
+    once is read from `path`, unless another judge is asked now.
     """
     rows = samples.rows.head(n).reset_index(drop=True)
     found = pd.read_csv(path) if path.exists() else None
-    if found is None or len(found) != len(rows) or (with_.opinion is not None and SECOND not in found):
+    asked = None if found is None or SECOND_BY not in found else found[SECOND_BY].iloc[0]
+    if found is None or len(found) != len(rows) or with_.second_by not in (None, asked):
         found = _relax(samples, n, with_, report)
         write_text(path, found.to_csv(index=False, lineterminator="\n"))
     return rows.assign(**{name: found[name] for name in found.columns})
@@ -95,7 +101,7 @@ def _relax(samples: Samples, n: int, with_: Relaxing, report: Callable[[int, int
         found.loc[i, "new"] = verdict.kind == NEW
     if with_.opinion is not None:
         ends = {i: structure for i, structure, _ in kept}
-        found[SECOND] = _second(rows, found, ends, with_.opinion, with_.below)
+        found[SECOND], found[SECOND_BY] = _second(rows, found, ends, with_.opinion, with_.below), with_.second_by
     return found
 
 

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from flows.registry import ORACLES
 from loop.errors import ConfigError
 from loop.goal import Goal
-from loop.reward import STABILITY
+from loop.reward import STABLE_ENOUGH
 from loop.reward_sources import E_ABOVE_HULL
 from surrogates.acquisition import AcquisitionConfig
 from surrogates.properties import default_property
@@ -263,7 +263,7 @@ def _write_reward(writer: Writer, goals: list[Goal]) -> None:
     """Stability as the potential sees it, and each objective as the surrogate predicts it."""
     if writer.there("reward.terms") is None:
         terms = [_term(goal) for goal in goals if goal.name != E_ABOVE_HULL]
-        writer.put("reward.terms", [asdict(STABILITY), *terms], "goal")
+        writer.put("reward.terms", [asdict(STABLE_ENOUGH), *terms], "goal")
 
 
 def _term(goal: Goal) -> dict[str, Any]:

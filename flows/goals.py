@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from flows.registry import ORACLES
 from loop.errors import ConfigError
 from loop.goal import Goal
-from loop.reward import STABILITY, RewardConfig, Term
+from loop.reward import STABLE_ENOUGH, RewardConfig, Term
 from loop.settings import CampaignSettings, goal_keys
 from loop.values import PRODUCT
 from surrogates.acquisition import AcquisitionConfig
@@ -54,7 +54,7 @@ def one_goal(data: Mapping[str, Any]) -> dict[str, Any]:
     window = settings.wanted.window
     if data.get("reward") is None and window is not None:
         term = {"property": settings.objective, "goal": "range", "low": window[0], "high": window[1]}
-        filled["reward"] = {"terms": [asdict(STABILITY), term]}
+        filled["reward"] = {"terms": [asdict(STABLE_ENOUGH), term]}
     return {name: section for name, section in filled.items() if section is not None or name in data}
 
 

@@ -104,6 +104,8 @@ class Term:
 # there; it does not end on the hull, or hardly anything on it would be sought (docs/rl.md). Worth 0.71 at 0, 0.48 at
 # 0.05, 0.32 at 0.1, 0.03 at 0.3 eV/atom.
 STABILITY = Term(E_ABOVE_HULL, "minimise", low=-0.05, high=0.55, shape=4.0, source="hull")
+# Beside another aim, as in the quickstart: flat near the hull, so that the other one chooses among what is stable.
+STABLE_ENOUGH = Term(E_ABOVE_HULL, "minimise", low=0.0, high=2.0, shape=4.0, source="hull")
 
 
 @dataclass(frozen=True)

@@ -178,10 +178,10 @@ def _energies(rows: pd.DataFrame, structures: Sequence[Structure], builder: Buil
         above[part], sparse[part] = builder.screen.judge(list(structures[part]))
         tell("energies", min(start + CHUNK, len(structures)), len(structures), {})
     rows["e_above_hull"], rows["sparse_hull"] = above, sparse
-    _judge_stability(rows)
+    judge_stability(rows)
 
 
-def _judge_stability(rows: pd.DataFrame) -> None:
+def judge_stability(rows: pd.DataFrame) -> None:
     """Stable and metastable, and with unique, new and valid: S.U.N. and M.S.U.N."""
     names = ("valid", "unique", "new")
     flags = {name: rows[name].to_numpy(dtype=bool) for name in names}
@@ -221,7 +221,7 @@ def _relaxed(
     placed = dict(zip(good, measuring.hull.batch([s.composition for s in ends], energies, kind), strict=True))
     part["e_above_hull"] = [placed[row].e_above_hull if row in placed else np.nan for row in chosen]
     part["sparse_hull"] = [placed[row].sparse if row in placed else False for row in chosen]
-    _judge_stability(part)
+    judge_stability(part)
     rows.loc[chosen, "e_above_hull_relaxed"] = part["e_above_hull"]
     rows.loc[chosen, "verdict_relaxed"] = [verdicts.get(row, "") for row in chosen]
     gained = rows["e_above_hull"] - rows["e_above_hull_relaxed"]
@@ -263,7 +263,7 @@ def second_opinion(
     part["second_opinion_message"] = [said.get(row, "") for row in part.index]
     # a sparse hull is no verdict of this oracle, so what it judged is not sparse
     second = part.assign(e_above_hull=part["second_opinion"], sparse_hull=False)
-    _judge_stability(second)
+    judge_stability(second)
     names = ("stable", "metastable", "sun", "msun")
     found: dict[str, Any] = {"oracle": oracle.name, "asked": len(asked), "judged": len(above), "asked_below": below}
     found |= {name: _share(int((part[name] & second[name]).sum()), len(part)) for name in names}

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from flows.benchmarks.rl.judge import Samples
-from flows.evaluation.report import second_opinion
+from flows.evaluation.report import judge_stability, second_opinion
 from loop.io.files import write_text
-from loop.stability import METASTABLE, sun_flags
+from loop.stability import METASTABLE
 from loop.validity import STRUCTURE
 from loop.values import DUPLICATE, NEW, OK
 
@@ -111,9 +111,7 @@ def _second(
     """Distances by the second judge, of crystals that may count."""
     valid = rows["composition_valid"].reset_index(drop=True) & found["structure_valid"]
     part = found.assign(valid=valid, e_above_hull=found[COLUMN], sparse_hull=False)
-    flags = {name: part[name].to_numpy(dtype=bool) for name in ("valid", "unique", "new")}
-    above = part["e_above_hull"].to_numpy(dtype=float)
-    part = part.assign(**sun_flags(above, sparse=np.zeros(len(part), dtype=bool), **flags))
-    may_count = np.logical_and.reduce(list(flags.values()))
+    judge_stability(part)
+    may_count = part[["valid", "unique", "new"]].all(axis=1)
     second_opinion(part, {i: structure for i, structure in ends.items() if may_count[i]}, opinion, below)
     return part["second_opinion"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from generator.rl.config import ALGORITHMS
+from generator.rl.config import ALGORITHMS, BEFORE
 
 MOVED = {  # of `generator.finetune`, up to version 0.1, to an option of the algorithm
     "clip": "clip",
@@ -20,11 +20,6 @@ MOVED = {  # of `generator.finetune`, up to version 0.1, to an option of the alg
     "replay_weight": "self_imitation",
 }
 RENAMED = {"imitation": "raft"}
-SINCE = {  # of `generator.finetune`: what was done before there was the key, where today's default is something else
-    "keep_classes": 0.0,  # not in version 0.2.0
-    "prototype_limit": 1.0,
-    "replay_evenly": False,
-}
 
 
 def upgraded(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -48,7 +43,7 @@ def begun_before(data: Mapping[str, Any]) -> dict[str, Any]:
     section = generator.get("finetune") if isinstance(generator, Mapping) else None
     if not isinstance(section, Mapping):
         return {}
-    return {f"generator.finetune.{key}": value for key, value in SINCE.items() if key not in section}
+    return {f"generator.finetune.{key}": value for key, value in BEFORE.items() if key not in section}
 
 
 def _substitution(old: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

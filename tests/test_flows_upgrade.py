@@ -90,14 +90,21 @@ def test_a_campaign_begun_before_a_key_existed_goes_on_without_what_it_does(tmp_
     assert settings["generator"]["finetune"].pop("keep_classes") == 0.85
     assert settings["generator"]["finetune"].pop("prototype_limit") == 0.1
     assert settings["generator"]["finetune"].pop("replay_evenly") is True
+    assert settings["generator"]["finetune"].pop("average_last") == 0.25
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     stored = stored_config(tmp_path)
     tuning = stored.generator.finetune
     assert (tuning.keep_classes, tuning.prototype_limit, tuning.replay_evenly) == (0.0, 1.0, False)
+    assert tuning.average_last == 0.0
     check_same(stored, tmp_path, resume=True)
     with pytest.raises(ConfigError, match=r"keep_classes was 0.0, now 0.85.*discovery-loop resume"):
         check_same(CampaignConfig(), tmp_path)
     assert stored_config(tmp_path, {"generator.finetune.keep_classes": 0.3}).generator.finetune.keep_classes == 0.3
-    settings["generator"]["finetune"] |= {"keep_classes": 0.85, "prototype_limit": 0.1, "replay_evenly": True}
+    settings["generator"]["finetune"] |= {
+        "keep_classes": 0.85,
+        "prototype_limit": 0.1,
+        "replay_evenly": True,
+        "average_last": 0.25,
+    }
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
     assert stored_config(tmp_path).generator.finetune == CampaignConfig().generator.finetune

@@ -8,11 +8,12 @@ import pytest
 import torch
 from pymatgen.symmetry.groups import sg_symbol_from_int_number
 
+from generator import train_state
 from generator.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from generator.constraints.conditions import Sampling
 from generator.model import ModelConfig
 from generator.policy import CrystalFormerGenerator, PolicyConfig
-from generator.rl.config import FinetuneConfig, adapted
+from generator.rl.config import BEFORE, FinetuneConfig, adapted
 from generator.rl.dpo import Dpo, dpo_objective, ranked_pairs
 from generator.rl.drift import UNLIMITED
 from generator.rl.loop import Finetuner, LogitBias
@@ -247,6 +248,7 @@ EVERYTHING = {
 
 RUNS = {"plain": {}, "everything": EVERYTHING, "dpo": {"algorithm": Dpo()}, "raft": {"algorithm": Raft()}}
 RUNS["unevenly"] = {"algorithm": Raft(), "replay_evenly": False}
+RUNS["averaged"] = {"algorithm": Raft(), "average_last": 0.75}  # killed when the mean holds one of three
 
 
 @pytest.mark.parametrize("changes", RUNS.values(), ids=RUNS)
@@ -277,6 +279,47 @@ def test_resumed_equals_uninterrupted(base, tmp_path, changes):
         assert torch.equal(a, b)
 
 
+def weights_after_each(tuner: Finetuner) -> list[dict[str, torch.Tensor]]:
+    """Filled while the tuner runs: all its weights after each iteration."""
+    seen, iterate = [], tuner.iterate
+
+    def watched(*args):
+        row = iterate(*args)
+        seen.append({name: value.detach().clone() for name, value in tuner.policy.state_dict().items()})
+        return row
+
+    tuner.iterate = watched
+    return seen
+
+
+def assert_mean(policy, states):
+    for name, value in policy.state_dict().items():
+        if value.is_floating_point():
+            expected = torch.stack([state[name] for state in states]).double().mean(0)
+            torch.testing.assert_close(value.double(), expected, rtol=0, atol=2e-6)
+
+
+def test_a_run_ends_with_the_mean_of_its_last_weights(base, tmp_path):
+    config = replace(CONFIG, iterations=5, algorithm=Raft(), average_last=0.5, tilt_learning_rate=0.05)
+    tuner = tuner_of(base, config)
+    states = weights_after_each(tuner)
+    run(tuner, tmp_path)
+    assert_mean(tuner.policy, states[2:])  # half of five, rounded up
+    for name in ("head.weight", "head.bias", "space_group_logits"):
+        assert (states[2][name] - states[4][name]).abs().max() > 1e-4  # not the same thing anyway
+    finished = tuner_of(base, config)  # a finished one is not averaged twice
+    run(finished, tmp_path)
+    assert_mean(finished.policy, states[2:])
+    longer = tuner_of(base, replace(config, iterations=8))  # learned on from the last weights; those before 5 are out
+    more = weights_after_each(longer)
+    run(longer, tmp_path)
+    assert_mean(longer.policy, more)
+    last = tuner_of(base, replace(config, average_last=0.0))
+    states = weights_after_each(last)
+    run(last)
+    assert_mean(last.policy, states[-1:])
+
+
 @pytest.mark.parametrize("keep_classes", [0.0, 0.7])
 def test_crystals_are_learned_from_evenly_where_asked_for(base, keep_classes):
     """The first crystals of a buffer that grows are chosen at every update; evenly, later ones catch up."""
@@ -301,6 +344,17 @@ def test_wrong_reference_and_settings_are_refused(base, tmp_path):
     (tmp_path / "finetune.safetensors").write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match="damaged"):
         run(tuner_of(base), tmp_path)
+
+
+def test_a_state_of_before_a_setting_goes_on_without_what_it_does(base, tmp_path):
+    config, path = replace(CONFIG, iterations=1, **BEFORE), tmp_path / "finetune.safetensors"
+    run(tuner_of(base, config), tmp_path)
+    text, tensors = train_state.read(path)
+    text["config"] = {key: value for key, value in text["config"].items() if key not in BEFORE}
+    train_state.write(path, tensors, text)
+    with pytest.raises(CheckpointError, match="other settings of average_last"):
+        run(tuner_of(base, replace(config, average_last=0.5)), tmp_path)
+    assert len(run(tuner_of(base, replace(config, iterations=2)), tmp_path)) == 2
 
 
 def test_bad_reward_is_an_error(base):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BeforeValidator, Discriminator
@@ -22,6 +22,13 @@ ALGORITHMS: dict[str, type[Raft | Ppo | Reinforce | Dpo]] = {
     "reinforce": Reinforce,
     "dpo": Dpo,
 }
+BEFORE: dict[str, Any] = {
+    "keep_classes": 0.0,  # not in version 0.2.0
+    "prototype_limit": 1.0,
+    "replay_evenly": False,
+    "average_last": 0.0,
+}
+"""What was done before there was the setting, where today's default is something else."""
 KL_CHANGE = 0.2  # by which the KL coefficient adapts at most in an iteration
 AlgorithmConfig = Annotated[
     Raft | Ppo | Reinforce | Dpo,
@@ -84,6 +91,10 @@ class FinetuneConfig:
     """Whether crystals of the replay buffer weigh less the more often they were learned from and drawn; else the first
     ones are learned from far more often than the last (docs/rl.md).
     """
+    average_last: float = 0.25
+    """Part of the iterations, the last, over which the weights are averaged: the policy that a run ends with leaves
+    fewer copies than its last weights do, and its classes are steadier (docs/rl.md). 0: the last weights.
+    """
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     space_groups: tuple[int | str, ...] = ()
@@ -99,8 +110,7 @@ class FinetuneConfig:
         not_negative = ("kl_weight", "space_group_anchor", "tilt_learning_rate")
         wrong = [f"{name} > 0" for name in positive if not getattr(self, name) > 0]
         wrong += [f"{name} >= 0" for name in not_negative if getattr(self, name) < 0]
-        if not 0 <= self.keep_classes <= 1:
-            wrong.append("keep_classes in [0, 1]")
+        wrong += [f"{name} in [0, 1]" for name in ("keep_classes", "average_last") if not 0 <= getattr(self, name) <= 1]
         shares = ("repeat_discount", "prototype_limit")
         wrong += [f"{name} in (0, 1]" for name in shares if not 0 < getattr(self, name) <= 1]
         wrong += [f"{name} > 0 or none" for name in ("kl_target", "element_limit") if (getattr(self, name) or 1) <= 0]

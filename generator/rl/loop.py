@@ -40,6 +40,7 @@ from generator.rl.lessons import Lessons
 from generator.rl.replay import ReplayBuffer
 from generator.rl.rollout import Rollout, policy_log_prob, to_candidates
 from generator.rl.strata import aims, class_shares, prototypes, stratum_shares
+from generator.rl.tail import TailMean
 from generator.sample import Sample, draw_space_groups, sample
 from loop.contracts import Progress, Reward
 
@@ -116,6 +117,7 @@ class Finetuner:
         self.now = TrainState(config.kl_weight)
         self.replay = ReplayBuffer(config.algorithm.replay_capacity)
         self.lessons = Lessons(self.replay, config)
+        self.mean = TailMean(policy)
         self.rows: list[dict[str, Any]] = []
         self.seed = seed
 
@@ -133,6 +135,7 @@ class Finetuner:
         while self.now.iteration < self.config.iterations and not self.now.stopped:
             row = self.iterate(reward, name, round)
             self.rows.append(row)
+            self.mean.after(self.now.iteration, self.config.iterations, self.config.average_last)
             stopped = self.config.limits.passed(self.rows)
             if stopped:
                 self.now.stopped = row["stopped"] = stopped
@@ -140,6 +143,7 @@ class Finetuner:
                 rl_state.save(self, path)
             if progress is not None:
                 progress("finetune", self.now.iteration, self.config.iterations, row)
+        self.mean.put()
         self.policy.space_group_logits.requires_grad_(False)
         return self.rows
 

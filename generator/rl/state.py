@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from generator import train_state
+from generator.rl.config import BEFORE
 from loop.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def save(tuner: Finetuner, path: Path) -> None:
     tensors = train_state.prefixed("policy.", tuner.policy.state_dict())
     tensors |= train_state.optimizer_tensors(tuner.optimizer)
     tensors |= train_state.prefixed("memory.", tuner.replay.tensors())
+    tensors |= train_state.prefixed("mean.", tuner.mean.tensors())
     text = {
         "anchor": tuner.reference_checksum,
         "config": asdict(tuner.config),
@@ -59,7 +61,7 @@ def _check(tuner: Finetuner, text: dict[str, Any], path: Path) -> None:
             "use a new folder."
         )
     ours = json.loads(json.dumps(asdict(tuner.config)))
-    changed = [k for k in ours if k != "iterations" and ours[k] != text["config"].get(k)]
+    changed = [k for k in ours if k != "iterations" and ours[k] != text["config"].get(k, BEFORE.get(k))]
     if changed:
         raise CheckpointError(f"{path} was tuned with other settings of {', '.join(changed)}; use a new folder")
 
@@ -70,6 +72,7 @@ def restore(tuner: Finetuner, text: dict[str, Any], tensors: dict[str, Tensor]) 
     train_state.restore_optimizer(tuner.optimizer, tensors)
     buffer = train_state.without_prefix("memory.", tensors)
     tuner.replay.restore(text["seen"], text.get("learned", {}), text["best"], buffer)
+    tuner.mean.restore(train_state.without_prefix("mean.", tensors))
     tuner.now = type(tuner.now)(**text["now"])
     tuner.rows = text["rows"]
     tuner.rng.bit_generator.state = text["rng"]

@@ -79,7 +79,12 @@ class ProposalConfig:
         config = CampaignConfig()
         conditions = Sampling(exclude=self.exclude, max_atoms=self.max_atoms)
         tuning = FinetuneConfig(
-            iterations=self.iterations, batch_size=self.batch, learning_rate=2e-4, keep_classes=0.0, sampling=conditions
+            iterations=self.iterations,
+            batch_size=self.batch,
+            learning_rate=2e-4,
+            keep_classes=0.0,
+            average_last=0.0,
+            sampling=conditions,
         )
         policy = PolicyConfig(sampling=conditions)
         generator = config.generator.model_copy(update={"finetune": tuning, "proposals": policy})

@@ -130,6 +130,7 @@ class RecipeOverrides:
     keep_classes: float = RECIPE.keep_classes
     prototype_limit: float = RECIPE.prototype_limit
     replay_evenly: bool = RECIPE.replay_evenly
+    average_last: float = RECIPE.average_last
 
 
 def run(output: Path, config: RLConfig, progress: Progress | None = None) -> dict[str, Any]:

@@ -68,6 +68,7 @@ VARIANTS = {
             "space_group_anchor": 0.0,
             "repeat_discount": 1.0,
             "element_limit": None,
+            "average_last": 0.0,
             "limits": UNLIMITED,
         },
         {"terms": (LINEAR,), "known_factor": 1.0, "duplicate_factor": 1.0, **UNGUARDED},

@@ -104,6 +104,7 @@ class Term:
 # there; it does not end on the hull, or hardly anything on it would be sought (docs/rl.md). Worth 0.71 at 0, 0.48 at
 # 0.05, 0.32 at 0.1, 0.03 at 0.3 eV/atom.
 STABILITY = Term(E_ABOVE_HULL, "minimise", low=-0.05, high=0.55, shape=4.0, source="hull")
+BESIDE = 0.3  # factor on known crystals beside another aim, whose best ones are often known
 # Beside another aim, as in the quickstart: flat near the hull, so that the other one chooses among what is stable.
 STABLE_ENOUGH = Term(E_ABOVE_HULL, "minimise", low=0.0, high=2.0, shape=4.0, source="hull")
 
@@ -118,8 +119,10 @@ class RewardConfig:
 
     terms: tuple[Term, ...] = (STABILITY,)
     """Objectives; the reward is their weighted geometric mean (Derringer and Suich)."""
-    known_factor: float = 0.3
-    """Factor on the reward of a crystal in the novelty reference; 1: no novelty term."""
+    known_factor: float | None = None
+    """Factor on the reward of a crystal in the novelty reference; 1: no novelty term. None: 1 where stability is all
+    that is asked for, which keeps the policy near crystals that exist (docs/rl.md); 0.3 beside another aim.
+    """
     duplicate_factor: float = 0.3
     """Factor on the reward of a crystal labelled before, or drawn earlier in the batch."""
     kappa: float = 1.0
@@ -146,7 +149,7 @@ class RewardConfig:
         if not self.terms:
             raise ConfigError("a reward needs at least one term.")
         for name in ("known_factor", "duplicate_factor", "repeat_factor"):
-            if not 0 <= getattr(self, name) <= 1:
+            if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise ConfigError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
         if not np.isfinite(self.kappa) or (self.max_repeats is not None and self.max_repeats < 1):
             raise ConfigError(f"expected finite kappa and max_repeats >= 1, got {self.kappa:g} and {self.max_repeats}.")
@@ -154,6 +157,13 @@ class RewardConfig:
             raise ConfigError(f"the reward of a failure must lie between -10 and 0, got {self.failure}.")
         if self.floor is not None and not self.floor < 0 < self.ceiling:
             raise ConfigError(f"expected floor < 0 < ceiling, got {self.floor:g} and {self.ceiling:g}.")
+
+    @property
+    def credit_of_known(self) -> float:
+        """`known_factor`, or what stands for none."""
+        if self.known_factor is not None:
+            return self.known_factor
+        return 1.0 if all(term.property == E_ABOVE_HULL for term in self.terms) else BESIDE
 
 
 @dataclass(frozen=True)
@@ -245,7 +255,7 @@ class PropertyReward:
             return
         here = batch.alive()
         verdicts = self.inputs.novelty.judge(batch.structures(here), [str(index) for index in here], quick=True)
-        factors = {KNOWN: self.config.known_factor, DUPLICATE: self.config.duplicate_factor}
+        factors = {KNOWN: self.config.credit_of_known, DUPLICATE: self.config.duplicate_factor}
         for index, verdict in zip(here, verdicts, strict=True):
             batch.components[index] |= {"known": float(verdict.kind == KNOWN), "replay": float(verdict.in_training)}
             if verdict.kind not in factors:

@@ -9,7 +9,7 @@ from loop.fingerprint import fingerprint
 from loop.hull import Hull, HullEntry
 from loop.known import KnownCrystals
 from loop.novelty import NoveltyIndex
-from loop.reward import PropertyReward, RewardConfig, RewardInputs, Term
+from loop.reward import STABILITY, PropertyReward, RewardConfig, RewardInputs, Term
 from loop.reward_sources import scarcity
 from loop.screening import HullScreen
 from loop.validity import ValidityRules
@@ -123,6 +123,24 @@ def test_known_crystals_and_copies_pay_less():
     plain, _ = score([rocksalt(), potassium], config, energies=energies)
     assert rewards == pytest.approx(plain * [0.25, 0.5])
     assert [row["guard_known"] for row in rows] == [1.0, 1.0]
+
+
+def test_known_crystals_earn_in_full_where_stability_is_all_that_is_asked_for():
+    """Unless the configuration says otherwise: it keeps a policy near crystals that exist."""
+    index = NoveltyIndex(KnownCrystals.from_fingerprints(["mp-1"], [fingerprint(rocksalt().structure)]))
+    stiff = Term("bulk_modulus", "maximise", low=0.0, high=100.0)
+
+    def share(config):
+        (known,), rows = score([rocksalt(a=6.14)], config, novelty=index, surrogate=Predictions())
+        (plain,), _ = score([rocksalt(a=6.14)], config, surrogate=Predictions())
+        assert rows[0]["known"] == 1.0
+        assert plain > 0
+        return known / plain
+
+    assert share(RewardConfig()) == 1.0
+    assert share(RewardConfig(terms=(STABILITY, stiff))) == pytest.approx(0.3)
+    assert share(RewardConfig(terms=(STABILITY, stiff), known_factor=0.7)) == pytest.approx(0.7)
+    assert share(RewardConfig(known_factor=0.0)) == 0.0
 
 
 def test_an_uncertain_posterior_is_discounted():

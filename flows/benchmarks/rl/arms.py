@@ -161,7 +161,8 @@ def draw(model: CrystalFormer, n: int, seed: int) -> list[Candidate | None]:
 def _tuned(
     lab: Laboratory, name: str, seed: int, progress: Progress | None
 ) -> tuple[dict[str, Any], list[Candidate | None]]:
-    """Reinforcement; the run's state is kept beside, so that a killed one resumes."""
+    """Reinforcement; state and final policy are kept beside: a killed run resumes, `generate` can draw more."""
+    from generator.checkpoint import save_checkpoint
     from generator.rl.loop import Finetuner
 
     variant = VARIANTS[name]
@@ -196,6 +197,7 @@ def _tuned(
         "stopped": rows[-1].get("stopped", ""),
         "cpu_before": before,
     }
+    save_checkpoint(policy, folder / "checkpoint", {"base": base.checksum, "version": f"{name}-{seed}"})
     return about, draw(policy, lab.samples, seed + FRESH)
 
 

@@ -124,8 +124,8 @@ class PropertyLaboratory(Laboratory):
 
 
 def reward_of(config: RewardConfig) -> RewardConfig:
-    """A variant's reward with the terms of this benchmark."""
-    return replace(config, terms=TERMS, kappa=KAPPA)
+    """A variant's reward with the terms of this benchmark; known crystals earn only where the variant says so."""
+    return replace(config, terms=TERMS, kappa=KAPPA, known_factor=config.known_factor or 0.0)
 
 
 def run(data: Path, output: Path, config: PropertiesConfig, progress: Progress | None = None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ BASE, TUNED, PPO, PAPER, BEST_OF_N, SUPERVISED = "base", "tuned", "ppo", "paper"
 # as published: linear in the distance; 1 is 3 eV/atom here, which the KL weight of the paper's variant takes along
 LINEAR = Term("e_above_hull", "minimise", low=-1.0, high=2.0, shape=1.0, source="hull")
 LEARNED = replace(STABILITY, source="surrogate")  # the relaxed distance, as a surrogate predicts
-REWARD = RewardConfig(terms=(STABILITY,), known_factor=0.0, duplicate_factor=0.0)
+REWARD = RewardConfig(terms=(STABILITY,), duplicate_factor=0.0)
 RECIPE = FinetuneConfig(iterations=192)
 ANCHORED: dict[str, Any] = {"space_group_anchor": 0.3}
 UNGUARDED: dict[str, Any] = {
@@ -84,6 +84,7 @@ VARIANTS = {
     "reinforce": Variant("REINFORCE, one pass", ANCHORED | {"algorithm": Reinforce(), "epochs": 1}),
     "dpo": Variant("DPO on pairs ranked by reward", ANCHORED | {"algorithm": Dpo()}),
     "replay": Variant("ppo with self-imitation beside it", ANCHORED | {"algorithm": Ppo(self_imitation=1.0)}),
+    "new-only": Variant("known crystals earn nothing", reward={"known_factor": 0.0}),
     "no-novelty": Variant(
         "known crystals and repeats earn as new ones do",
         {"repeat_discount": 1.0},

@@ -87,7 +87,7 @@ def test_a_campaign_begun_before_a_key_existed_goes_on_without_what_it_does(tmp_
     import yaml
 
     settings = CampaignConfig().model_dump(mode="json")
-    assert settings["generator"]["finetune"].pop("keep_classes") == 0.85
+    assert settings["generator"]["finetune"].pop("keep_classes") == 1.0
     assert settings["generator"]["finetune"].pop("prototype_limit") == 0.1
     assert settings["generator"]["finetune"].pop("replay_evenly") is True
     assert settings["generator"]["finetune"].pop("average_last") == 0.25
@@ -97,11 +97,11 @@ def test_a_campaign_begun_before_a_key_existed_goes_on_without_what_it_does(tmp_
     assert (tuning.keep_classes, tuning.prototype_limit, tuning.replay_evenly) == (0.0, 1.0, False)
     assert tuning.average_last == 0.0
     check_same(stored, tmp_path, resume=True)
-    with pytest.raises(ConfigError, match=r"keep_classes was 0.0, now 0.85.*discovery-loop resume"):
+    with pytest.raises(ConfigError, match=r"keep_classes was 0.0, now 1.0.*discovery-loop resume"):
         check_same(CampaignConfig(), tmp_path)
     assert stored_config(tmp_path, {"generator.finetune.keep_classes": 0.3}).generator.finetune.keep_classes == 0.3
     settings["generator"]["finetune"] |= {
-        "keep_classes": 0.85,
+        "keep_classes": 1.0,
         "prototype_limit": 0.1,
         "replay_evenly": True,
         "average_last": 0.25,

@@ -78,7 +78,7 @@ class FinetuneConfig:
     """Discount of a reward for each time its composition and Wyckoff positions were rewarded before."""
     element_limit: float | None = 3.0
     """Crystals with elements this many times as frequent as in the pretrained policy earn less; none: no limit."""
-    keep_classes: float = 0.85
+    keep_classes: float = 1.0
     """Part of what is learned from the replay buffer that is taken class by class, such that the policy draws them in
     the pretrained one's shares; the rest is whatever pays best. 0: none, for a reward that may well choose one class
     (docs/rl.md).

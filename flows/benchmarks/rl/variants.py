@@ -90,7 +90,7 @@ VARIANTS = {
         {"repeat_discount": 1.0},
         {"known_factor": 1.0, "duplicate_factor": 1.0, "max_repeats": None},
     ),
-    "classes": Variant("learned from class by class of chemistry alone", {"keep_classes": 1.0}),
+    "some-classes": Variant("a part is learned from whatever pays best", {"keep_classes": 0.85}),
     "no-classes": Variant(
         "learned from whatever pays best, of any class and prototype", {"keep_classes": 0.0, "prototype_limit": 1.0}
     ),

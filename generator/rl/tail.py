@@ -30,7 +30,7 @@ class TailMean:
     def after(self, iteration: int, iterations: int, part: float) -> None:
         """Take up the weights after an iteration (from 1), if it belongs to the last `part` of a run of `iterations`.
 
-        Earlier ones leave no trace: a run that is made longer begins its mean anew.
+        Earlier ones leave no trace: where a run is made longer, the mean starts over.
         """
         before = iterations - math.ceil(part * iterations)
         if iteration - self.count <= before:

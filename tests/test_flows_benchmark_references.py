@@ -133,7 +133,7 @@ def test_only_the_first_crystals_get_the_distance_itself(alloys, tmp_path, monke
     pd.DataFrame({"material_id": ["CuAu", "Cu3Au"], "relaxed": [0.2, 0.3]}).to_csv(former, index=False)
     results = references_on_demand.run(tmp_path / "out", 5, [alloys], emt, exact=1, former=former)["results"]
     table = pd.read_csv(tmp_path / "out" / "table.csv").set_index("material_id")
-    assert table["exact"].tolist() == [True, False]
+    assert table["computed"].tolist() == [True, False]
     assert results["relaxed"]["rows"] == 1
     assert results["same_crystals"]["rows"] == results["former_relaxed"]["rows"] == 1
     assert results["verdicts"]["rows"] == results["same_verdicts"]["rows"] == results["former_verdicts"]["rows"] == 2
@@ -145,6 +145,22 @@ def test_only_the_first_crystals_get_the_distance_itself(alloys, tmp_path, monke
     errors = np.abs(np.array([low, high, np.clip(published, low, high)]) - published)
     assert results["verdicts"]["mae_most"] == pytest.approx(errors.max(axis=0).mean(), abs=1e-5)
     assert results["verdicts"]["mae_least"] == pytest.approx(errors.min(axis=0).mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize(("within", "computed"), [(0.0, 2), (100.0, 0)])
+def test_distances_are_computed_until_the_mean_error_is_known(alloys, tmp_path, monkeypatch, within, computed):
+    monkeypatch.setenv("DISCOVERY_LOOP_PHASES", str(tmp_path / "phases.db"))
+    emt = load_potential("ase.calculators.emt:EMT")
+    results = references_on_demand.run(tmp_path / "out", 5, [alloys], emt, within=within)["results"]
+    table = pd.read_csv(tmp_path / "out" / "table.csv").set_index("material_id")
+    assert table["computed_full_hull"].sum() == results["relaxed_full_hull"].get("rows", 0) == computed
+    verdicts = results["verdicts_full_hull"]
+    assert verdicts["mae_clipped_most"] - verdicts["mae_clipped_least"] <= within
+    assert verdicts["rows"] == results["relaxations"]["statuses"]["ok"] == 2
+    if computed:  # nothing is between the bounds any more, and distances below the hull count as none
+        found = table["relaxed_full_hull"].clip(lower=0.0)
+        error = (found - pd.Series({"CuAu": 0.0, "Cu3Au": 0.4})).abs().mean()
+        assert verdicts["mae_clipped_most"] == pytest.approx(error, abs=1e-5)
 
 
 def l12():

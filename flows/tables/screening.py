@@ -136,7 +136,7 @@ def hull_table(
     rows, structures = readable(table)
     relaxed: list[Structure | None] | None = None
     if relaxation is None:
-        points = _single_points(structures, potential, progress, journal)
+        points = single_points(structures, potential, progress, journal)
     else:
         outcomes = relax_all(structures, potential, relaxation, progress, journal)
         points = [(outcome.energy, outcome.status, outcome.message) for outcome in outcomes]
@@ -203,9 +203,10 @@ def _relaxed_where_needed(
 AT_ONCE = 64  # single points between two writes to the journal
 
 
-def _single_points(
+def single_points(
     structures: Sequence[Structure], potential: Potential, progress: Progress | None, journal: Journal | None
 ) -> list[tuple[float, str, str]]:
+    """Energy (eV/atom), status and message of each crystal as it stands; what the journal holds is kept."""
     keys = [structure_id(structure) for structure in structures]
     found = {} if journal is None else dict(journal.done)
     todo = {key: structure for key, structure in zip(keys, structures, strict=True) if key not in found}

@@ -1,11 +1,13 @@
 """`discovery-loop benchmark demand`: does a hull on demand equal the complete one, and how much of it is computed?
 
-The shipped table of SevenNet answers in place of the potential: a phase costs nothing here, so that the complete hull
-of many chemical systems is known, and what the hull on demand asks for can be counted.
+Every known crystal of many chemical systems has its energy by SevenNet first: from the shipped table, and where that
+lacks it by the potential itself. These answer in place of relaxations, so that the complete hulls are known, and what
+the hull on demand asks for can be counted.
 """
 
 from __future__ import annotations
 
+import gzip
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,27 +21,33 @@ from flows.benchmarks.harness import files_of, write_benchmark
 from loop.contracts import Progress
 from loop.errors import ConfigError, InputError
 from loop.hull import Hull, HullEntry, amounts_of
-from loop.io.files import make_folder, sha256, write_text
+from loop.io.files import make_folder, sha256, write_bytes, write_text
 from loop.store import OracleKey
-from loop.values import OK, Evaluation, Quantity
+from loop.values import OK, Evaluation, Quantity, failed
 from oracles.references.hull_on_demand import DemandHull
 from oracles.references.phase_estimates import OTHER_MARGIN, OWN_MARGIN, Estimates
 from oracles.references.table import References, is_element
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pymatgen.core import Structure
 
     from oracles.references.crystals import Known
 
-OWN, OTHER = "own points", "another potential"
-JUDGE = "SevenNet-l3i5"  # whose table answers
+ALL, OWN, OTHER = "shipped tables", "one crystal a formula", "another potential"
+POINTS = "points.csv.gz"  # energies of polymorphs that the table lacks
+JUDGE, POTENTIAL = "SevenNet-l3i5", "sevennet"  # whose table answers, and its name as a potential
 EXACT = 1e-6  # eV/atom
+DIGITS = 6  # of energies that are kept
 PROTOCOL = (
-    "Compositions of crystals drawn from the test split. Phases: crystals in the package of which the table of the "
-    "judge holds an energy, relaxed where it is, in the chemical systems of these compositions; compounds only, as the "
-    "elements' corners are given. `own points`: the judge's energies of the crystals as they stand propose, and what "
-    "is counted are relaxations. `another potential`: CHGNet's formation energies propose; counted are phases looked "
-    "at as they stand, and among them those that are relaxed. The complete hull holds all phases."
+    "Compositions of crystals drawn from the test split. Phases: all crystals in the package in the chemical systems "
+    "of these compositions, polymorphs among them; compounds only, as the elements' corners are given. Each has its "
+    "energy by the judge: relaxed where the shipped table holds that, else as published (of the table, else computed "
+    "here: points.csv.gz). What is counted are phases that are relaxed, and with them those that are looked at as they "
+    "stand. `shipped tables`: proposed as in the package, by the judge's energies of one crystal a formula, by "
+    "CHGNet's formation energies, else by published ones. `one crystal a formula`: only phases of which the judge's "
+    "table holds an energy, and these propose. `another potential`: the same phases, proposed by CHGNet's formation "
+    "energies. The complete hull holds all phases of its kind."
 )
 
 
@@ -70,22 +78,24 @@ class Answers:
 
     costly = False
 
-    def __init__(self, table: References, points: Mapping[str, float], relaxed: Mapping[str, float]) -> None:
+    def __init__(self, table: References, standing: Mapping[str, float], relaxed: Mapping[str, float]) -> None:
         self.energy_type, self.elements = table.energy_type, frozenset(table.elements())
         self.key = OracleKey("answers", table.checksum)
-        self.computer, self._points, self._relaxed = self, points, relaxed
+        self.computer, self.standing, self.relaxed = self, standing, relaxed
 
     def points(self, asked: Mapping[str, Any], _: Any = None) -> dict[str, Evaluation]:
         """As they stand."""
-        return {id: self._told(id, self._points) for id in asked}
+        return {id: self._told(id, self.standing) for id in asked}
 
     def energies(self, asked: Mapping[str, Any], _: Any = None) -> dict[str, Evaluation]:
         """Relaxed."""
-        return {id: self._told(id, self._relaxed) for id in asked}
+        return {id: self._told(id, self.relaxed) for id in asked}
 
     def _told(self, id: str, energies: Mapping[str, float]) -> Evaluation:
-        measured = {"energy": Quantity(energies[id], "eV/atom")}
-        return Evaluation(id, self.key.oracle, self.key.settings, OK, measured, self.energy_type)
+        energy = energies[id]
+        measured = {"energy": Quantity(energy, "eV/atom")} if np.isfinite(energy) else {}
+        status = OK if measured else failed("no-energy")
+        return Evaluation(id, self.key.oracle, self.key.settings, status, measured, self.energy_type)
 
 
 class Compounds:
@@ -113,6 +123,10 @@ class Compounds:
         """Its id: `Answers` goes by it."""
         return id
 
+    def crystal(self, id: str) -> Any:
+        """The crystal as published."""
+        return self._known.structure(id)
+
 
 def run(data: Path, output: Path, config: DemandConfig, progress: Progress | None = None) -> dict[str, Any]:
     """Run the benchmark.
@@ -136,29 +150,85 @@ def run(data: Path, output: Path, config: DemandConfig, progress: Progress | Non
     tables = shipped_tables()
     own = next(table for table in tables if table.energy_type.method == JUDGE)
     crystals = load_reference_crystals()
-    source = Compounds(own.ids, crystals)
+    whole = Compounds(_ids_of(formulas, crystals), crystals)
     points, relaxed = (
         dict(zip(own.ids, own.energies_of(relaxed=done).tolist(), strict=True)) for done in (False, True)
     )
-    corners = own.provenance["corners"]
-    entries = [HullEntry(formula, relaxed[id], id) for id, formula in source.formula.items()]
-    entries += [HullEntry(symbol, corner["energy"], corner["name"]) for symbol, corner in corners.items()]
-    complete = Hull(entries, own.energy_type)
-    bare = _without_rows(own)
+    further = _polymorphs(output, whole, points, own, progress)
+    part, answers = Compounds(own.ids, crystals), Answers(own, points | further, relaxed | further)
+    unrelaxed, bare = replace(own, relaxed=frozenset()), _without_rows(own)
+    others = [table for table in tables if table is not own]
     proposers = {
-        OWN: ([replace(own, relaxed=frozenset())], {"own_margin": config.own_margin}),
-        OTHER: ([bare, *(table for table in tables if table is not own)], {"other_margin": config.other_margin}),
+        ALL: (whole, [unrelaxed, *others], {"own_margin": config.own_margin, "other_margin": config.other_margin}),
+        OWN: (part, [unrelaxed], {"own_margin": config.own_margin}),
+        OTHER: (part, [bare, *others], {"other_margin": config.other_margin}),
     }
     results: dict[str, Any] = {}
     columns: dict[str, Any] = {"formula": formulas}
-    for done, (name, (proposed, margin)) in enumerate(proposers.items()):
-        answers = Answers(own, points, relaxed)
-        estimates = Estimates(proposed, own.energy_type, held_out=False, **margin)  # type: ignore[arg-type]
+    for done, (name, (source, proposed, margins)) in enumerate(proposers.items()):
+        estimates = Estimates(proposed, own.energy_type, held_out=False, **margins)  # type: ignore[arg-type]
         hull = DemandHull(answers, source, estimates)  # type: ignore[arg-type]
-        results[name], columns[name] = compare(hull, complete, formulas)
+        results[name], columns[name] = compare(hull, _complete(source, own, answers), formulas)
         if progress is not None:
             progress("demand", done + 1, len(proposers), {"share": results[name]["share"]})
     return _write(output, config, data, results, pd.DataFrame(columns))
+
+
+def _ids_of(formulas: Sequence[str], crystals: Any) -> set[str]:
+    """Crystals in the chemical systems of these formulas."""
+    systems = {frozenset(amounts_of(formula)) for formula in formulas}
+    return set().union(*(crystals.in_system(sorted(system)) for system in systems))
+
+
+def _complete(source: Compounds, own: References, answers: Answers) -> Hull:
+    """The hull of all phases."""
+    entries = [HullEntry(formula, answers.relaxed[id], id) for id, formula in source.formula.items()]
+    corners = own.provenance["corners"]
+    entries += [HullEntry(symbol, corner["energy"], corner["name"]) for symbol, corner in corners.items()]
+    return Hull([entry for entry in entries if np.isfinite(entry.energy)], own.energy_type)
+
+
+def _polymorphs(
+    output: Path, source: Compounds, points: Mapping[str, float], own: References, progress: Progress | None
+) -> dict[str, float]:
+    """Energies (eV/atom) as published of crystals that the table lacks, NaN where there is none.
+
+    What an earlier run left in the folder is not computed again; a killed one goes on.
+
+    Raises:
+        InputError: the file of an earlier run cannot be read.
+        PotentialError: the judge cannot be loaded.
+    """
+    import pandas as pd
+
+    path, known = output / POINTS, dict[str, float]()
+    if path.exists():
+        try:
+            kept = pd.read_csv(path)
+            known = dict(zip(kept["id"].astype(str), kept["energy"].astype(float), strict=True))
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{path}: expected a CSV with the columns id and energy: {error}") from error
+    missing = [id for id in source.formula if id not in points and id not in known]
+    if missing:
+        known |= _computed(path, {id: source.crystal(id) for id in missing}, own, progress)
+        text = pd.DataFrame(sorted(known.items()), columns=["id", "energy"]).to_csv(index=False, lineterminator="\n")
+        write_bytes(path, gzip.compress(text.encode(), mtime=0))
+    return {id: known[id] for id in source.formula if id in known}
+
+
+def _computed(
+    path: Path, crystals: Mapping[str, Structure], own: References, progress: Progress | None
+) -> dict[str, float]:
+    from flows.journal import Journal
+    from flows.provenance import cores
+    from flows.tables.screening import hull_settings, single_points
+    from oracles.potentials.loading import load_potential
+
+    potential = load_potential(POTENTIAL, workers=cores())
+    own.hull().require(potential.energy_type)
+    with Journal(path, hull_settings(potential, None)) as journal:
+        found = single_points(list(crystals.values()), potential, progress, journal)
+    return {id: round(energy, DIGITS) for id, (energy, _, _) in zip(crystals, found, strict=True)}
 
 
 def compare(hull: DemandHull, complete: Hull, formulas: Sequence[str]) -> tuple[dict[str, Any], list[float]]:
@@ -218,6 +288,6 @@ def _write(
         "units": {"largest_difference": "eV/atom", "seconds": "s", "share": "fraction", "share_relaxed": "fraction"},
         "data": {"file": data.name, "sha256": sha256(data)},
         "results": results,
-        "files": files_of([output / "table.csv"]),
+        "files": files_of([path for name in ("table.csv", POINTS) if (path := output / name).exists()]),
     }
     return write_benchmark(output, record)

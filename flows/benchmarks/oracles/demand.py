@@ -11,6 +11,7 @@ import gzip
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from io import BytesIO
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from loop.contracts import Progress
 from loop.errors import ConfigError, InputError
 from loop.hull import Hull, HullEntry, amounts_of
 from loop.io.files import make_folder, sha256, write_bytes, write_text
+from loop.io.opening import read_bytes
 from loop.store import OracleKey
 from loop.values import OK, Evaluation, Quantity, failed
 from oracles.references.hull_on_demand import DemandHull
@@ -204,9 +206,9 @@ def _polymorphs(
     path, known = output / POINTS, dict[str, float]()
     if path.exists():
         try:
-            kept = pd.read_csv(path)
+            kept = pd.read_csv(BytesIO(read_bytes(path)))
             known = dict(zip(kept["id"].astype(str), kept["energy"].astype(float), strict=True))
-        except (OSError, ValueError, KeyError) as error:
+        except (ValueError, KeyError) as error:
             raise InputError(f"{path}: expected a CSV with the columns id and energy: {error}") from error
     missing = [id for id in source.formula if id not in points and id not in known]
     if missing:

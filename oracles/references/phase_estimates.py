@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from oracles.references.crystals import Known
 
 OWN_MARGIN = 0.03  # eV/atom: relaxation lowered 99 % of 328 phases by less, from their published cells (docs/LOG.md)
-OTHER_MARGIN = 0.20  # eV/atom: another potential's formation energy, relative to the judge's elements
+OTHER_MARGIN = 0.20  # eV/atom: whatever is not the judge's own energy of this very crystal
 
 
 class CrystalSource(Protocol):
@@ -87,12 +87,13 @@ class Estimates:
         tables: of any energy types.
         energy_type: of the judge.
         own_margin: of energies of its own type, unrelaxed, eV/atom.
-        other_margin: of formation energies by others, eV/atom.
+        other_margin: of formation energies by others, and of polymorphs of what an own table holds, eV/atom.
         relaxation: settings that phases are to be relaxed by; only relaxed energies of a table that says the same
             (``relaxation`` in its JSON) count as such.
         element_margin: eV/atom above the lowest published crystal of an element, within which another may be lower;
             None: `other_margin`.
-        uncorrected: the judge's energies are raw PBE: MP2020's anion corrections are taken out of others'.
+        uncorrected: the judge's energies are raw PBE: MP2020's anion corrections are taken out of others', and
+            polymorphs are put as far above their formula's lowest as is published.
         held_out: whether formulas count of which there is no crystal, such as those of the test split. Benchmarks that
             ask about these leave them out.
     """
@@ -172,24 +173,40 @@ class Estimates:
         return list(found.values())
 
     def _phase(self, known: Known, lowest: Known | None) -> Phase:
-        """A polymorph is put above its formula's lowest by as much as published; unknown differences count as none."""
-        above = np.nan if lowest is None else known.e_above_hull - lowest.e_above_hull
-        above = float(above) if np.isfinite(above) else 0.0
+        above = self._above(known, lowest)
         for table in self._own:
             if known.id in table.relaxed and not is_element(known.formula):
                 energy = table.relaxed[known.id]
                 return Phase(known.id, known.formula, energy, False, 0.0, guessed=False, settled=True)
+            if known.id in table.points:
+                return Phase(known.id, known.formula, table.points[known.id], False, self.own_margin, guessed=False)
             if known.formula in table.energy:
-                guessed = known.id not in table.points
-                base = table.points.get("" if lowest is None else lowest.id, table.energy[known.formula])
-                estimate = base + above if guessed else table.points[known.id]
-                return Phase(known.id, known.formula, estimate, False, self.own_margin, guessed)
+                estimate = self._lowest_of(table, known.formula, lowest or known) + above
+                return Phase(known.id, known.formula, estimate, False, self.other_margin)
         for table, corrections in self._others:
             if (formation := table.formation(known.formula)) is not None:
                 formation -= self._correction(known.formula, corrections)
                 return Phase(known.id, known.formula, formation + above, True, self.other_margin)
         formation = known.formation_energy - self._correction(known.formula, SCHEME)  # as published
         return Phase(known.id, known.formula, formation, True, self.other_margin)
+
+    def _above(self, known: Known, lowest: Known | None) -> float:
+        """How far (eV/atom) a crystal is put above its formula's lowest: as published for elements and for PBE alone.
+
+        Which polymorph is the lowest, and by how much, potentials and published energies of several releases often
+        disagree about. Unknown differences count as none.
+        """
+        if lowest is None or not (self._uncorrected or is_element(known.formula)):
+            return 0.0
+        above = known.e_above_hull - lowest.e_above_hull
+        return float(above) if np.isfinite(above) else 0.0
+
+    def _lowest_of(self, table: _Table, formula: str, lowest: Known) -> float:
+        """Energy (eV/atom) of a formula's lowest crystal: the judge's own, or the published one where that is lower."""
+        own: float = table.points.get(lowest.id, table.energy[formula])
+        if (elements := table.mixture(formula)) is None:
+            return own
+        return float(np.fmin(own, lowest.formation_energy - self._correction(formula, SCHEME) + elements))
 
     def _correction(self, formula: str, scheme: str) -> float:
         """What lies in another's formation energy and not in the judge's, eV/atom."""
@@ -243,7 +260,12 @@ class _Table:
 
     def formation(self, formula: str) -> float | None:
         """eV/atom relative to the table's elements."""
-        if formula not in self.energy or not {e.symbol for e in Composition(formula).elements} <= set(self._elements):
+        if formula not in self.energy or (elements := self.mixture(formula)) is None:
             return None
-        result: float | None = self.energy[formula] - _mixture(formula, self._elements)
-        return result
+        return float(self.energy[formula] - elements)
+
+    def mixture(self, formula: str) -> float | None:
+        """Energy (eV/atom) of the table's elements in a formula's proportions; None where it lacks one."""
+        if not symbols_of(formula) <= self._elements.keys():
+            return None
+        return _mixture(formula, self._elements)

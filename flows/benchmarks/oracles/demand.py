@@ -61,7 +61,7 @@ class DemandConfig:
         crystals: whose compositions are asked about.
         seed: of their draw.
         own_margin: eV/atom by which relaxing may lower an energy of the judge's own.
-        other_margin: eV/atom by which another potential's formation energies may be too high.
+        other_margin: eV/atom by which any other estimate may be too high.
     """
 
     crystals: int = 500
@@ -160,15 +160,16 @@ def run(data: Path, output: Path, config: DemandConfig, progress: Progress | Non
     part, answers = Compounds(own.ids, crystals), Answers(own, points | further, relaxed | further)
     unrelaxed, bare = replace(own, relaxed=frozenset()), _without_rows(own)
     others = [table for table in tables if table is not own]
+    margins = {name: getattr(config, name) for name in ("own_margin", "other_margin")}
     proposers = {
-        ALL: (whole, [unrelaxed, *others], {"own_margin": config.own_margin, "other_margin": config.other_margin}),
+        ALL: (whole, [unrelaxed, *others], margins),
         OWN: (part, [unrelaxed], {"own_margin": config.own_margin}),
         OTHER: (part, [bare, *others], {"other_margin": config.other_margin}),
     }
     results: dict[str, Any] = {}
     columns: dict[str, Any] = {"formula": formulas}
-    for done, (name, (source, proposed, margins)) in enumerate(proposers.items()):
-        estimates = Estimates(proposed, own.energy_type, held_out=False, **margins)  # type: ignore[arg-type]
+    for done, (name, (source, proposed, chosen)) in enumerate(proposers.items()):
+        estimates = Estimates(proposed, own.energy_type, held_out=False, **chosen)
         hull = DemandHull(answers, source, estimates)  # type: ignore[arg-type]
         results[name], columns[name] = compare(hull, _complete(source, own, answers), formulas)
         if progress is not None:

@@ -47,10 +47,6 @@ def references(
         int | None,
         typer.Option(min=1, help="With a hull on demand, how many get the distance itself, the others bounds. All."),
     ] = None,
-    within: Annotated[
-        float | None,
-        typer.Option(min=0, help="Distances, widest bounds first, until the mean error is known to this, eV/atom."),
-    ] = None,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
@@ -65,7 +61,7 @@ def references(
             raise ConfigError("expected --unrelaxed with chgnet alone: a hull on demand holds relaxed phases")
         else:
             record = references_on_demand.run(
-                output, n, data, load(potential), exact=exact, within=within, seed=seed, former=former, progress=report
+                output, n, data, load(potential), exact=exact, seed=seed, former=former, progress=report
             )
     print_record(record, output, json)
 

@@ -21,6 +21,7 @@ from flows.journal import Journal
 from flows.tables.screening import relax_all, relax_settings
 from loop.contracts import Progress
 from loop.io.files import make_folder, write_text
+from loop.metrics import bootstrap_mean
 from loop.stability import METASTABLE
 from loop.values import OK
 
@@ -34,16 +35,15 @@ if TYPE_CHECKING:
 
 PROTOCOL = (
     f"Crystals of the test split with at most {LARGEST} atoms per cell, drawn at random, relaxed by the potential. "
-    "Hull: its own, on demand, over the reference crystals in the package, which hold none of the test split. "
-    "Published distances refer to a DFT hull that holds the crystal itself, so they are never negative; found ones "
-    "are, for a crystal below its competitors; `clipped` sets them to 0. A crystal without a distance counts as not "
-    "stable. `former` is the same crystals by the potential of another record, of those that it relaxed. "
-    "`verdicts`: all crystals; phases are computed until it is certain on which side of the threshold a distance lies, "
-    "which is then known between two bounds (`mae_least`, `mae_most`; `mae_lower`: of the lower bounds, by phases as "
-    "published; `mae_clipped_...`: distances below 0 count as 0, like the published ones). The others: crystals whose "
-    "distance was computed, the first of the draw; with `within` those with the widest bounds, too, until the mean of "
-    "`mae_clipped_most` less `mae_clipped_least` is no more. `full_hull` has formulas of the test split among the "
-    "phases, as the package judges, each with its energy as published."
+    "Hull: its own, on demand, as the package judges: over the reference crystals in the package, which hold none of "
+    "the test split, and formulas of the split with their energies as published. Published distances refer to a DFT "
+    "hull that holds the crystal itself, so they are never negative; found ones are, for a crystal below its "
+    "competitors; `clipped` sets them to 0. A crystal without a distance counts as not stable. `former` is the same "
+    "crystals by the potential of another record, of those that it relaxed. `verdicts`: all crystals; phases are "
+    "computed until it is certain on which side of the threshold a distance lies, which is then known between two "
+    "bounds (`mae_least`, `mae_most`). The others: crystals whose distance was computed, the first of the draw. "
+    "`mae_clipped_all`: of all crystals by phases as published, none relaxed (`mae_clipped_standing`), plus the mean "
+    "change of that error where distances were computed; 95 %, bootstrap over these crystals."
 )
 FULL = "_full_hull"
 COUNTS = ("rows", "found", "true_positives", "false_positives", "false_negatives", "true_negatives")
@@ -58,7 +58,6 @@ def run(
     potential: Potential,
     *,
     exact: int | None = None,
-    within: float | None = None,
     seed: int = 0,
     former: Path | None = None,
     hull: DemandHull | None = None,
@@ -71,9 +70,7 @@ def run(
         n: crystals to relax, drawn with `seed`.
         data: CSVs with columns cif, split, pretty_formula, n_atoms, e_above_hull (eV/atom).
         potential: relaxes and judges.
-        exact: how many of these, the first of the draw, get the distance itself; None: all, with `within` none.
-        within: eV/atom. Further distances are computed, those with the widest bounds first, until the mean absolute
-            error of all is known to this; on the hull that the package judges by alone. None: no further ones.
+        exact: how many of these, the first of the draw, get the distance itself; None: all.
         seed: of the draw.
         former: table.csv of another potential's record, to put its figures beside.
         hull: of the potential; by default on demand over the reference crystals in the package.
@@ -92,25 +89,19 @@ def run(
     frame = rows_of_test(data)
     frame = frame.sample(min(n, len(frame)), random_state=seed)
     make_folder(output)
-    hulls = {}
-    if hull is not None or within is None:
-        hulls[""] = hull or demand_hull(potential, config, held_out=False)
-    if hull is None:
-        hulls[FULL] = demand_hull(potential, config)
+    hulls = {FULL: demand_hull(potential, config)} if hull is None else {"": hull}
     with Journal(output / "table.csv", {**relax_settings(potential, config), "seed": seed}) as journal:
         frame = frame.assign(**_relaxed(frame, potential, config, progress, journal))
-        first = exact if exact is not None else len(frame) * (within is None)
-        frame["exact"] = np.arange(len(frame)) < first
+        frame["exact"] = np.arange(len(frame)) < (len(frame) if exact is None else exact)
         for end, judge in hulls.items():
-            judged = _judged(frame, judge, within, progress)
-            frame = frame.assign(**{f"{name}{end}": each for name, each in judged.items()})
+            frame = frame.assign(**{f"{name}{end}": each for name, each in _judged(frame, judge, progress).items()})
         record = {
             "benchmark": "references",
             "protocol": PROTOCOL,
             "threshold": METASTABLE,
             "units": {"mae": "eV/atom", "bias": "eV/atom", "seconds": "s", "precision": "fraction"},
             "potential": {"name": potential.name, "energy_type": asdict(potential.energy_type)},
-            "settings": {"n": n, "exact": exact, "within": within, "seed": seed, "relax": asdict(config)},
+            "settings": {"n": n, "exact": exact, "seed": seed, "relax": asdict(config)},
             "results": _results(frame, hulls, former),
             "seconds": round(time.perf_counter() - began, 1),
         }
@@ -130,19 +121,16 @@ def _relaxed(
     }
 
 
-def _judged(frame: pd.DataFrame, hull: DemandHull, within: float | None, progress: Progress | None) -> dict[str, Any]:
-    """Distances of the first crystals and of those with the widest bounds, verdicts of the others, bounds of all."""
-    computed = frame["exact"].to_numpy(dtype=bool, copy=True)
-    places = np.empty(len(frame), dtype=object)
-    places[computed] = _places(frame[computed], hull, "hulls", progress)
-    while within is not None and (wide := _widest(frame, hull, computed, within)):
-        places[wide] = _places(frame.iloc[wide], hull, "wide bounds", progress)
-        computed[wide] = True
-    places[~computed] = _places(frame[~computed], hull.deciding((METASTABLE,)), "verdicts", progress)
+def _judged(frame: pd.DataFrame, hull: DemandHull, progress: Progress | None) -> dict[str, Any]:
+    """Distances of the first crystals, verdicts of the others, and bounds of all."""
+    first = int(frame["exact"].sum())
+    standing, _ = _bounds(frame, hull)
+    places = _places(frame.iloc[:first], hull, "hulls", progress)
+    places += _places(frame.iloc[first:], hull.deciding((METASTABLE,)), "verdicts", progress)
     low, high = _bounds(frame, hull)
     return {
         "relaxed": [place.e_above_hull for place in places],
-        "computed": computed,
+        "standing": standing,
         "lowest": low,
         "highest": high,
         "competing": [" ".join(f"{f}:{place.ids.get(f, '')}" for f in place.decomposition) for place in places],
@@ -153,23 +141,6 @@ def _judged(frame: pd.DataFrame, hull: DemandHull, within: float | None, progres
 def _bounds(frame: pd.DataFrame, hull: DemandHull) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.array(hull.bounds(frame["pretty_formula"].tolist(), frame["energy"].tolist())).T
     return low, high
-
-
-def _widest(frame: pd.DataFrame, hull: DemandHull, computed: np.ndarray, within: float) -> list[int]:
-    """Rows to compute next: those whose error is known least; none where the mean error is known well enough."""
-    low, high = (np.maximum(bound, 0.0) for bound in _bounds(frame, hull))
-    least, most = _errors(frame["published"].to_numpy(dtype=float), low, high)
-    spread = np.nan_to_num(most - least)
-    if spread.mean() <= within:
-        return []
-    order = np.argsort(-spread, kind="stable")
-    return [int(row) for row in order if spread[row] > 0 and not computed[row]][:CHUNK]
-
-
-def _errors(published: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Least and largest absolute error of distances between two bounds, eV/atom."""
-    least = np.maximum(np.maximum(low - published, published - high), 0.0)
-    return least, np.maximum(np.abs(low - published), np.abs(high - published))
 
 
 def _places(frame: pd.DataFrame, hull: DemandHull, stage: str, progress: Progress | None) -> list[HullResult]:
@@ -186,15 +157,14 @@ def _places(frame: pd.DataFrame, hull: DemandHull, stage: str, progress: Progres
 def _results(frame: pd.DataFrame, hulls: Mapping[str, DemandHull], former: Path | None) -> dict[str, Any]:
     import pandas as pd
 
+    exact = frame[frame["exact"]]
     earlier = None
     if former is not None:
         earlier = pd.read_csv(former, keep_default_na=False, na_values=[""]).set_index("material_id")
     results: dict[str, Any] = {}
     for end, hull in hulls.items():
         name = f"relaxed{end}"
-        exact = frame[frame[f"computed{end}"]]
-        told = compare(exact, name) if len(exact) else {}
-        results[name] = told | {
+        results[name] = compare(exact, name) | {
             "phases": len(hull.computed),  # relaxed for these crystals; the others were in the shipped table
             "looked_at": len(hull.points),  # energies of phases as they stand
             "with_a_note": int((exact[f"message{end}"] != "").sum()),
@@ -214,7 +184,7 @@ def _results(frame: pd.DataFrame, hulls: Mapping[str, DemandHull], former: Path 
 def _beside(by_both: pd.DataFrame, name: str, end: str) -> dict[str, Any]:
     """The same crystals by this potential and by the former: distances where computed here, verdicts of all."""
     results: dict[str, Any] = {}
-    exact = by_both[by_both[f"computed{end}"] & by_both[name].notna()]
+    exact = by_both[by_both["exact"] & by_both[name].notna()]
     if len(exact):
         results[f"same_crystals{end}"] = compare(exact, name)
         results[f"former_{name}"] = compare(exact, "former")
@@ -228,18 +198,32 @@ def _verdicts(frame: pd.DataFrame, end: str) -> dict[str, Any]:
     """All crystals: on which side of the threshold, and how large the error is at least and at most."""
     names = ("published", f"lowest{end}", f"highest{end}")
     published, low, high = (frame[name].to_numpy(dtype=float) for name in names)
-    least, most = _errors(published, low, high)
-    clipped = _errors(published, np.maximum(low, 0.0), np.maximum(high, 0.0))
+    least = np.maximum(np.maximum(low - published, published - high), 0.0)
+    most = np.maximum(np.abs(low - published), np.abs(high - published))
     all_ = compare(frame, f"relaxed{end}")
-    errors = {"mae_least": least, "mae_most": most, "mae_clipped_least": clipped[0], "mae_clipped_most": clipped[1]}
-    errors |= {"mae_lower": np.abs(low - published), "between": high - low}
+    errors = {"mae_least": least, "mae_most": most, "between": high - low}
     means = {name: float(np.nanmean(values)) for name, values in errors.items()}
-    return {name: all_[name] for name in VERDICT} | means
+    return {name: all_[name] for name in VERDICT} | means | _error_of_all(frame, end)
+
+
+def _error_of_all(frame: pd.DataFrame, end: str) -> dict[str, Any]:
+    """Mean absolute error of all crystals, from errors by phases as published and what relaxing those changes."""
+    published = frame["published"].to_numpy(dtype=float)
+    names = (f"standing{end}", f"relaxed{end}")
+    standing, found = (np.abs(np.maximum(frame[name].to_numpy(dtype=float), 0.0) - published) for name in names)
+    mean, exact = float(np.nanmean(standing)), frame["exact"].to_numpy(dtype=bool)
+    change = (found - standing)[exact]
+    change = change[np.isfinite(change)]
+    if not len(change):
+        return {"mae_clipped_standing": mean}
+    by = bootstrap_mean(change.tolist())
+    told = {"value": mean + by.value, "low": mean + by.low, "high": mean + by.high}
+    return {"mae_clipped_standing": mean, "mae_clipped_all": told}
 
 
 def _write(output: Path, frame: pd.DataFrame, record: dict[str, Any]) -> dict[str, Any]:
-    judged = ["relaxed", "computed", "lowest", "highest", "competing", "message"]
-    columns = ["material_id", "pretty_formula", "energy", "status", "steps"]
+    judged = ["relaxed", "standing", "lowest", "highest", "competing", "message"]
+    columns = ["material_id", "pretty_formula", "energy", "status", "steps", "exact"]
     columns += [f"{name}{end}" for end in ("", FULL) for name in judged if f"{name}{end}" in frame]
     text = frame[columns].to_csv(index=False, float_format="%.5f", lineterminator="\n")  # none of the source's numbers
     write_text(output / "table.csv", text)

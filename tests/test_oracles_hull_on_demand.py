@@ -383,6 +383,10 @@ def test_a_polymorph_may_be_as_low_as_the_lowest_of_its_formula(emt, published, 
     assert not phases["CuPd-L10"].guessed
     assert phases["CuPd-B2"].lower({}, 0.0) == pytest.approx(phases["CuPd-B2"].estimate - 0.20)
     assert phases["CuPd-L10"].lower({}, 0.0) == pytest.approx(lowest - 0.04)
+    pbe = Estimates([own], emt.energy_type, uncorrected=True)  # whose published heights are its own
+    above = {phase.id: phase.estimate for phase in pbe.phases(["Cu", "Pd"], source)}
+    assert above["CuPd-B2"] == pytest.approx(phases["CuPd-B2"].estimate + 0.05)
+    assert pbe.rules != Estimates([own], emt.energy_type).rules  # so distances by the one do not count as the other's
     unknown = Phase("x", "CuPd", float("nan"), formation=True, margin=0.2)
     assert unknown.lower({}, 0.0) == -np.inf
 

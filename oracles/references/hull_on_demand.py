@@ -77,7 +77,7 @@ class DemandHull(Hull):
         """Of everything that a distance depends on: phases, settings of their relaxation, margins."""
         margins = self.estimates.margins
         what = [self.ledger.key.oracle, self.ledger.key.settings, margins, self.source.checksum]
-        what += self.estimates.standing
+        what += [*self.estimates.rules, *self.estimates.standing]
         what += [] if self.levels is None else [self.levels]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 

@@ -129,6 +129,11 @@ class Estimates:
         return bool(self._own)
 
     @property
+    def rules(self) -> list[str]:
+        """What else decides which phases matter; a rule that changes gets another name, so distances do not mix."""
+        return [] if self._uncorrected else ["polymorphs as low as their formula's lowest"]
+
+    @property
     def standing(self) -> list[str]:
         """Checksums of own tables: energies of crystals that are not shipped count as they are, marked or not."""
         return [table.checksum for table in self._own] if self._held_out else []

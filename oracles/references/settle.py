@@ -84,8 +84,9 @@ def main() -> int:
     hull.settle(arguments.elements, arguments.largest)
     table = pd.read_csv(arguments.table, keep_default_na=False)
     meta = json.loads(json_path(arguments.table).read_text(encoding="utf-8"))
-    settled = [*meta.get("settled", []), {"elements": sorted(arguments.elements), "largest": arguments.largest}]
-    write(arguments.table, merged(table, hull), meta, config, settled=settled)
+    space = {"elements": sorted(arguments.elements), "largest": arguments.largest}
+    settled = [each for each in meta.get("settled", []) if each != space]
+    write(arguments.table, merged(table, hull), meta, config, settled=[*settled, space])
     return 0
 
 

@@ -84,7 +84,8 @@ def others() -> list[str]:
     relaxed = [judge["tuned"][f"second_{name}_ratio"]["value"] for name in ("msun", "sun")]
     least = min(found["share_ratio"]["value"] for name, found in held["chemistry"].items() if name != "f_block")
     return [
-        f"precision {hull['precision']:.2f} and recall {hull['recall']:.2f}; mean error {hull['mae_clipped']:.3f} eV/atom",
+        f"precision {hull['precision']:.2f} and recall {hull['recall']:.2f}; "
+        f"mean error {hull['mae_clipped']:.3f} eV/atom",
         f"SevenNet, {sided['rows']}: {sided['precision']:.2f}, {sided['recall']:.2f}; "
         f"{sided['mae_clipped_all']['value']:.3f}.",
         f"{min(pool):.0f} to {max(pool):.0f} times fewer labels",

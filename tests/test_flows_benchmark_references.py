@@ -162,7 +162,7 @@ def test_the_error_of_all_is_found_from_a_part():
     frame = pd.DataFrame(
         {"published": published, "standing": standing, "relaxed": relaxed, "exact": np.arange(400) < 40}
     )
-    told = references_on_demand._error_of_all(frame, "")["mae_clipped_all"]
+    told = references_on_demand._error_of_all(frame)["mae_clipped_all"]
     right = np.abs(np.maximum(relaxed, 0.0) - published).mean()
     assert told["low"] < right < told["high"]
     assert told["high"] - told["low"] < 0.006

@@ -228,7 +228,7 @@ def _computed(
     from oracles.potentials.loading import load_potential
 
     potential = load_potential(POTENTIAL, workers=cores())
-    own.hull().require(potential.energy_type)
+    Hull((), own.energy_type).require(potential.energy_type)
     with Journal(path, hull_settings(potential, None)) as journal:
         found = single_points(list(crystals.values()), potential, progress, journal)
     return {id: round(energy, DIGITS) for id, (energy, _, _) in zip(crystals, found, strict=True)}

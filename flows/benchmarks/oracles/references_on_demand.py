@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ PROTOCOL = (
     "`mae_clipped_all`: of all crystals by phases as published, none relaxed (`mae_clipped_standing`), plus the mean "
     "change of that error where distances were computed; 95 %, bootstrap over these crystals."
 )
-FULL = "_full_hull"
+END = "_full_hull"  # of names: the hull that holds the split's formulas, as in the record of the shipped potential
 COUNTS = ("rows", "found", "true_positives", "false_positives", "false_negatives", "true_negatives")
 VERDICT = (*COUNTS, "precision", "recall", "accuracy", "prevalence")  # what a verdict alone tells
 CHUNK = 20  # crystals whose phases are computed together: a killed run loses no more than what is in work
@@ -60,7 +60,6 @@ def run(
     exact: int | None = None,
     seed: int = 0,
     former: Path | None = None,
-    hull: DemandHull | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compare, and write ``record.json`` and ``table.csv``. A killed run goes on with what it relaxed.
@@ -73,7 +72,6 @@ def run(
         exact: how many of these, the first of the draw, get the distance itself; None: all.
         seed: of the draw.
         former: table.csv of another potential's record, to put its figures beside.
-        hull: of the potential; by default on demand over the reference crystals in the package.
         progress: told of stages.
 
     Returns:
@@ -89,12 +87,11 @@ def run(
     frame = rows_of_test(data)
     frame = frame.sample(min(n, len(frame)), random_state=seed)
     make_folder(output)
-    hulls = {FULL: demand_hull(potential, config)} if hull is None else {"": hull}
+    hull = demand_hull(potential, config)
     with Journal(output / "table.csv", {**relax_settings(potential, config), "seed": seed}) as journal:
         frame = frame.assign(**_relaxed(frame, potential, config, progress, journal))
         frame["exact"] = np.arange(len(frame)) < (len(frame) if exact is None else exact)
-        for end, judge in hulls.items():
-            frame = frame.assign(**{f"{name}{end}": each for name, each in _judged(frame, judge, progress).items()})
+        frame = frame.assign(**_judged(frame, hull, progress))
         record = {
             "benchmark": "references",
             "protocol": PROTOCOL,
@@ -102,7 +99,7 @@ def run(
             "units": {"mae": "eV/atom", "bias": "eV/atom", "seconds": "s", "precision": "fraction"},
             "potential": {"name": potential.name, "energy_type": asdict(potential.energy_type)},
             "settings": {"n": n, "exact": exact, "seed": seed, "relax": asdict(config)},
-            "results": _results(frame, hulls, former),
+            "results": _results(frame, hull, former),
             "seconds": round(time.perf_counter() - began, 1),
         }
         return _write(output, frame, record)
@@ -154,63 +151,57 @@ def _places(frame: pd.DataFrame, hull: DemandHull, stage: str, progress: Progres
     return places
 
 
-def _results(frame: pd.DataFrame, hulls: Mapping[str, DemandHull], former: Path | None) -> dict[str, Any]:
+def _results(frame: pd.DataFrame, hull: DemandHull, former: Path | None) -> dict[str, Any]:
     import pandas as pd
 
-    exact = frame[frame["exact"]]
-    earlier = None
-    if former is not None:
-        earlier = pd.read_csv(former, keep_default_na=False, na_values=[""]).set_index("material_id")
-    results: dict[str, Any] = {}
-    for end, hull in hulls.items():
-        name = f"relaxed{end}"
-        results[name] = compare(exact, name) | {
+    exact, name = frame[frame["exact"]], f"relaxed{END}"
+    results: dict[str, Any] = {
+        name: compare(exact, "relaxed")
+        | {
             "phases": len(hull.computed),  # relaxed for these crystals; the others were in the shipped table
             "looked_at": len(hull.points),  # energies of phases as they stand
-            "with_a_note": int((exact[f"message{end}"] != "").sum()),
-        }
-        results[f"verdicts{end}"] = _verdicts(frame, end)
-        if earlier is not None and name in earlier:
-            theirs = earlier[name].reindex(frame["material_id"]).to_numpy(dtype=float)
-            by_both = frame[np.isfinite(theirs)].assign(former=theirs[np.isfinite(theirs)])
-            results |= _beside(by_both, name, end)
-    results["relaxations"] = {
-        "statuses": dict(Counter(frame["status"])),
-        "seconds_each": float(frame["seconds"].mean()),
+            "with_a_note": int((exact["message"] != "").sum()),
+        },
+        f"verdicts{END}": _verdicts(frame),
     }
-    return results
+    if former is not None:
+        earlier = pd.read_csv(former, keep_default_na=False, na_values=[""]).set_index("material_id")
+        if name in earlier:
+            theirs = earlier[name].reindex(frame["material_id"]).to_numpy(dtype=float)
+            results |= _beside(frame[np.isfinite(theirs)].assign(former=theirs[np.isfinite(theirs)]))
+    statuses = dict(Counter(frame["status"]))
+    return results | {"relaxations": {"statuses": statuses, "seconds_each": float(frame["seconds"].mean())}}
 
 
-def _beside(by_both: pd.DataFrame, name: str, end: str) -> dict[str, Any]:
+def _beside(by_both: pd.DataFrame) -> dict[str, Any]:
     """The same crystals by this potential and by the former: distances where computed here, verdicts of all."""
     results: dict[str, Any] = {}
-    exact = by_both[by_both["exact"] & by_both[name].notna()]
+    exact = by_both[by_both["exact"] & by_both["relaxed"].notna()]
     if len(exact):
-        results[f"same_crystals{end}"] = compare(exact, name)
-        results[f"former_{name}"] = compare(exact, "former")
+        results[f"same_crystals{END}"] = compare(exact, "relaxed")
+        results[f"former_relaxed{END}"] = compare(exact, "former")
     if len(by_both):
-        for key, column in ((f"same_verdicts{end}", name), (f"former_verdicts{end}", "former")):
+        for key, column in ((f"same_verdicts{END}", "relaxed"), (f"former_verdicts{END}", "former")):
             results[key] = {of: value for of, value in compare(by_both, column).items() if of in VERDICT}
     return results
 
 
-def _verdicts(frame: pd.DataFrame, end: str) -> dict[str, Any]:
+def _verdicts(frame: pd.DataFrame) -> dict[str, Any]:
     """All crystals: on which side of the threshold, and how large the error is at least and at most."""
-    names = ("published", f"lowest{end}", f"highest{end}")
-    published, low, high = (frame[name].to_numpy(dtype=float) for name in names)
+    published, low, high = (frame[name].to_numpy(dtype=float) for name in ("published", "lowest", "highest"))
     least = np.maximum(np.maximum(low - published, published - high), 0.0)
     most = np.maximum(np.abs(low - published), np.abs(high - published))
-    all_ = compare(frame, f"relaxed{end}")
+    all_ = compare(frame, "relaxed")
     errors = {"mae_least": least, "mae_most": most, "between": high - low}
     means = {name: float(np.nanmean(values)) for name, values in errors.items()}
-    return {name: all_[name] for name in VERDICT} | means | _error_of_all(frame, end)
+    return {name: all_[name] for name in VERDICT} | means | _error_of_all(frame)
 
 
-def _error_of_all(frame: pd.DataFrame, end: str) -> dict[str, Any]:
+def _error_of_all(frame: pd.DataFrame) -> dict[str, Any]:
     """Mean absolute error of all crystals, from errors by phases as published and what relaxing those changes."""
     published = frame["published"].to_numpy(dtype=float)
-    names = (f"standing{end}", f"relaxed{end}")
-    standing, found = (np.abs(np.maximum(frame[name].to_numpy(dtype=float), 0.0) - published) for name in names)
+    distances = (frame[name].to_numpy(dtype=float) for name in ("standing", "relaxed"))
+    standing, found = (np.abs(np.maximum(each, 0.0) - published) for each in distances)
     mean, exact = float(np.nanmean(standing)), frame["exact"].to_numpy(dtype=bool)
     change = (found - standing)[exact]
     change = change[np.isfinite(change)]
@@ -223,8 +214,16 @@ def _error_of_all(frame: pd.DataFrame, end: str) -> dict[str, Any]:
 
 def _write(output: Path, frame: pd.DataFrame, record: dict[str, Any]) -> dict[str, Any]:
     judged = ["relaxed", "standing", "lowest", "highest", "competing", "message"]
-    columns = ["material_id", "pretty_formula", "energy", "status", "steps", "exact"]
-    columns += [f"{name}{end}" for end in ("", FULL) for name in judged if f"{name}{end}" in frame]
-    text = frame[columns].to_csv(index=False, float_format="%.5f", lineterminator="\n")  # none of the source's numbers
+    columns = [
+        "material_id",
+        "pretty_formula",
+        "energy",
+        "status",
+        "steps",
+        "exact",
+        *judged,
+    ]  # none of the source's numbers
+    table = frame[columns].rename(columns={name: f"{name}{END}" for name in judged})
+    text = table.to_csv(index=False, float_format="%.5f", lineterminator="\n")
     write_text(output / "table.csv", text)
     return write_benchmark(output, record | {"files": files_of([output / "table.csv"])})

@@ -1,6 +1,7 @@
 """The hull benchmark: its metrics against the published definitions, and episodes in a world of two elements."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from flows.benchmarks.hull.methods import InOrder, Ours, Pool, Ranking
 from flows.benchmarks.hull.run import HullConfig, run
 from flows.benchmarks.hull.summary import discovery_area, pooled, scores, summarise
 from flows.benchmarks.hull.world import Answer, Episode, Outcome, Referee, RelaxingOracle
+from flows.cli.records import settings_of
 from loop.errors import ConfigError
 from loop.fingerprint import fingerprint
 from loop.hull import Hull, HullEntry
@@ -20,6 +22,7 @@ from loop.known import KnownCrystals
 from loop.novelty import NoveltyIndex
 from loop.values import NEW, Candidate, EnergyType
 from oracles.potentials.loading import load_potential
+from oracles.relax import RelaxConfig
 from surrogates.blocks import UNRELAXED_HULL
 from surrogates.features import FeatureExtractor, default_blocks
 
@@ -288,3 +291,9 @@ def test_wrong_settings_are_named():
         HullConfig(methods=("luck",))
     with pytest.raises(ConfigError, match="at least 1"):
         HullConfig(budget=0)
+
+
+def test_a_setting_within_a_section_leaves_what_the_benchmark_sets_there():
+    config = settings_of(HullConfig, ["relax.max_steps=100", "relax.retry=BFGS"])
+    assert config.relax == replace(HullConfig().relax, max_steps=100, retry="BFGS")
+    assert config.relax.max_contraction != RelaxConfig().max_contraction

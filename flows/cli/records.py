@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,9 +29,23 @@ def settings_of(
     from flows.config import forbid_extra
 
     chosen = {**(usual or {}), **configfile.parse_settings(settings or [])}
+    chosen = {**_kept(kind, chosen), **chosen}
     if seeds is not None:
         chosen["seeds"] = seeds
     return configfile.load(forbid_extra(kind), None, chosen)
+
+
+def _kept(kind: type[Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """What a benchmark sets itself within a section of which `chosen` changes one setting: the others stay."""
+    sections = {key.partition(".")[0] for key in chosen if "." in key}
+    kept: dict[str, Any] = {}
+    for item in fields(kind):
+        if item.name in sections and item.default_factory is not MISSING:
+            own = item.default_factory()
+            usual = type(own)()
+            values = {part.name: getattr(own, part.name) for part in fields(own)}
+            kept |= {f"{item.name}.{name}": v for name, v in values.items() if v != getattr(usual, name)}
+    return kept
 
 
 def print_record(record: dict[str, Any], output: Path, json: bool) -> None:

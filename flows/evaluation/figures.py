@@ -95,7 +95,7 @@ def _hull_distances(axis: Any, above: np.ndarray, label: str) -> None:
     axis.stairs(np.histogram(np.clip(above, HULL_EDGES[0], HULL_EDGES[-1]), HULL_EDGES)[0], HULL_EDGES, fill=True)
     axis.axvline(METASTABLE, color="black", lw=1, label=f"{METASTABLE:g} eV/atom")
     outside = int(((above < HULL_EDGES[0]) | (above > HULL_EDGES[-1])).sum())
-    told = f", {outside} of them beyond the axis, in the outermost bins" if outside else ""
+    told = f"\n{outside} of them beyond the axis, in the outermost bins" if outside else ""
     axis.set_title(f"{len(above)} crystals{told}", fontsize=9)
     axis.yaxis.get_major_locator().set_params(integer=True)
     axis.legend(frameon=False)

@@ -10,6 +10,7 @@ from pymatgen.analysis.phase_diagram import PDEntry, PhaseDiagram
 from pymatgen.core import Composition, Lattice, Structure
 
 from flows.benchmarks.crystals import random_crystals
+from flows.benchmarks.dielectric.real import RealConfig
 from flows.benchmarks.hull.methods import InOrder, Ours, Pool, Ranking
 from flows.benchmarks.hull.run import HullConfig, run
 from flows.benchmarks.hull.summary import discovery_area, pooled, scores, summarise
@@ -297,3 +298,8 @@ def test_a_setting_within_a_section_leaves_what_the_benchmark_sets_there():
     config = settings_of(HullConfig, ["relax.max_steps=100", "relax.retry=BFGS"])
     assert config.relax == replace(HullConfig().relax, max_steps=100, retry="BFGS")
     assert config.relax.max_contraction != RelaxConfig().max_contraction
+
+
+def test_a_key_of_a_mapping_leaves_its_other_keys():
+    shares = RealConfig().share
+    assert settings_of(RealConfig, ["share.random=2"]).share == {**shares, "random": 2.0}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,10 +41,10 @@ def _kept(kind: type[Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for item in fields(kind):
         if item.name in sections and item.default_factory is not MISSING:
-            own = item.default_factory()
-            usual = type(own)()
-            values = {part.name: getattr(own, part.name) for part in fields(own)}
-            kept |= {f"{item.name}.{name}": v for name, v in values.items() if v != getattr(usual, name)}
+            own: Any = item.default_factory()
+            plain: Callable[[Any], dict[str, Any]] = asdict if is_dataclass(own) else dict
+            values, usual = plain(own), plain(type(own)())
+            kept |= {f"{item.name}.{name}": v for name, v in values.items() if name not in usual or v != usual[name]}
     return kept
 
 

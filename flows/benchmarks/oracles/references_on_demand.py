@@ -214,15 +214,8 @@ def _error_of_all(frame: pd.DataFrame) -> dict[str, Any]:
 
 def _write(output: Path, frame: pd.DataFrame, record: dict[str, Any]) -> dict[str, Any]:
     judged = ["relaxed", "standing", "lowest", "highest", "competing", "message"]
-    columns = [
-        "material_id",
-        "pretty_formula",
-        "energy",
-        "status",
-        "steps",
-        "exact",
-        *judged,
-    ]  # none of the source's numbers
+    # none of the source's numbers
+    columns = ["material_id", "pretty_formula", "energy", "status", "steps", "exact", *judged]
     table = frame[columns].rename(columns={name: f"{name}{END}" for name in judged})
     text = table.to_csv(index=False, float_format="%.5f", lineterminator="\n")
     write_text(output / "table.csv", text)

@@ -156,8 +156,7 @@ def dielectric_dft(
     """The same with DFT as judge of crystals that nobody has computed: tune, propose, relax, compute. Resumes."""
     from flows.benchmarks.dielectric.real import RealConfig, run
 
-    usual = {"dft.preset": "test", "dft.max_atoms": 6, "dft.time_limit": 1200.0}
-    usual |= {"dft.resources.python": python, "dft.resources.cores": cores}
+    usual = {"dft.resources.python": python, "dft.resources.cores": cores}
     with progress() as report:
         record = run(data, output, settings_of(RealConfig, settings, usual=usual), report)
     print_record(record, output, json)

@@ -81,7 +81,7 @@ def dft_hull(
     """Distances above DFT's own hull and the order of polymorphs, with all competing phases by DFT. Resumes."""
     from flows.benchmarks.oracles.dft_hull import DftHullConfig, run
 
-    usual = {"dft.preset": "test", "dft.resources.python": python, "dft.resources.cores": cores}
+    usual = {"dft.resources.python": python, "dft.resources.cores": cores}
     with progress() as report:
         record = run(output, settings_of(DftHullConfig, settings, usual=usual), input, report)
     print_record(record, output, json)

@@ -184,12 +184,18 @@ class Builder:
             found.append(Tier(SECOND_OPINION, self.opinion(asked), asked.best, only_stable=True, together=True))
         return tuple(found)
 
-    def opinion(self, section: OpinionConfig, levels: Sequence[float] | None = None) -> PotentialOracle:
+    def opinion(
+        self,
+        section: OpinionConfig,
+        levels: Sequence[float] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> PotentialOracle:
         """The oracle of another potential.
 
         Args:
             section: which, and how it judges.
             levels: distances from the hull that alone are asked about (`DemandHull.deciding`); None: all is computed.
+            progress: called with phases of such a hull done and their total.
 
         Raises:
             ConfigError: it rewards or labels already.
@@ -201,7 +207,7 @@ class Builder:
             require_other("labels", self.measuring.potential.energy_type, potential.energy_type)
         references = references_of(config, potential)
         if levels is not None and isinstance(references, DemandHull):
-            references = references.deciding(levels)
+            references = references.deciding(levels, progress)
         return PotentialOracle(potential, references, config)
 
     def _tier(self, name: str, section: DftTier | HandoffTier, made: Any) -> Tier:

@@ -189,7 +189,9 @@ def test_relaxed_samples_are_judged_as_they_end(tmp_path):
 
         name, settings_hash = "other", "0" * 8
 
-        def evaluate(self, candidates):
+        def evaluate(self, candidates, progress=None):
+            if progress is not None:
+                progress(len(candidates), len(candidates))
             asked.extend(candidate.formula for candidate in candidates)
             above = [{"Cu": 0.05, "Au": 0.15}[candidate.formula] for candidate in candidates]
             return [
@@ -197,7 +199,11 @@ def test_relaxed_samples_are_judged_as_they_end(tmp_path):
                 for c, e in zip(candidates, above, strict=True)
             ]
 
-    twice = relaxed(samples, 4, Relaxing(SimpleNamespace(measuring=oracle, novelty=NoveltyIndex()), Second()), path)
+    stages = []
+    judges = Relaxing(SimpleNamespace(measuring=oracle, novelty=NoveltyIndex()), Second())
+    twice = relaxed(samples, 4, judges, path, lambda *told: stages.append(told))
+    assert ("relaxed", 3, 3) in stages
+    assert stages[-1] == ("second opinion", 2, 2)
     assert asked == ["Cu", "Au"]  # neither the copy nor the overlap
     np.testing.assert_array_equal(twice[SECOND], [0.05, np.nan, 0.15, np.nan])
     assert counts(twice, SECOND)["msun"] == 1

@@ -44,7 +44,9 @@ class Doubtful:
     def __init__(self):
         self.batches = []
 
-    def evaluate(self, candidates):
+    def evaluate(self, candidates, progress=None):
+        if progress is not None:
+            progress(len(candidates), len(candidates))
         self.batches.append([candidate.id for candidate in candidates])
         return [self._judge(candidate) for candidate in candidates]
 
@@ -137,7 +139,10 @@ def test_samples_are_sun_by_both(tmp_path):
     part.loc[7, ["metastable", "msun"]] = False
     part.loc[7, "e_above_hull"] = 0.2
     other = Doubtful()
-    found = second_opinion(part, dict(zip(part.index, crystals, strict=True)), other)
+    told_of = []
+    asked = dict(zip(part.index, crystals, strict=True))
+    found = second_opinion(part, asked, other, progress=lambda *done: told_of.append(done))
+    assert told_of == [(4, 4)]
     assert (found["asked"], found["judged"]) == (4, 3)  # rubidium iodide is not even metastable by the first
     assert found["metastable"]["count"] == 2
     assert found["msun"]["count"] == 1

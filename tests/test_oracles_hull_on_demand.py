@@ -152,11 +152,15 @@ def test_a_verdict_needs_fewer_phases_than_a_distance(made, emt):
     wanted = np.random.default_rng(0).uniform(-0.1, 0.2, len(asked))
     wanted[:4] = [0.005, -0.005, 0.095, 0.105]  # too near a level for bounds
     whole, hull = made(metals, where="one.db", own_margin=margin), made(metals, where="two.db", own_margin=margin)
-    deciding = hull.deciding(levels)
+    told = []
+    deciding = hull.deciding(levels, lambda *done: told.append(done))
     assert deciding.checksum != hull.checksum
     truth = whole.batch(asked, wanted - depth, emt.energy_type)
     found = deciding.batch(asked, wanted - depth, emt.energy_type)
     assert len(deciding.computed) < 0.7 * len(whole.computed)
+    assert told
+    assert told[-1][0] == told[-1][1]
+    assert hull.progress is None
     bounds = [result for result in found if "as published" in result.message]
     assert len(bounds) >= 15
     for result, true in zip(found, truth, strict=True):

@@ -287,11 +287,15 @@ def evaluate_generator(
         known = None if reference is None else read_crystals(reference)
         model = None if held_out is None else load_model(checkpoint, "cpu", "float32")
         builder = Builder(CampaignConfig())
+
+        def phases(done: int, total: int) -> None:
+            report("second opinion, phases", done, total, {})
+
         evaluators = Evaluators(
             builder if energies else None,
             model,
             None if held_out is None else read_crystals(held_out),
-            None if second_opinion is None else builder.opinion(OpinionConfig(second_opinion), LEVELS),
+            None if second_opinion is None else builder.opinion(OpinionConfig(second_opinion), LEVELS, phases),
         )
         record = evaluate(samples, known, output, evaluators, config, report)
     results = record["results"]

@@ -8,7 +8,7 @@ coverage and precision. Validity, uniqueness, novelty and stability are always g
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from flows.evaluation import distances
 from flows.evaluation.figures import draw
 from flows.novelty import shipped_novelty
 from flows.records import write_record
-from loop.contracts import Oracle, Progress
+from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.io.files import make_folder, write_text
 from loop.metrics import wilson
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from flows.build import Builder
     from generator.checkpoint import Checkpoint
     from loop.io.crystals import CrystalTable
+    from oracles.mlip import PotentialOracle
 
 REFERENCE = "reference "  # ids of reference crystals begin so
 CHUNK = 64  # crystals between two calls of progress
@@ -64,7 +65,7 @@ class Evaluators:
     builder: Builder | None = None  # potential and hull
     checkpoint: Checkpoint | None = None  # whose likelihood of `held_out` is measured
     held_out: CrystalTable | None = None
-    opinion: Oracle | None = None  # another potential, which judges the relaxed ones that are near the first's hull
+    opinion: PotentialOracle | None = None  # another potential, which judges what is near the first's hull, relaxed
 
 
 def evaluate(
@@ -228,7 +229,12 @@ def _relaxed(
     both = {}
     if evaluators.opinion is not None:
         crystals = dict(zip(good, ends, strict=True))
-        both = {"second_opinion": second_opinion(part, crystals, evaluators.opinion, config.second_below)}
+
+        def judged(done: int, total: int) -> None:
+            tell("second opinion", done, total, {})
+
+        found = second_opinion(part, crystals, evaluators.opinion, config.second_below, judged)
+        both = {"second_opinion": found}
         rows.loc[chosen, "e_above_hull_second_opinion"] = part["second_opinion"]
         rows.loc[chosen, "second_opinion_message"] = part["second_opinion_message"]
     return {
@@ -242,7 +248,11 @@ def _relaxed(
 
 
 def second_opinion(
-    part: pd.DataFrame, relaxed: Mapping[int, Structure], oracle: Oracle, below: float = METASTABLE
+    part: pd.DataFrame,
+    relaxed: Mapping[int, Structure],
+    oracle: PotentialOracle,
+    below: float = METASTABLE,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Shares of crystals that two potentials call stable, each on its own hull, S.U.N. with that, and by the second.
 
@@ -253,10 +263,11 @@ def second_opinion(
         oracle: of the second potential, which relaxes them on.
         below: distance from the first potential's hull (eV/atom) up to which the second is asked; what lies further
             counts as not stable by it.
+        progress: called with crystals relaxed by the second and their total.
     """
     near = within(part["e_above_hull"].to_numpy(dtype=float), below, part["sparse_hull"].to_numpy(dtype=bool))
     asked = [row for row in part.index[near] if row in relaxed]
-    labels = oracle.evaluate([Candidate(relaxed[row]) for row in asked]) if asked else []
+    labels = oracle.evaluate([Candidate(relaxed[row]) for row in asked], progress) if asked else []
     above = {row: label.value("e_above_hull") for row, label in zip(asked, labels, strict=True) if label.ok}
     said = {row: label.message for row, label in zip(asked, labels, strict=True)}
     part["second_opinion"] = [above.get(row, np.nan) for row in part.index]

@@ -105,15 +105,17 @@ class DemandHull(Hull):
         self.require(energy_type)
         return self._like((*self._finds, *entries), self.levels)
 
-    def deciding(self, levels: Sequence[float]) -> Self:
+    def deciding(self, levels: Sequence[float], progress: Progress | None = None) -> Self:
         """A hull that computes no phase once it is certain on which side of each level a distance lies.
 
         Most verdicts ("within 0.1 eV/atom") need nothing computed where a table holds the energies of the phases as
         published: relaxation lowers those, by no more than the margin, so the distance lies between two bounds.
         Where no level lies between them, the lower bound stands for the distance, and the message says so. What is
-        computed through either hull counts for both.
+        computed through either hull counts for both. `progress` is as of the class; none: this hull's own.
         """
-        return self._like(self._finds, levels)
+        hull = self._like(self._finds, levels)
+        hull.progress = progress or self.progress
+        return hull
 
     def _like(self, finds: Sequence[HullEntry], levels: Sequence[float] | None) -> Self:
         hull = type(self)(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from flows.build import Builder
-    from loop.contracts import Oracle
+    from oracles.mlip import PotentialOracle
+
+    Report = Callable[[str, int, int], None]
 
 COLUMN, SECOND, SECOND_BY = "relaxed_e_above_hull", "second_e_above_hull", "second_by"
 PROTOCOL = (
@@ -45,7 +48,7 @@ class Relaxing:
     """
 
     builder: Builder
-    opinion: Oracle | None = None
+    opinion: PotentialOracle | None = None
     below: float = METASTABLE
 
     @property
@@ -54,14 +57,13 @@ class Relaxing:
         return None if self.opinion is None else f"{self.opinion.name} {self.opinion.settings_hash} {self.below:g}"
 
 
-def relaxed(
-    samples: Samples, n: int, with_: Relaxing, path: Path, report: Callable[[int, int], None] | None = None
-) -> pd.DataFrame:
+def relaxed(samples: Samples, n: int, with_: Relaxing, path: Path, report: Report | None = None) -> pd.DataFrame:
     """Rows of the first n samples with `COLUMN`, and with `structure_valid`, `unique`, `new` of the relaxed crystals.
 
     A relaxation that fails or does not converge counts as no crystal. With a second judge `SECOND` holds its distance
     (eV/atom, or a bound on the same side of every level) of what is valid, unique and new as relaxed. What was relaxed
-    once is read from `path`, unless another judge is asked now.
+    once is read from `path`, unless another judge is asked now. `report` is called with the stage, how many are done
+    and the total.
     """
     rows = samples.rows.head(n).reset_index(drop=True)
     found = pd.read_csv(path) if path.exists() else None
@@ -72,14 +74,14 @@ def relaxed(
     return rows.assign(**{name: found[name] for name in found.columns})
 
 
-def _relax(samples: Samples, n: int, with_: Relaxing, report: Callable[[int, int], None] | None = None) -> pd.DataFrame:
+def _relax(samples: Samples, n: int, with_: Relaxing, report: Report | None = None) -> pd.DataFrame:
     from oracles.relax import relax
 
     oracle = with_.builder.measuring
     rows = samples.rows.head(n)
     sound = [i for i in range(len(rows)) if bool(rows["structure_valid"].iloc[i]) and samples.structures[i] is not None]
     crystals = [s for i in sound if (s := samples.structures[i]) is not None]
-    outcomes = relax(crystals, oracle.potential, oracle.config.relax, report)
+    outcomes = relax(crystals, oracle.potential, oracle.config.relax, _of(report, "relaxed"))
     kept = [
         (i, o.structure, o.energy)
         for i, o in zip(sound, outcomes, strict=True)
@@ -101,17 +103,28 @@ def _relax(samples: Samples, n: int, with_: Relaxing, report: Callable[[int, int
         found.loc[i, "new"] = verdict.kind == NEW
     if with_.opinion is not None:
         ends = {i: structure for i, structure, _ in kept}
-        found[SECOND], found[SECOND_BY] = _second(rows, found, ends, with_.opinion, with_.below), with_.second_by
+        told = _of(report, "second opinion")
+        found[SECOND] = _second(rows, found, ends, (with_.opinion, with_.below), told)
+        found[SECOND_BY] = with_.second_by
     return found
 
 
+def _of(report: Report | None, stage: str) -> Callable[[int, int], None] | None:
+    return None if report is None else partial(report, stage)
+
+
 def _second(
-    rows: pd.DataFrame, found: pd.DataFrame, ends: dict[int, Structure], opinion: Oracle, below: float
+    rows: pd.DataFrame,
+    found: pd.DataFrame,
+    ends: dict[int, Structure],
+    asked: tuple[PotentialOracle, float],
+    report: Callable[[int, int], None] | None,
 ) -> pd.Series:
-    """Distances by the second judge, of crystals that may count."""
+    """Distances by the second judge, of crystals that may count; `asked`: its oracle, and up to which distance."""
+    opinion, below = asked
     valid = rows["composition_valid"].reset_index(drop=True) & found["structure_valid"]
     part = found.assign(valid=valid, e_above_hull=found[COLUMN], sparse_hull=False)
     judge_stability(part)
     may_count = part[["valid", "unique", "new"]].all(axis=1)
-    second_opinion(part, {i: structure for i, structure in ends.items() if may_count[i]}, opinion, below)
+    second_opinion(part, {i: structure for i, structure in ends.items() if may_count[i]}, opinion, below, report)
     return part["second_opinion"]

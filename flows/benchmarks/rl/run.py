@@ -178,7 +178,7 @@ def report(
             row |= {f"independent_{key}": value for key, value in counts(seen, INDEPENDENT).items()}
         if config.relaxed and name in config.judged:
             path = output / "cells" / f"{name}-{seed}.relaxed.csv"
-            tell = None if progress is None else partial(_tell, progress, f"relaxed {name} {seed}")
+            tell = None if progress is None else partial(_tell, progress, f"{name} {seed}")
             seen = relaxed(drawn, config.relaxed, relaxing, path, tell)
             row |= {f"relaxed_{key}": value for key, value in counts(seen, RELAXED).items()}
             if config.second is not None:
@@ -207,8 +207,8 @@ def report(
     return record
 
 
-def _tell(progress: Progress, stage: str, done: int, total: int) -> None:
-    progress(stage, done, total, {})
+def _tell(progress: Progress, cell: str, stage: str, done: int, total: int) -> None:
+    progress(f"{stage} {cell}", done, total, {})
 
 
 def _independent(

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from flows.benchmarks.rl.arms import _produce
 from flows.benchmarks.rl.chemistry import chemistry
 from flows.benchmarks.rl.hull import Energies, IndependentHull, JudgeConfig, Phases, fitted_elements
 from flows.benchmarks.rl.judge import Samples, Tally, counts, drift
@@ -23,6 +24,7 @@ from loop.novelty import NoveltyIndex
 from loop.values import OK, Candidate, EnergyType, Evaluation, Origin, Quantity
 from oracles.mlip import MlipConfig, PotentialOracle
 from oracles.potentials.loading import load_potential
+from oracles.references.crystals import load_reference_crystals
 from oracles.references.table import References
 from oracles.relax import RelaxConfig, relax
 from tests.fakes import FCC, rocksalt
@@ -318,3 +320,18 @@ def test_variants_differ_from_the_recipe_and_run_as_often():
     assert RLConfig(seeds=2, ablation_seeds=1).cells[:5] == [
         ("base", 0), ("tuned", 0), ("best-of-n", 0), ("supervised", 0), ("base", 1)
     ]  # fmt: skip
+
+
+def test_ion_substitution_is_an_arm_that_costs_no_reward():
+    about, drawn = _produce(SimpleNamespace(samples=4), "substitution", 1, None)
+    known = load_reference_crystals()
+    assert about == {"evaluations": 0, "finds": 0}
+    assert len(drawn) == 4
+    for candidate in drawn:
+        parent = known.known(candidate.origin.parent)
+        assert parent.formula != candidate.structure.composition.reduced_formula
+        assert known.n_atoms(parent.id) == len(candidate.structure)
+    again = _produce(SimpleNamespace(samples=4), "substitution", 1, None)[1]
+    assert [one.id for one in again] == [one.id for one in drawn]
+    other = _produce(SimpleNamespace(samples=4), "substitution", 2, None)[1]
+    assert [one.id for one in other] != [one.id for one in drawn]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.benchmarks.rl.judge import Samples, Tally, judge, upgraded
-from flows.benchmarks.rl.variants import BASE, BEST_OF_N, REWARD, SUPERVISED, VARIANTS
+from flows.benchmarks.rl.variants import BASE, BEST_OF_N, REWARD, SUBSTITUTION, SUPERVISED, VARIANTS
 from loop.io.crystals import read_crystals, write_crystals
 from loop.io.files import make_folder, write_text
 from loop.reward import PropertyReward, RewardConfig, RewardInputs
@@ -146,6 +146,8 @@ def _produce(
         return _best_of_n(lab, seed)
     if name == SUPERVISED:
         return _supervised(lab, seed)
+    if name == SUBSTITUTION:
+        return {"evaluations": 0, "finds": 0}, _substituted(lab.samples, seed + FRESH)
     return _tuned(lab, name, seed, progress)
 
 
@@ -226,6 +228,15 @@ def _score_pool(lab: Laboratory, seed: int) -> Pool:
         rewards.append(values)
         above.append([row.get("e_above_hull", np.nan) for row in rows])
     return Pool(drawn, candidates, np.concatenate(rewards), np.concatenate(above), len(reward.found))
+
+
+def _substituted(n: int, seed: int) -> list[Candidate | None]:
+    """Known crystals with other ions, as `generate --method substitution` draws them."""
+    from flows.models import substitution
+    from generator.constraints.conditions import Sampling
+
+    drawn = substitution(Sampling()).propose(n, seed=seed, round=0)
+    return [*drawn, *[None] * (n - len(drawn))]
 
 
 def _best_of_n(lab: Laboratory, seed: int) -> tuple[dict[str, Any], list[Candidate | None]]:

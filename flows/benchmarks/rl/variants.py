@@ -15,6 +15,7 @@ from loop.reward import STABILITY, RewardConfig, Term
 from loop.validity import ValidityRules
 
 BASE, TUNED, PPO, PAPER, BEST_OF_N, SUPERVISED = "base", "tuned", "ppo", "paper", "best-of-n", "supervised"
+SUBSTITUTION = "substitution"  # other ions on known crystals: what needs no network at all
 # as published: linear in the distance; 1 is 3 eV/atom here, which the KL weight of the paper's variant takes along
 LINEAR = Term("e_above_hull", "minimise", low=-1.0, high=2.0, shape=1.0, source="hull")
 LEARNED = replace(STABILITY, source="surrogate")  # the relaxed distance, as a surrogate predicts
@@ -108,7 +109,7 @@ VARIANTS = {
         NO_RULES,
     ),
 }
-SAMPLED = (BASE, BEST_OF_N, SUPERVISED)  # arms without reinforcement
+SAMPLED = (BASE, BEST_OF_N, SUPERVISED, SUBSTITUTION)  # arms without reinforcement
 
 
 def check_names(names: tuple[str, ...]) -> None:

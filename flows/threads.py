@@ -17,7 +17,7 @@ DEFAULTS = {
     # Prefect's second UI asks an outside host at each page, the first asks none
     "PREFECT_SERVER_UI_V2_ENABLED": "false",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    # spglib prints each try that fails, on its way to a looser tolerance; what fails altogether is an exception
+    # spglib prints each try that fails to stderr; its caller is told the outcome anyway
     "SPGLIB_WARNING": "OFF",
 }
 

@@ -287,15 +287,15 @@ def evaluate_generator(
         known = None if reference is None else read_crystals(reference)
         model = None if held_out is None else load_model(checkpoint, "cpu", "float32")
         builder = Builder(CampaignConfig())
-
-        def phases(done: int, total: int) -> None:
-            report("second opinion, phases", done, total, {})
-
+        opinion = None
+        if second_opinion is not None:
+            section = OpinionConfig(second_opinion)
+            opinion = builder.opinion(section, LEVELS, lambda done, total: report("competing phases", done, total, {}))
         evaluators = Evaluators(
             builder if energies else None,
             model,
             None if held_out is None else read_crystals(held_out),
-            None if second_opinion is None else builder.opinion(OpinionConfig(second_opinion), LEVELS, phases),
+            opinion,
         )
         record = evaluate(samples, known, output, evaluators, config, report)
     results = record["results"]

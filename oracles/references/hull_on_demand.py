@@ -113,14 +113,14 @@ class DemandHull(Hull):
         Where no level lies between them, the lower bound stands for the distance, and the message says so. What is
         computed through either hull counts for both. `progress` is as of the class; none: this hull's own.
         """
-        hull = self._like(self._finds, levels)
-        hull.progress = progress or self.progress
-        return hull
+        return self._like(self._finds, levels, progress)
 
-    def _like(self, finds: Sequence[HullEntry], levels: Sequence[float] | None) -> Self:
+    def _like(
+        self, finds: Sequence[HullEntry], levels: Sequence[float] | None, progress: Progress | None = None
+    ) -> Self:
         hull = type(self)(
             self.ledger, self.source, self.estimates,
-            min_compounds=self.min_compounds, finds=finds, levels=levels, progress=self.progress,
+            min_compounds=self.min_compounds, finds=finds, levels=levels, progress=progress or self.progress,
         )  # fmt: skip
         hull._computed, hull._phases, hull._corners = self._computed, self._phases, self._corners
         hull._widened, hull._points = self._widened, self._points

@@ -104,7 +104,7 @@ def _relax(samples: Samples, n: int, with_: Relaxing, report: Report | None = No
     if with_.opinion is not None:
         ends = {i: structure for i, structure, _ in kept}
         told = _of(report, "second opinion")
-        found[SECOND] = _second(rows, found, ends, (with_.opinion, with_.below), told)
+        found[SECOND] = _second(rows, found, ends, with_, told)
         found[SECOND_BY] = with_.second_by
     return found
 
@@ -117,14 +117,15 @@ def _second(
     rows: pd.DataFrame,
     found: pd.DataFrame,
     ends: dict[int, Structure],
-    asked: tuple[PotentialOracle, float],
+    with_: Relaxing,
     report: Callable[[int, int], None] | None,
 ) -> pd.Series:
-    """Distances by the second judge, of crystals that may count; `asked`: its oracle, and up to which distance."""
-    opinion, below = asked
+    """Distances by the second judge, of crystals that may count."""
+    assert with_.opinion is not None
     valid = rows["composition_valid"].reset_index(drop=True) & found["structure_valid"]
     part = found.assign(valid=valid, e_above_hull=found[COLUMN], sparse_hull=False)
     judge_stability(part)
     may_count = part[["valid", "unique", "new"]].all(axis=1)
-    second_opinion(part, {i: structure for i, structure in ends.items() if may_count[i]}, opinion, below, report)
+    asked = {i: structure for i, structure in ends.items() if may_count[i]}
+    second_opinion(part, asked, with_.opinion, with_.below, report)
     return part["second_opinion"]

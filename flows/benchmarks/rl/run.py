@@ -167,7 +167,8 @@ def report(
     samples = {cell: read_samples(output, *cell) for cell in about}
     independent = _independent(output, config, builder, samples, progress)
     base = {seed: samples[BASE, seed].rows for name, seed in samples if name == BASE}
-    opinion = None if config.second is None else builder.opinion(OpinionConfig(config.second), LEVELS)
+    phases = None if progress is None else lambda done, total: progress("competing phases", done, total, {})
+    opinion = None if config.second is None else builder.opinion(OpinionConfig(config.second), LEVELS, phases)
     relaxing = Relaxing(builder, opinion, config.second_below)
     cells = []
     for (name, seed), drawn in samples.items():

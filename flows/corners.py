@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flows.progress import of_stage
 from loop.contracts import Progress
 from loop.errors import EnergyTypeError, InputError
 from oracles.references.element_prototypes import LARGEST, lowest_prototypes
@@ -60,8 +61,7 @@ def examine(
     chosen = sorted(held if elements is None else elements)
     if absent := sorted(set(chosen) - held.keys()):
         raise InputError(f"expected elements of the table, it holds no energy of {', '.join(absent)}")
-    report = None if progress is None else lambda done, total: progress("corners", done, total, {})
-    corners = lowest_prototypes(chosen, potential, largest=largest, progress=report)
+    corners = lowest_prototypes(chosen, potential, largest=largest, progress=of_stage(progress, "corners"))
     lowest = {element: corner.energy for element, corner in corners.items()}
     rows = [(element, name, energy) for element, c in corners.items() for name, energy in c.tried.items()]
     tried = pd.DataFrame(rows, columns=["element", "prototype", "energy"])

@@ -10,6 +10,7 @@ import typer
 
 from flows.cli.options import Input, Json
 from flows.console import emit, note, progress
+from flows.progress import of_stage
 from loop.errors import InputError
 
 
@@ -104,7 +105,7 @@ def dft(
     with progress() as report:
         places = None
         if hull:
-            places = DftHull(config, progress=lambda done, total: report("competing phases", done, total, {}))
+            places = DftHull(config, progress=of_stage(report, "competing phases"))
         oracle = DftOracle(config, places)
         frame = dft_table(read_input(input), oracle, output, report, places)
     summary: dict[str, Any] = {"rows": len(frame), "statuses": statuses_of(frame)}

@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 
 from flows.cli.options import Input, Json, Output, Resume
 from flows.console import emit, note, progress
+from flows.progress import of_stage
 from loop.errors import InputError
 
 if TYPE_CHECKING:
@@ -290,7 +291,7 @@ def evaluate_generator(
         opinion = None
         if second_opinion is not None:
             section = OpinionConfig(second_opinion)
-            opinion = builder.opinion(section, LEVELS, lambda done, total: report("competing phases", done, total, {}))
+            opinion = builder.opinion(section, LEVELS, of_stage(report, "competing phases"))
         evaluators = Evaluators(
             builder if energies else None,
             model,

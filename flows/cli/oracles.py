@@ -12,6 +12,7 @@ from flows.cli import reference_crystals, references
 from flows.cli.options import Device, Environment, Input, Json, Output, Potential, Trust
 from flows.cli.potential import load
 from flows.console import emit, note, progress
+from flows.progress import of_stage
 from loop.errors import EnergyTypeError, InputError
 from loop.stability import IMPLAUSIBLE, METASTABLE
 
@@ -177,9 +178,7 @@ def _judge(
     if reference != DEMAND:
         with suppress(EnergyTypeError) if reference is None and relaxed else nullcontext():
             return shipped_for(potential.energy_type)
-    return demand_hull(
-        potential, RelaxConfig(), progress=lambda done, total: report("competing phases", done, total, {})
-    )
+    return demand_hull(potential, RelaxConfig(), progress=of_stage(report, "competing phases"))
 
 
 def predict(

@@ -10,6 +10,7 @@ import typer
 
 from flows.cli.options import Json, Output
 from flows.console import emit, note, progress
+from flows.progress import of_stage
 from loop.errors import InputError
 
 if TYPE_CHECKING:
@@ -129,9 +130,7 @@ def build(
         raise InputError(f"expected the name of a .npz file to write, got {output}")
     check_file(output, *sources)
     with progress() as report:
-        about = build_table(
-            sources, output, tuple(split or SPLITS), workers, lambda done, total: report("pack", done, total, {})
-        )
+        about = build_table(sources, output, tuple(split or SPLITS), workers, of_stage(report, "pack"))
     shown = {name: about[name] for name in ("crystals", "formulas", "left_out", "largest_error_angstrom")}
     emit({**shown, "left_out": len(shown["left_out"]), "output": str(output)}, json)
 

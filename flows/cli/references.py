@@ -10,6 +10,7 @@ import typer
 from flows.cli.options import Device, Environment, Json, Potential, Trust
 from flows.cli.potential import load
 from flows.console import emit, note, progress
+from flows.progress import of_stage
 from loop.errors import InputError
 
 if TYPE_CHECKING:
@@ -146,9 +147,7 @@ def fetch(
     check_file(output)
     cache = state_dir() / "materials-project"
     with progress() as report:
-        found = fetch_systems(
-            systems, cache, endpoint=endpoint, progress=lambda done, total: report("systems", done, total, {})
-        )
+        found = fetch_systems(systems, cache, endpoint=endpoint, progress=of_stage(report, "systems"))
     write_text(output, found.frame.to_csv(index=False, lineterminator="\n"))
     summary: dict[str, Any] = {"crystals": len(found.frame), "database": found.version}
     summary |= {"downloaded": list(found.downloaded), "attribution": ATTRIBUTION, "output": str(output)}

@@ -18,6 +18,7 @@ import numpy as np
 from flows.evaluation import distances
 from flows.evaluation.figures import draw
 from flows.novelty import shipped_novelty
+from flows.progress import of_stage
 from flows.records import write_record
 from loop.contracts import Progress
 from loop.errors import ConfigError
@@ -205,11 +206,8 @@ def _relaxed(
     assert evaluators.builder is not None
     chosen = np.sort(np.random.default_rng(config.seed).permutation(len(structures))[: config.relax])
     measuring = evaluators.builder.measuring
-
-    def report(done: int, total: int) -> None:
-        tell("relaxation", done, total, {})
-
-    outcomes = relax([structures[i] for i in chosen], measuring.potential, measuring.config.relax, report)
+    crystals = [structures[i] for i in chosen]
+    outcomes = relax(crystals, measuring.potential, measuring.config.relax, of_stage(tell, "relaxation"))
     part = rows.loc[chosen, ["structure_valid", "composition_valid", "valid"]].copy()
     kept = [outcome.structure if outcome.ok else None for outcome in outcomes]
     good = [row for row, structure in zip(chosen, kept, strict=True) if structure is not None]
@@ -228,12 +226,9 @@ def _relaxed(
     gained = rows["e_above_hull"] - rows["e_above_hull_relaxed"]
     both = {}
     if evaluators.opinion is not None:
-        crystals = dict(zip(good, ends, strict=True))
-
-        def judged(done: int, total: int) -> None:
-            tell("second opinion", done, total, {})
-
-        found = second_opinion(part, crystals, evaluators.opinion, config.second_below, judged)
+        told = of_stage(tell, "second opinion")
+        asked = dict(zip(good, ends, strict=True))
+        found = second_opinion(part, asked, evaluators.opinion, config.second_below, told)
         both = {"second_opinion": found}
         rows.loc[chosen, "e_above_hull_second_opinion"] = part["second_opinion"]
         rows.loc[chosen, "second_opinion_message"] = part["second_opinion_message"]

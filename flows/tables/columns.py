@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.progress import of_stage
 from loop.plausibility import KINDS
 from loop.values import failed
 
@@ -37,8 +38,7 @@ def read_input(path: Path, report: Reporter | None = None) -> CrystalTable:
     from flows.console import note
     from loop.io.crystals import read_crystals
 
-    told = None if report is None else lambda done, total: report("read", done, total, {})
-    table = read_crystals(path, told)
+    table = read_crystals(path, of_stage(report, "read"))
     _check_formulas(table)
     if table.left_out:
         names = ", ".join(table.left_out[:5]) + (", ..." if len(table.left_out) > 5 else "")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flows.progress import of_stage
 from flows.tables.columns import rows_with
 from loop.errors import InputError
 from loop.hull import Hull
@@ -189,7 +190,7 @@ def _relaxed_where_needed(
         crystals = load_reference_crystals()
     except InputError:  # not installed: the message of each row names what is not relaxed
         return references
-    report = None if progress is None else lambda done, total: progress("relax competing phases", done, total, {})
+    report = of_stage(progress, "relax competing phases")
     return relax_competing(
         [structure.composition for structure in structures],
         references,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.benchmarks.harness import write_benchmark
+from flows.progress import of_stage
 from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.io.files import make_folder, write_text
@@ -80,7 +81,7 @@ def run(
     make_folder(output)
     crystals = list(_crystals(config, more))
     tell = progress or (lambda *_: None)
-    hull = DftHull(config.dft, progress=lambda done, total: tell("competing phases", done, total, {}))
+    hull = DftHull(config.dft, progress=of_stage(progress, "competing phases"))
     rows: list[dict[str, Any]] = []
     for done, (id, crystal, published) in enumerate(crystals):
         tell("crystals", done, len(crystals), {})

@@ -18,6 +18,7 @@ import numpy as np
 from flows.benchmarks.crystals import candidate_of
 from flows.benchmarks.rl.hull import Energies, JudgeConfig
 from flows.build import Builder
+from flows.progress import of_stage
 from loop.errors import InputError
 from loop.io.files import write_text
 from loop.screening import HullScreen
@@ -261,7 +262,7 @@ class IndependentPredictors:
             about[f"forest_{name}"] = {"labels": int(rows.sum())}
             about[f"forest_{name}"] |= errors(held_out.labels[:, column], forest.predict(inputs))
         if megnet is not None:
-            gaps = megnet(held_out.structures, _teller(progress))
+            gaps = megnet(held_out.structures, of_stage(progress, "MEGNet"))
             about["megnet_band_gap"] = {"labels": "of the published model"}
             about["megnet_band_gap"] |= errors(held_out.labels[:, 0], gaps)
         return cls(forests, megnet, about)
@@ -273,12 +274,8 @@ class IndependentPredictors:
         X = composition(structures)
         found = {f"forest_{name}": forest.predict(X) for name, forest in zip(NAMES, self.forests, strict=True)}
         if self.megnet is not None:
-            found["megnet_band_gap"] = self.megnet(structures, _teller(progress))
+            found["megnet_band_gap"] = self.megnet(structures, of_stage(progress, "MEGNet"))
         return found
-
-
-def _teller(progress: Progress | None) -> Any:
-    return None if progress is None else lambda done, total: progress("MEGNet", done, total, {})
 
 
 def composition(structures: Sequence[Structure]) -> np.ndarray:

@@ -10,6 +10,7 @@ from pymatgen.core import Lattice, Structure
 
 from flows.benchmarks.rl.arms import _produce
 from flows.benchmarks.rl.chemistry import chemistry
+from flows.benchmarks.rl.dynamics import dynamics, tally
 from flows.benchmarks.rl.hull import Energies, IndependentHull, JudgeConfig, Phases, fitted_elements
 from flows.benchmarks.rl.judge import Samples, Tally, counts, drift
 from flows.benchmarks.rl.relaxed import COLUMN as RELAXED
@@ -24,6 +25,7 @@ from loop.novelty import NoveltyIndex
 from loop.values import OK, Candidate, EnergyType, Evaluation, Origin, Quantity
 from oracles.mlip import MlipConfig, PotentialOracle
 from oracles.potentials.loading import load_potential
+from oracles.properties.phonons import PhononConfig
 from oracles.references.crystals import load_reference_crystals
 from oracles.references.table import References
 from oracles.relax import RelaxConfig, relax
@@ -216,9 +218,47 @@ def test_relaxed_samples_are_judged_as_they_end(tmp_path):
     assert len(asked) == 4  # another question
 
 
+def test_phonons_tell_a_minimum_from_a_saddle_point(tmp_path):
+    """Stretched copper relaxes to its minimum; bcc copper, which symmetry holds, is none by EMT (Bain's path)."""
+    potential = load_potential("ase.calculators.emt:EMT")
+    kind = potential.energy_type
+    references = References(("Cu",), np.array([0.0]), ("a",), np.zeros(1, bool), kind, "checksum", {})
+    oracle = PotentialOracle(potential, references, MlipConfig(bulk=None))
+    relaxing = Relaxing(SimpleNamespace(measuring=oracle))
+    crystals = {
+        3: Structure(Lattice.cubic(3.7), ["Cu"] * 4, FCC),
+        7: Structure(Lattice.cubic(2.9), ["Cu"] * 2, [[0, 0, 0], [0.5, 0.5, 0.5]]),
+        8: Structure(Lattice.cubic(3.2), ["W"], [[0, 0, 0]]),  # EMT does not know it
+    }
+    path, told = tmp_path / "phonons.csv", []
+    found = dynamics(crystals, relaxing, PhononConfig(min_length=4.5), path, lambda *done: told.append(done))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert found["sample"].tolist() == [3, 7, 8]
+    assert found["status"].tolist() == [OK, OK, "failed:unsupported-element"]
+    assert found["dynamically_stable"].tolist()[:2] == [True, False]
+    assert found["lowest_frequency"][0] > 1 > -0.5 > found["lowest_frequency"][1]
+    assert tally(found) == {"phonons": 2, "dynamically_stable": 1, "phonons_failed": 1}
+    again = dynamics(crystals, relaxing, PhononConfig(min_length=4.5), path)  # from the file
+    assert tally(again) == tally(found)
+    assert not list(tmp_path.glob("*.partial.jsonl"))
+    coarse = dynamics(crystals, relaxing, PhononConfig(min_length=0), path)  # Gamma alone: other settings, so computed
+    assert coarse["status"].tolist() == ["failed:phonons", "failed:phonons", "failed:unsupported-element"]
+
+
+def test_dynamically_stable_ones_are_pooled_over_seeds():
+    one = cell("base", 0, 20, phonons=8, dynamically_stable=6, phonons_failed=1)
+    two = cell("base", 1, 20, phonons=4, dynamically_stable=3, phonons_failed=0)
+    entry = summarise([one, two])["base"]
+    assert (entry["phonons"], entry["phonons_failed"]) == (12, 1)
+    assert entry["dynamically_stable"]["value"] == 0.75
+    assert "dynamically_stable_percent" in table({"base": entry}).splitlines()[0]
+
+
 def test_a_second_judge_needs_relaxed_samples():
     with pytest.raises(ConfigError, match="set relaxed"):
         RLConfig(second="sevennet")
+    with pytest.raises(ConfigError, match="phonons looks at relaxed crystals: set relaxed"):
+        RLConfig(phonons=5)
     with pytest.raises(ConfigError, match="second_below of at least"):
         RLConfig(relaxed=10, second="sevennet", second_below=0.05)
 

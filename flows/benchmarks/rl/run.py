@@ -17,8 +17,10 @@ import numpy as np
 from flows.benchmarks.harness import write_benchmark
 from flows.benchmarks.rl.arms import Laboratory, SupervisedConfig, read_samples, run_arm
 from flows.benchmarks.rl.chemistry import chemistry
+from flows.benchmarks.rl.dynamics import PROTOCOL as DYNAMICS
+from flows.benchmarks.rl.dynamics import dynamics, tally
 from flows.benchmarks.rl.hull import JudgeConfig
-from flows.benchmarks.rl.judge import PROTOCOL, counts, drift
+from flows.benchmarks.rl.judge import PROTOCOL, counts, drift, judged
 from flows.benchmarks.rl.relaxed import COLUMN as RELAXED
 from flows.benchmarks.rl.relaxed import PROTOCOL as RELAXING
 from flows.benchmarks.rl.relaxed import SECOND, Relaxing, relaxed
@@ -34,11 +36,13 @@ from flows.benchmarks.rl.variants import (
     check_names,
 )
 from flows.journal import same_settings
+from flows.progress import of_stage
 from loop.contracts import Progress
 from loop.errors import ConfigError
 from loop.io.files import make_folder, write_text
 from loop.stability import LEVELS, METASTABLE
 from oracles.opinion import OpinionConfig
+from oracles.properties.phonons import PhononConfig
 
 if TYPE_CHECKING:
     from flows.benchmarks.rl.judge import Samples
@@ -65,6 +69,9 @@ class RLConfig:
         relaxed: samples of each judged arm that are relaxed with the default potential, the first ones; 0: none.
         second: potential that judges the relaxed ones on its own hull, as sevennet; none: only the default one.
         second_below: distance from the default potential's hull (eV/atom) up to which it is asked.
+        phonons: relaxed samples of each judged arm that are M.S.U.N. whose phonons are computed, by the last potential
+            asked, the first ones; 0: none.
+        displacing: how these are displaced.
         recipe: settings of the fine-tuning.
         supervised: settings of the supervised baseline.
     """
@@ -89,6 +96,8 @@ class RLConfig:
     relaxed: int = 0
     second: str | None = None
     second_below: float = 0.2
+    phonons: int = 0
+    displacing: PhononConfig = field(default_factory=PhononConfig)
     recipe: RecipeOverrides = field(default_factory=lambda: RecipeOverrides())
     supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
 
@@ -97,10 +106,14 @@ class RLConfig:
         check_names((*self.variants, *self.ablations, *self.judged))
         if BASE not in self.variants:
             raise ConfigError("the base must be among the variants: all others are compared with it.")
-        if min(self.seeds, self.samples, self.judge_samples) < 1 or min(self.ablation_seeds, self.relaxed) < 0:
-            raise ConfigError("seeds, samples and judge_samples must be positive.")
-        if self.second is not None and not self.relaxed:
-            raise ConfigError("second judges relaxed crystals: set relaxed, the number of samples.")
+        counts_from_zero = (self.ablation_seeds, self.relaxed, self.phonons)
+        if min(self.seeds, self.samples, self.judge_samples) < 1 or min(counts_from_zero) < 0:
+            raise ConfigError(
+                "seeds, samples and judge_samples must be positive, ablation_seeds, relaxed and phonons not negative."
+            )
+        for name in ("second", "phonons"):
+            if getattr(self, name) and not self.relaxed:
+                raise ConfigError(f"{name} looks at relaxed crystals: set relaxed, the number of samples.")
         if not self.second_below >= METASTABLE:
             raise ConfigError(f"expected second_below of at least {METASTABLE:g} eV/atom, got {self.second_below}")
 
@@ -167,7 +180,7 @@ def report(
     samples = {cell: read_samples(output, *cell) for cell in about}
     independent = _independent(output, config, builder, samples, progress)
     base = {seed: samples[BASE, seed].rows for name, seed in samples if name == BASE}
-    phases = None if progress is None else lambda done, total: progress("competing phases", done, total, {})
+    phases = of_stage(progress, "competing phases")
     opinion = None if config.second is None else builder.opinion(OpinionConfig(config.second), LEVELS, phases)
     relaxing = Relaxing(builder, opinion, config.second_below)
     cells = []
@@ -178,14 +191,7 @@ def report(
             seen = drawn.rows.head(config.judge_samples)
             row |= {f"independent_{key}": value for key, value in counts(seen, INDEPENDENT).items()}
         if config.relaxed and name in config.judged:
-            path = output / "cells" / f"{name}-{seed}.relaxed.csv"
-            tell = None if progress is None else partial(_tell, progress, f"{name} {seed}")
-            seen = relaxed(drawn, config.relaxed, relaxing, path, tell)
-            row |= {f"relaxed_{key}": value for key, value in counts(seen, RELAXED).items()}
-            if config.second is not None:
-                # where its hull is thin, the second judge gives no distance
-                judged = counts(seen.assign(sparse_hull=False), SECOND)
-                row |= {f"second_{key}": value for key, value in judged.items()}
+            row |= _after_relaxation(output, config, relaxing, (name, seed), drawn, progress)
         told = about[name, seed]
         row |= {key: told.get(key) for key in ("evaluations", "finds", "trained_on", "stopped")}
         cells.append(row | {"cpu_seconds": told["cpu_seconds"]["learn"]})
@@ -193,7 +199,12 @@ def report(
         "benchmark": "rl",
         "results": summarise(cells),
         "independent_judge": independent,
-        "protocol": {"judging": PROTOCOL, "relaxed": RELAXING, "novelty": builder.novelty.protocol()},
+        "protocol": {
+            "judging": PROTOCOL,
+            "relaxed": RELAXING,
+            "dynamics": DYNAMICS,
+            "novelty": builder.novelty.protocol(),
+        },
         "cells": cells,
         "about": {name: VARIANTS[name].about for name in {cell[0] for cell in about} if name in VARIANTS},
         "settings": _plain(config),
@@ -206,6 +217,27 @@ def report(
     draw_curves(about, output / "curves.png")
     draw_shares(record["results"], output / "shares.png")
     return record
+
+
+def _after_relaxation(
+    output: Path, config: RLConfig, relaxing: Relaxing, cell: Cell, drawn: Samples, progress: Progress | None
+) -> dict[str, Any]:
+    """What the relaxed samples of an arm and seed count, by one potential or two, and their phonons."""
+    name = "-".join(map(str, cell))
+    tell = None if progress is None else partial(_tell, progress, f"{cell[0]} {cell[1]}")
+    seen = relaxed(drawn, config.relaxed, relaxing, output / "cells" / f"{name}.relaxed.csv", tell)
+    row: dict[str, Any] = {f"relaxed_{key}": value for key, value in counts(seen, RELAXED).items()}
+    last = RELAXED
+    if config.second is not None:
+        # where its hull is thin, the second judge gives no distance
+        seen, last = seen.assign(sparse_hull=False), SECOND
+        row |= {f"second_{key}": value for key, value in counts(seen, SECOND).items()}
+    if config.phonons:
+        chosen = np.flatnonzero(judged(seen, last)["msun"])[: config.phonons]
+        crystals = {int(i): s for i in chosen if (s := drawn.structures[i]) is not None}
+        told = None if tell is None else partial(tell, "phonons")
+        row |= tally(dynamics(crystals, relaxing, config.displacing, output / "cells" / f"{name}.phonons.csv", told))
+    return row
 
 
 def _tell(progress: Progress, cell: str, stage: str, done: int, total: int) -> None:
@@ -229,8 +261,7 @@ def _independent(
     hull = IndependentHull(
         Energies(config.judge, output / "judge_cache.json"), Phases(builder.measuring.table, config.judge.data)
     )
-    tell = None if progress is None else lambda done, total: progress("judge", done, total, {})
-    above = hull.judge(crystals, tell)
+    above = hull.judge(crystals, of_stage(progress, "judge"))
     for cell in cells:
         column = np.full(len(samples[cell].rows), np.nan)
         column[[row for at, row in where if at == cell]] = above[[k for k, (at, _) in enumerate(where) if at == cell]]
@@ -260,6 +291,8 @@ def _same_settings(output: Path, config: RLConfig) -> None:
         "relaxed",
         "second",
         "second_below",
+        "phonons",
+        "displacing",
         "variants",
         "ablations",
         "seeds",

@@ -48,6 +48,8 @@ def summarise(cells: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
                 entry |= _shares(group, base, prefix)
         shown = [key for key in map(str, group) if key in DRIFT or key.startswith(CHEMISTRY)]
         entry |= {key: float(group[key].mean()) for key in shown}
+        if "phonons" in group and group["phonons"].notna().all():
+            entry |= _dynamics(group)
         entry["chemistry"] = _chemistry(group, base)
         entry["elements"] = sorted(set(group["element"]))
         evaluations, finds = int(group["evaluations"].sum()), int(group["finds"].sum())
@@ -73,6 +75,13 @@ def _shares(group: pd.DataFrame, base: pd.DataFrame, prefix: str) -> dict[str, A
         hits = (int(group[prefix + key].sum()), n), (int(base[prefix + key].sum()), m)
         entry[f"{prefix}{key}_ratio"] = asdict(rate_ratio(*hits))
     return entry
+
+
+def _dynamics(group: pd.DataFrame) -> dict[str, Any]:
+    """Share of the M.S.U.N. crystals tried whose phonons are real, of those whose phonons came out."""
+    tried, stable = int(group["phonons"].sum()), int(group["dynamically_stable"].sum())
+    failed = int(group["phonons_failed"].sum())
+    return {"phonons": tried, "dynamically_stable": asdict(wilson(stable, tried)), "phonons_failed": failed}
 
 
 def _chemistry(group: pd.DataFrame, base: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -112,6 +121,8 @@ def table(summary: dict[str, dict[str, Any]]) -> str:
             for key in RATIOS:
                 if f"{prefix}{key}_ratio" in entry:
                     row[f"{prefix}{key}_ratio"] = round(entry[f"{prefix}{key}_ratio"]["value"], 2)
+        if "dynamically_stable" in entry:
+            row["dynamically_stable_percent"] = round(100 * entry["dynamically_stable"]["value"], 1)
         row |= {key: round(entry[key], 3) for key in (*DRIFT, *LISTED) if key in entry}
         row |= {"yield_percent": round(100 * entry["yield"], 1), "cpu_seconds": round(entry["cpu_seconds"])}
         rows.append(row)

@@ -12,9 +12,11 @@ from pymatgen.core import Lattice, Structure
 from flows.build import Builder
 from flows.checks import problems
 from flows.config import read_config
+from flows.evaluation import report
 from flows.evaluation.report import EvaluationConfig, second_opinion, told
 from flows.facts import facts_of
 from flows.forecast import forecast
+from flows.journal import Journal
 from flows.outcome import summarise
 from flows.preflight import missing_parts
 from loop.campaign import Campaign
@@ -165,6 +167,35 @@ def test_samples_are_sun_by_both(tmp_path):
     assert (wider["asked"], wider["judged"], wider["asked_below"]) == (5, 4, 0.25)
     assert wider["metastable"]["count"] == 2
     assert wider["alone"]["metastable"]["count"] == 3
+
+
+def test_second_opinions_survive_a_kill(tmp_path, monkeypatch):
+    """Killed after the first part; the second run asks about what is missing alone, and says the same."""
+    monkeypatch.setattr(report, "OPINIONS", 2)
+    names = [("Na", "Cl"), ("Mg", "O"), ("Li", "Cl"), ("K", "Br"), ("Rb", "I")]
+    crystals = dict(enumerate(rocksalt(*name, 3.0) for name in names))
+    flags = dict.fromkeys(("valid", "unique", "new", "metastable", "stable", "sun", "msun"), True)
+    part = pd.DataFrame({**flags, "e_above_hull": 0.05, "sparse_hull": False}, index=range(5))
+    whole = part.copy()
+    expected = second_opinion(whole, crystals, Doubtful())
+
+    class Killed(Doubtful):
+        def evaluate(self, candidates, progress=None):
+            if self.batches:
+                raise KeyboardInterrupt
+            return super().evaluate(candidates, progress)
+
+    with pytest.raises(KeyboardInterrupt), Journal(tmp_path / "kept", {}) as journal:
+        second_opinion(part, crystals, Killed(), journal=journal)
+    other, told_of = Doubtful(), []
+    with Journal(tmp_path / "kept", {}) as journal:
+        assert journal.found == 2
+        found = second_opinion(part, crystals, other, progress=lambda *done: told_of.append(done), journal=journal)
+    assert [len(batch) for batch in other.batches] == [2, 1]
+    assert told_of == [(4, 5), (5, 5)]
+    assert found == expected
+    pd.testing.assert_frame_equal(part, whole)
+    assert not list(tmp_path.iterdir())  # complete: nothing is kept
 
 
 WEIGHTS = "a" * 64

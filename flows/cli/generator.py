@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -270,8 +271,10 @@ def evaluate_generator(
 ) -> None:
     """Validity, uniqueness, novelty, stability, likelihood and distributions of generated crystals."""
     from flows.build import Builder
+    from flows.cli.oracles import tell_resumed
     from flows.config import CampaignConfig
     from flows.evaluation.report import EvaluationConfig, Evaluators, evaluate, told
+    from flows.journal import Journal
     from flows.models import load_model
     from flows.tables.columns import read_input
     from flows.tables.outputs import check_folder
@@ -288,17 +291,21 @@ def evaluate_generator(
         known = None if reference is None else read_crystals(reference)
         model = None if held_out is None else load_model(checkpoint, "cpu", "float32")
         builder = Builder(CampaignConfig())
-        opinion = None
-        if second_opinion is not None:
-            section = OpinionConfig(second_opinion)
-            opinion = builder.opinion(section, LEVELS, of_stage(report, "competing phases"))
         evaluators = Evaluators(
             builder if energies else None,
             model,
             None if held_out is None else read_crystals(held_out),
-            opinion,
         )
-        record = evaluate(samples, known, output, evaluators, config, report)
+        if second_opinion is None:
+            record = evaluate(samples, known, output, evaluators, config, report)
+        else:
+            section = OpinionConfig(second_opinion)
+            opinion = builder.opinion(section, LEVELS, of_stage(report, "competing phases"))
+            by = {"second_opinion": opinion.name, "settings": opinion.settings_hash}
+            with Journal(output / "second_opinion", by) as journal:
+                tell_resumed(journal, report)
+                judged = replace(evaluators, opinion=opinion, opinions=journal)
+                record = evaluate(samples, known, output, judged, config, report)
     results = record["results"]
     emit(results if json else {**told(results), "record": f"{output}/record.json"}, json)
 

@@ -8,8 +8,9 @@ coverage and precision. Validity, uniqueness, novelty and stability are always g
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import numpy as np
 from flows.evaluation import distances
 from flows.evaluation.figures import draw
 from flows.novelty import shipped_novelty
-from flows.progress import of_stage
+from flows.progress import Count, of_stage
 from flows.records import write_record
 from loop.contracts import Progress
 from loop.errors import ConfigError
@@ -27,19 +28,21 @@ from loop.metrics import wilson
 from loop.novelty import NoveltyIndex
 from loop.stability import DEFINITIONS, IMPLAUSIBLE, METASTABLE, sun_flags, within
 from loop.validity import STRICT, unknown_elements, validity_flags
-from loop.values import KNOWN, NEW, Candidate
+from loop.values import KNOWN, NEW, Candidate, structure_id
 
 if TYPE_CHECKING:
     import pandas as pd
     from pymatgen.core import Structure
 
     from flows.build import Builder
+    from flows.journal import Journal
     from generator.checkpoint import Checkpoint
     from loop.io.crystals import CrystalTable
     from oracles.mlip import PotentialOracle
 
 REFERENCE = "reference "  # ids of reference crystals begin so
 CHUNK = 64  # crystals between two calls of progress
+OPINIONS = 16  # crystals that the second potential is asked about together where its opinions are kept
 SHARED = ("structure_valid", "structure_valid_strict", "composition_valid", "valid", "unique", "new")
 
 
@@ -67,6 +70,7 @@ class Evaluators:
     checkpoint: Checkpoint | None = None  # whose likelihood of `held_out` is measured
     held_out: CrystalTable | None = None
     opinion: PotentialOracle | None = None  # another potential, which judges what is near the first's hull, relaxed
+    opinions: Journal | None = None  # where its distances are kept as they come, so that a killed evaluation resumes
 
 
 def evaluate(
@@ -228,7 +232,7 @@ def _relaxed(
     if evaluators.opinion is not None:
         told = of_stage(tell, "second opinion")
         asked = dict(zip(good, ends, strict=True))
-        found = second_opinion(part, asked, evaluators.opinion, config.second_below, told)
+        found = second_opinion(part, asked, evaluators.opinion, config.second_below, told, evaluators.opinions)
         both = {"second_opinion": found}
         rows.loc[chosen, "e_above_hull_second_opinion"] = part["second_opinion"]
         rows.loc[chosen, "second_opinion_message"] = part["second_opinion_message"]
@@ -247,7 +251,8 @@ def second_opinion(
     relaxed: Mapping[int, Structure],
     oracle: PotentialOracle,
     below: float = METASTABLE,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Count | None = None,
+    journal: Journal | None = None,
 ) -> dict[str, Any]:
     """Shares of crystals that two potentials call stable, each on its own hull, S.U.N. with that, and by the second.
 
@@ -259,12 +264,13 @@ def second_opinion(
         below: distance from the first potential's hull (eV/atom) up to which the second is asked; what lies further
             counts as not stable by it.
         progress: called with crystals relaxed by the second and their total.
+        journal: keeps what the second said, `OPINIONS` crystals at a time; what it holds is not asked again.
     """
     near = within(part["e_above_hull"].to_numpy(dtype=float), below, part["sparse_hull"].to_numpy(dtype=bool))
     asked = [row for row in part.index[near] if row in relaxed]
-    labels = oracle.evaluate([Candidate(relaxed[row]) for row in asked], progress) if asked else []
-    above = {row: label.value("e_above_hull") for row, label in zip(asked, labels, strict=True) if label.ok}
-    said = {row: label.message for row, label in zip(asked, labels, strict=True)}
+    opinions = dict(zip(asked, _opinions([relaxed[row] for row in asked], oracle, progress, journal), strict=True))
+    above = {row: each["e_above_hull"] for row, each in opinions.items() if each["e_above_hull"] is not None}
+    said = {row: each["message"] for row, each in opinions.items()}
     part["second_opinion"] = [above.get(row, np.nan) for row in part.index]
     part["second_opinion_message"] = [said.get(row, "") for row in part.index]
     # a sparse hull is no verdict of this oracle, so what it judged is not sparse
@@ -274,6 +280,29 @@ def second_opinion(
     found: dict[str, Any] = {"oracle": oracle.name, "asked": len(asked), "judged": len(above), "asked_below": below}
     found |= {name: _share(int((part[name] & second[name]).sum()), len(part)) for name in names}
     return found | {"alone": {name: _share(int(second[name].sum()), len(part)) for name in names}}
+
+
+def _opinions(
+    crystals: Sequence[Structure], oracle: PotentialOracle, report: Count | None, journal: Journal | None
+) -> list[dict[str, Any]]:
+    """``e_above_hull`` (eV/atom, None where there is none) and ``message`` of each crystal."""
+    keys = [structure_id(crystal) for crystal in crystals]
+    done = {} if journal is None else dict(journal.done)
+    missing = {key: Candidate(crystal) for key, crystal in zip(keys, crystals, strict=True) if key not in done}
+    known, size = len(crystals) - len(missing), len(missing) if journal is None else OPINIONS
+    for start in range(0, len(missing), max(size, 1)):
+        part = list(missing)[start : start + size]
+        told = None if report is None else partial(_count_on, report, known + start, len(crystals))
+        for key, label in zip(part, oracle.evaluate([missing[key] for key in part], told), strict=True):
+            above = label.value("e_above_hull") if label.ok else None
+            done[key] = {"e_above_hull": above, "message": label.message}
+            if journal is not None:
+                journal.write(key, done[key])
+    return [done[key] for key in keys]
+
+
+def _count_on(report: Count, before: int, total: int, done: int, _: int) -> None:
+    report(before + done, total)
 
 
 def _share(count: int, n: int) -> dict[str, Any]:

@@ -57,9 +57,9 @@ def emit(summary: Mapping[str, Any], as_json: bool, text: str | None = None) -> 
 
 
 def short(value: Any) -> str:
-    """A number with four digits, a dash for one that is not known, parts with their names, anything else as it is."""
+    """A number with four digits, a dash for an unknown one, parts with their names or "none", all else as it is."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {short(part)}" for name, part in value.items())
+        return ", ".join(f"{name} {short(part)}" for name, part in value.items()) or "none"
     if isinstance(value, float):
         return "–" if math.isnan(value) else f"{value:.4g}"
     return str(value)

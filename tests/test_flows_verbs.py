@@ -105,7 +105,8 @@ def test_a_check_that_breaks_is_a_failed_check():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(1 / 3, "0.3333"), (float("nan"), "–"), (3, "3"), ("ok", "ok"), ({"a": 0.5}, "a 0.5")]
+    ("value", "text"),
+    [(1 / 3, "0.3333"), (float("nan"), "–"), (3, "3"), ("ok", "ok"), ({"a": 0.5}, "a 0.5"), ({}, "none")],
 )
 def test_what_is_not_known_is_a_dash(value, text):
     assert short(value) == text

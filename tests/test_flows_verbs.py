@@ -88,6 +88,25 @@ def test_finetune_goes_on_where_it_stopped(tmp_path):
     assert run("generate", "--n", 3, *made).exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("where", "arguments", "way"),
+    [
+        ("flows.tables.generation.finetune", ("finetune", "smoke"), "repeat the command with --resume"),
+        ("flows.tables.generation.generate", ("generate", "--n", 2), "repeat the command"),
+    ],
+)
+def test_an_interrupted_verb_says_how_it_is_continued(tmp_path, monkeypatch, where, arguments, way):
+    """It said `resume RESULTS_FOLDER` whatever the verb, though no campaign was run."""
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    done = run(*arguments, "--output", tmp_path / "out.csv")
+    assert done.exit_code == 130
+    assert done.stderr.strip().endswith(f"to continue: {way}")
+
+
 def test_doctor_finds_everything_that_ships():
     done = run("doctor", "--json")
     checks = json.loads(done.stdout)

@@ -30,7 +30,7 @@ class GuardedGroup(TyperGroup):
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt:
-            print_error("interrupted. Nothing recorded is lost; to continue: discovery-loop resume RESULTS_FOLDER")
+            print_error(f"interrupted. Nothing recorded is lost; to continue: {_way_on(ctx.invoked_subcommand)}")
             raise typer.Exit(130) from None
         except DiscoveryLoopError as error:
             print_error(str(error))
@@ -54,6 +54,13 @@ class GuardedGroup(TyperGroup):
                 f"unexpected {type(error).__name__}: {error}\nThe traceback is in {write_log()}; please report it."
             )
             raise typer.Exit(1) from None
+
+
+def _way_on(verb: str | None) -> str:
+    """How an interrupted verb is continued."""
+    if verb in ("run", "resume"):
+        return "discovery-loop resume RESULTS_FOLDER"
+    return f"repeat the command{' with --resume' if verb in ('pretrain', 'finetune') else ''}"
 
 
 def write_log() -> Path:

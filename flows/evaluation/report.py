@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 REFERENCE = "reference "  # ids of reference crystals begin so
 CHUNK = 64  # crystals between two calls of progress
-OPINIONS = 16  # crystals that the second potential is asked about together where its opinions are kept
+OPINIONS = 8  # crystals that the second potential is asked about together where its opinions are kept
 SHARED = ("structure_valid", "structure_valid_strict", "composition_valid", "valid", "unique", "new")
 
 

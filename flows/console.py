@@ -58,8 +58,10 @@ def emit(summary: Mapping[str, Any], as_json: bool, text: str | None = None) -> 
 
 def short(value: Any) -> str:
     """A number with four digits, a dash for an unknown one, parts with their names or "none", all else as it is."""
+    if isinstance(value, Mapping | list | tuple) and not value:
+        return "none"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name} {short(part)}" for name, part in value.items()) or "none"
+        return ", ".join(f"{name} {short(part)}" for name, part in value.items())
     if isinstance(value, float):
         return "–" if math.isnan(value) else f"{value:.4g}"
     return str(value)

@@ -1,6 +1,7 @@
 """The benchmark of fine-tuning: counting, intervals, and an independent hull on an invented chemistry."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from flows.benchmarks.rl import dynamics as dynamics_module
 from flows.benchmarks.rl.arms import _produce
 from flows.benchmarks.rl.chemistry import chemistry
 from flows.benchmarks.rl.dynamics import dynamics, tally
@@ -15,9 +17,10 @@ from flows.benchmarks.rl.hull import Energies, IndependentHull, JudgeConfig, Pha
 from flows.benchmarks.rl.judge import Samples, Tally, counts, drift
 from flows.benchmarks.rl.relaxed import COLUMN as RELAXED
 from flows.benchmarks.rl.relaxed import SECOND, Relaxing, relaxed
-from flows.benchmarks.rl.run import RLConfig
+from flows.benchmarks.rl.run import RLConfig, _after_relaxation
 from flows.benchmarks.rl.summary import draw_curves, draw_shares, summarise, table
 from flows.benchmarks.rl.variants import RECIPE, VARIANTS
+from flows.evaluation import report
 from generator.rl.strata import class_of
 from loop.errors import ConfigError
 from loop.io.cif_writer import to_cif
@@ -162,7 +165,7 @@ def test_tally_counts_distinct_finds():
     assert tally.found == {"NaCl 225"}
 
 
-def test_relaxed_samples_are_judged_as_they_end(tmp_path):
+def test_relaxed_samples_are_judged_as_they_end(tmp_path, monkeypatch):
     """Stretched copper and gold fall back to the elements' own energies; an overlap is no crystal; all by ASE's EMT."""
     potential = load_potential("ase.calculators.emt:EMT")
     metals = {name: Structure(Lattice.cubic(a), [name] * 4, FCC) for name, a in (("Cu", 3.59), ("Au", 4.06))}
@@ -205,10 +208,24 @@ def test_relaxed_samples_are_judged_as_they_end(tmp_path):
 
     stages = []
     judges = Relaxing(SimpleNamespace(measuring=oracle, novelty=NoveltyIndex()), Second())
+
+    class Killed(Second):
+        """Ctrl-C once copper is judged."""
+
+        def evaluate(self, candidates, progress=None):
+            if candidates[0].formula == "Au":
+                raise KeyboardInterrupt
+            return super().evaluate(candidates, progress)
+
+    monkeypatch.setattr(report, "OPINIONS", 1)
+    monkeypatch.setattr(report, "cores", lambda: 1)
+    with pytest.raises(KeyboardInterrupt):
+        relaxed(samples, 4, replace(judges, opinion=Killed()), path)
+    assert asked == ["Cu"]
     twice = relaxed(samples, 4, judges, path, lambda *told: stages.append(told))
     assert ("relaxed", 3, 3) in stages
     assert stages[-1] == ("second opinion", 2, 2)
-    assert asked == ["Cu", "Au"]  # neither the copy nor the overlap
+    assert asked == ["Cu", "Au"]  # copper once; neither the copy nor the overlap
     np.testing.assert_array_equal(twice[SECOND], [0.05, np.nan, 0.15, np.nan])
     assert counts(twice, SECOND)["msun"] == 1
     again = SimpleNamespace(measuring=oracle, novelty=NoveltyIndex())
@@ -216,9 +233,18 @@ def test_relaxed_samples_are_judged_as_they_end(tmp_path):
     assert len(asked) == 2  # from the file
     relaxed(samples, 4, Relaxing(again, Second(), below=0.3), path)
     assert len(asked) == 4  # another question
+    # an arm's counts, and the phonons of what is M.S.U.N. by the last potential asked: copper
+    (tmp_path / "cells").mkdir()
+    config = RLConfig(relaxed=4, second="other", phonons=5, displacing=PhononConfig(min_length=4.5))
+    judges = Relaxing(SimpleNamespace(measuring=oracle, novelty=NoveltyIndex()), Second())
+    judges.opinion.potential, judges.opinion.config = potential, oracle.config
+    row = _after_relaxation(tmp_path, config, judges, ("base", 0), samples, None)
+    assert (row["relaxed_metastable"], row["second_metastable"], row["second_msun"]) == (3, 1, 1)
+    assert (row["phonons"], row["dynamically_stable"], row["phonons_failed"]) == (1, 1, 0)
+    assert pd.read_csv(tmp_path / "cells" / "base-0.phonons.csv")["sample"].tolist() == [0]
 
 
-def test_phonons_tell_a_minimum_from_a_saddle_point(tmp_path):
+def test_phonons_tell_a_minimum_from_a_saddle_point(tmp_path, monkeypatch):
     """Stretched copper relaxes to its minimum; bcc copper, which symmetry holds, is none by EMT (Bain's path)."""
     potential = load_potential("ase.calculators.emt:EMT")
     kind = potential.energy_type
@@ -241,6 +267,10 @@ def test_phonons_tell_a_minimum_from_a_saddle_point(tmp_path):
     again = dynamics(crystals, relaxing, PhononConfig(min_length=4.5), path)  # from the file
     assert tally(again) == tally(found)
     assert not list(tmp_path.glob("*.partial.jsonl"))
+    monkeypatch.setattr(dynamics_module, "_from_end", None)  # none is computed again
+    more = dict(list(crystals.items())[:2])
+    assert tally(dynamics(more, relaxing, PhononConfig(min_length=4.5), path))["dynamically_stable"] == 1
+    monkeypatch.undo()
     coarse = dynamics(crystals, relaxing, PhononConfig(min_length=0), path)  # Gamma alone: other settings, so computed
     assert coarse["status"].tolist() == ["failed:phonons", "failed:phonons", "failed:unsupported-element"]
 

@@ -30,7 +30,7 @@ class GuardedGroup(TyperGroup):
         except (typer.Exit, typer.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt:
-            print_error(f"interrupted. Nothing recorded is lost; to continue: {_way_on(ctx.invoked_subcommand)}")
+            print_error(f"interrupted. {_way_on(ctx.invoked_subcommand)}")
             raise typer.Exit(130) from None
         except DiscoveryLoopError as error:
             print_error(str(error))
@@ -59,8 +59,12 @@ class GuardedGroup(TyperGroup):
 def _way_on(verb: str | None) -> str:
     """How an interrupted verb is continued."""
     if verb in ("run", "resume"):
-        return "discovery-loop resume RESULTS_FOLDER"
-    return f"repeat the command{' with --resume' if verb in ('pretrain', 'finetune') else ''}"
+        return "Nothing recorded is lost; to continue: discovery-loop resume RESULTS_FOLDER"
+    if verb in ("pretrain", "finetune"):
+        return (
+            "To continue from its last checkpoint, repeat the command with --resume; without one, repeat it as it was."
+        )
+    return "Repeat the command: what it had kept of finished work is not done again."
 
 
 def write_log() -> Path:

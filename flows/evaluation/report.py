@@ -20,6 +20,7 @@ from flows.evaluation import distances
 from flows.evaluation.figures import draw
 from flows.novelty import shipped_novelty
 from flows.progress import Count, of_stage
+from flows.provenance import cores
 from flows.records import write_record
 from loop.contracts import Progress
 from loop.errors import ConfigError
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 REFERENCE = "reference "  # ids of reference crystals begin so
 CHUNK = 64  # crystals between two calls of progress
-OPINIONS = 8  # crystals that the second potential is asked about together where its opinions are kept
+OPINIONS = 4  # crystals for each core that the second potential is asked about together where its opinions are kept
 SHARED = ("structure_valid", "structure_valid_strict", "composition_valid", "valid", "unique", "new")
 
 
@@ -264,7 +265,8 @@ def second_opinion(
         below: distance from the first potential's hull (eV/atom) up to which the second is asked; what lies further
             counts as not stable by it.
         progress: called with crystals relaxed by the second and their total.
-        journal: keeps what the second said, `OPINIONS` crystals at a time; what it holds is not asked again.
+        journal: keeps each distance that the second gave, `OPINIONS` crystals a core at a time; what it holds is not
+            asked again.
     """
     near = within(part["e_above_hull"].to_numpy(dtype=float), below, part["sparse_hull"].to_numpy(dtype=bool))
     asked = [row for row in part.index[near] if row in relaxed]
@@ -289,14 +291,14 @@ def _opinions(
     keys = [structure_id(crystal) for crystal in crystals]
     done = {} if journal is None else dict(journal.done)
     missing = {key: Candidate(crystal) for key, crystal in zip(keys, crystals, strict=True) if key not in done}
-    known, size = len(crystals) - len(missing), len(missing) if journal is None else OPINIONS
+    known, size = len(crystals) - len(missing), len(missing) if journal is None else OPINIONS * cores()
     for start in range(0, len(missing), max(size, 1)):
         part = list(missing)[start : start + size]
         told = None if report is None else partial(_count_on, report, known + start, len(crystals))
         for key, label in zip(part, oracle.evaluate([missing[key] for key in part], told), strict=True):
             above = label.value("e_above_hull") if label.ok else None
             done[key] = {"e_above_hull": above, "message": label.message}
-            if journal is not None:
+            if journal is not None and label.ok:  # what failed is tried again by a run that resumes
                 journal.write(key, done[key])
     return [done[key] for key in keys]
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from flows.benchmarks.rl.judge import Samples
 from flows.evaluation.report import judge_stability, second_opinion
+from flows.journal import Journal
 from loop.io.files import write_text
 from loop.stability import METASTABLE
 from loop.validity import STRUCTURE
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from flows.build import Builder
+    from flows.progress import Count
     from oracles.mlip import PotentialOracle
 
     Report = Callable[[str, int, int], None]
@@ -69,12 +71,13 @@ def relaxed(samples: Samples, n: int, with_: Relaxing, path: Path, report: Repor
     found = pd.read_csv(path) if path.exists() else None
     asked = None if found is None or SECOND_BY not in found else found[SECOND_BY].iloc[0]
     if found is None or len(found) != len(rows) or with_.second_by not in (None, asked):
-        found = _relax(samples, n, with_, report)
+        with Journal(path, {"second": with_.second_by, "samples": n}) as journal:
+            found = _relax(samples, n, with_, journal, report)
         write_text(path, found.to_csv(index=False, lineterminator="\n"))
     return rows.assign(**{name: found[name] for name in found.columns})
 
 
-def _relax(samples: Samples, n: int, with_: Relaxing, report: Report | None = None) -> pd.DataFrame:
+def _relax(samples: Samples, n: int, with_: Relaxing, journal: Journal, report: Report | None) -> pd.DataFrame:
     from oracles.relax import relax
 
     oracle = with_.builder.measuring
@@ -104,12 +107,12 @@ def _relax(samples: Samples, n: int, with_: Relaxing, report: Report | None = No
     if with_.opinion is not None:
         ends = {i: structure for i, structure, _ in kept}
         told = _of(report, "second opinion")
-        found[SECOND] = _second(rows, found, ends, with_, told)
+        found[SECOND] = _second(rows, found, ends, with_, (told, journal))
         found[SECOND_BY] = with_.second_by
     return found
 
 
-def _of(report: Report | None, stage: str) -> Callable[[int, int], None] | None:
+def _of(report: Report | None, stage: str) -> Count | None:
     return None if report is None else partial(report, stage)
 
 
@@ -118,14 +121,14 @@ def _second(
     found: pd.DataFrame,
     ends: dict[int, Structure],
     with_: Relaxing,
-    report: Callable[[int, int], None] | None,
+    telling: tuple[Count | None, Journal],
 ) -> pd.Series:
-    """Distances by the second judge, of crystals that may count."""
+    """Distances by the second judge, of crystals that may count; `telling`: of progress, and where they are kept."""
     assert with_.opinion is not None
     valid = rows["composition_valid"].reset_index(drop=True) & found["structure_valid"]
     part = found.assign(valid=valid, e_above_hull=found[COLUMN], sparse_hull=False)
     judge_stability(part)
     may_count = part[["valid", "unique", "new"]].all(axis=1)
     asked = {i: structure for i, structure in ends.items() if may_count[i]}
-    second_opinion(part, asked, with_.opinion, with_.below, report)
+    second_opinion(part, asked, with_.opinion, with_.below, *telling)
     return part["second_opinion"]

@@ -111,8 +111,8 @@ class RLConfig:
             raise ConfigError(
                 "seeds, samples and judge_samples must be positive, ablation_seeds, relaxed and phonons not negative."
             )
-        for name in ("second", "phonons"):
-            if getattr(self, name) and not self.relaxed:
+        for name, wanted in (("second", self.second is not None), ("phonons", self.phonons > 0)):
+            if wanted and not self.relaxed:
                 raise ConfigError(f"{name} looks at relaxed crystals: set relaxed, the number of samples.")
         if not self.second_below >= METASTABLE:
             raise ConfigError(f"expected second_below of at least {METASTABLE:g} eV/atom, got {self.second_below}")

@@ -78,10 +78,10 @@ def _shares(group: pd.DataFrame, base: pd.DataFrame, prefix: str) -> dict[str, A
 
 
 def _dynamics(group: pd.DataFrame) -> dict[str, Any]:
-    """Share of the M.S.U.N. crystals tried whose phonons are real, of those whose phonons came out."""
-    tried, stable = int(group["phonons"].sum()), int(group["dynamically_stable"].sum())
+    """Share of the M.S.U.N. crystals with phonons that are dynamically stable, and how many phonons failed."""
+    found, stable = int(group["phonons"].sum()), int(group["dynamically_stable"].sum())
     failed = int(group["phonons_failed"].sum())
-    return {"phonons": tried, "dynamically_stable": asdict(wilson(stable, tried)), "phonons_failed": failed}
+    return {"phonons": found, "dynamically_stable": asdict(wilson(stable, found)), "phonons_failed": failed}
 
 
 def _chemistry(group: pd.DataFrame, base: pd.DataFrame) -> dict[str, dict[str, Any]]:

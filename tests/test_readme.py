@@ -82,6 +82,8 @@ def others() -> list[str]:
     judge, told = results("rl-sevennet"), results("prompts")["all"]
     base, tuned = (100 * judge[arm]["second_msun"]["value"] for arm in ("base", "tuned"))
     relaxed = [judge["tuned"][f"second_{name}_ratio"]["value"] for name in ("msun", "sun")]
+    arms = [results("rl-arms")[arm] for arm in ("substitution", "tuned")]
+    new, lowest = ([f"{100 * arm[f'second_{name}']['value']:.0f}" for arm in arms] for name in ("msun", "sun"))
     least = min(found["share_ratio"]["value"] for name, found in held["chemistry"].items() if name != "f_block")
     return [
         f"precision {hull['precision']:.2f} and recall {hull['recall']:.2f}; "
@@ -99,6 +101,7 @@ def others() -> list[str]:
         f"({held['msun_ratio']['value']:.1f} times), S.U.N. {held['sun_ratio']['value']:.1f} times, each class of "
         f"chemistry at {least:.2f} of its share at least, {100 * held['unique']['value']:.0f} % unique",
         f"by SevenNet: M.S.U.N. {base:.0f} to {tuned:.0f} % ({relaxed[0]:.1f} times), S.U.N. {relaxed[1]:.1f} times",
+        f"M.S.U.N. ({' and '.join(new)} %), but half its S.U.N. ({' and '.join(lowest)} %)",
         f"it finds hidden real crystals {results('rediscovery')['all']['ratio']:.1f} times as often",
         f"{told['prompt_over_masks']['found']['ratio']:.1f} times what masks find, "
         f"{told['prompt_over_random']['found']['ratio']:.1f} times chance; of new crystals "

@@ -22,7 +22,13 @@ LISTED = (*(f"share_{name}" for name in CLASSES), *(f"msun_share_{name}" for nam
 # who judged stability: the reward's potential, another one, both after relaxation
 PREFIXES = ("", "independent_", "relaxed_", "second_")
 RATIOS = ("metastable", "sun", "msun", "accepted_msun", "valid")
-SHOWN = ("valid", "metastable", "msun", "accepted_msun")
+# panels of the figure, and whose judgement each shows: the second potential is asked about new crystals alone
+SHOWN = {
+    "valid": ("valid", ("", "relaxed_")),
+    "metastable": ("within 0.1 eV/atom", ("", "independent_", "relaxed_")),
+    "msun": ("M.S.U.N.", PREFIXES),
+    "accepted_msun": ("M.S.U.N. that pass the default rules", PREFIXES),
+}
 JUDGES = dict(
     zip(PREFIXES, ("reward's potential", "independent judge", "relaxed", "relaxed, second potential"), strict=True)
 )
@@ -157,18 +163,17 @@ def draw_shares(summary: dict[str, dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(1.2 * len(summary) + 4, 6.4), layout="constrained")
     names = list(summary)
     judges = [prefix for prefix in JUDGES if any(f"{prefix}msun" in entry for entry in summary.values())]
-    width = 0.8 / len(judges)
-    for axis, key in zip(figure.subplots(2, 2).ravel(), SHOWN, strict=True):
-        for k, prefix in enumerate(judges):
+    for axis, (key, (title, wanted)) in zip(figure.subplots(2, 2).ravel(), SHOWN.items(), strict=True):
+        shown = [prefix for prefix in judges if prefix in wanted]
+        width = 0.8 / len(shown)
+        for k, prefix in enumerate(shown):
             at = [(i, summary[name][prefix + key]) for i, name in enumerate(names) if prefix + key in summary[name]]
-            if not at or (prefix and key == "valid"):
-                continue
             heights = [share["value"] for _, share in at]
             errors = [[s["value"] - s["low"] for _, s in at], [s["high"] - s["value"] for _, s in at]]
-            places = [i + width * (k - (len(judges) - 1) / 2) for i, _ in at]
+            places = [i + width * (k - (len(shown) - 1) / 2) for i, _ in at]
             colour = COLOURS[list(JUDGES).index(prefix)]
             axis.bar(places, heights, width, yerr=errors, color=colour, label=JUDGES[prefix])
         axis.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
-        axis.set(ylabel=f"{key.replace('_', ' ')} (share of samples)", ylim=(0, 1))
-    figure.legend(*figure.axes[1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+        axis.set(title=title, ylabel="share of samples", ylim=(0, 1))
+    figure.legend(*figure.axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     figure.savefig(path, dpi=130)

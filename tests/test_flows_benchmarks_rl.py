@@ -18,7 +18,7 @@ from flows.benchmarks.rl.judge import Samples, Tally, counts, drift
 from flows.benchmarks.rl.relaxed import COLUMN as RELAXED
 from flows.benchmarks.rl.relaxed import SECOND, Relaxing, relaxed
 from flows.benchmarks.rl.run import RLConfig, _after_relaxation
-from flows.benchmarks.rl.summary import draw_curves, draw_shares, summarise, table
+from flows.benchmarks.rl.summary import draw_curves, draw_shares, summarise, table, told
 from flows.benchmarks.rl.variants import RECIPE, VARIANTS
 from flows.evaluation import report
 from generator.rl.strata import class_of
@@ -282,6 +282,11 @@ def test_dynamically_stable_ones_are_pooled_over_seeds():
     assert (entry["phonons"], entry["phonons_failed"]) == (12, 1)
     assert entry["dynamically_stable"]["value"] == 0.75
     assert "dynamically_stable_percent" in table({"base": entry}).splitlines()[0]
+    lines = {line.split("  ")[0]: line for line in told({"base": entry}).splitlines()}
+    assert lines["samples"].split() == ["samples", "200"]
+    assert lines["M.S.U.N., reward's potential (%)"].endswith("20.0 (15 to 26)")  # Wilson of 40 of 200
+    assert lines["dynamically stable (%)"].endswith("75.0 (47 to 91)")  # of 9 of 12
+    assert not any("second" in line for line in lines)  # no other potential was asked
 
 
 def test_a_second_judge_needs_relaxed_samples():

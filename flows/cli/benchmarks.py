@@ -116,11 +116,12 @@ def rl(
 ) -> None:
     """Fine-tuning: stable, unique, new crystals of base, tuned policy, equal-cost baselines and ablations."""
     from flows.benchmarks.rl.run import RLConfig, run
+    from flows.benchmarks.rl.summary import told
 
     judge = {"judge": {"model": judge_model, "python": judge_python, "data": data or []}} if judge_model else {}
     with progress() as report:
         record = run(output, settings_of(RLConfig, settings, seeds, judge), report)
-    print_record(record, output, json)
+    print_record(record, output, json, told(record["results"]))
 
 
 @app.command("rl-properties")

@@ -48,8 +48,8 @@ def _kept(kind: type[Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def print_record(record: dict[str, Any], output: Path, json: bool) -> None:
-    """The whole record as JSON, or its results as lines; and where it lies."""
+def print_record(record: dict[str, Any], output: Path, json: bool, text: str | None = None) -> None:
+    """The whole record as JSON, or its results as a text of their own or as lines; and where it lies."""
     results = record["results"]
-    emit(record if json else results if isinstance(results, Mapping) else {"results": results}, json)
+    emit(record if json else results if isinstance(results, Mapping) else {"results": results}, json, text)
     note(f"wrote {output}/record.json")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from flows.benchmarks.rl.variants import BASE
+from flows.console import aligned
 from generator.rl.strata import CLASSES
 from loop.metrics import rate_ratio, wilson
 
@@ -21,6 +22,7 @@ CHEMISTRY = ("share_", "msun_share_", "chemical_systems", "largest_prototype")
 LISTED = (*(f"share_{name}" for name in CLASSES), *(f"msun_share_{name}" for name in CLASSES), "largest_prototype")
 # who judged stability: the reward's potential, another one, both after relaxation
 PREFIXES = ("", "independent_", "relaxed_", "second_")
+TOLD = {"msun": "M.S.U.N.", "sun": "S.U.N."}
 RATIOS = ("metastable", "sun", "msun", "accepted_msun", "valid")
 # panels of the figure, and whose judgement each shows: the second potential is asked about new crystals alone
 SHOWN = {
@@ -133,6 +135,23 @@ def table(summary: dict[str, dict[str, Any]]) -> str:
         row |= {"yield_percent": round(100 * entry["yield"], 1), "cpu_seconds": round(entry["cpu_seconds"])}
         rows.append(row)
     return pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
+
+
+def told(summary: dict[str, dict[str, Any]]) -> str:
+    """One column an arm for people: shares in per cent with 95 % intervals, by each judge that was asked."""
+    names = {f"{prefix}{key}": f"{name}, {JUDGES[prefix]}" for prefix in PREFIXES for key, name in TOLD.items()}
+    names |= {"valid": "valid", "unique": "unique", "dynamically_stable": "dynamically stable"}
+    asked = [key for key in names if any(key in entry for entry in summary.values())]
+    rows: list[dict[str, Any]] = [{"what": "samples", **{arm: entry["samples"] for arm, entry in summary.items()}}]
+    rows += [
+        {"what": f"{names[key]} (%)", **{arm: _told(entry[key]) for arm, entry in summary.items() if key in entry}}
+        for key in asked
+    ]
+    return "\n".join(aligned(rows, {"what": "", **{arm: arm for arm in summary}}))
+
+
+def _told(share: dict[str, float]) -> str:
+    return f"{100 * share['value']:.1f} ({100 * share['low']:.0f} to {100 * share['high']:.0f})"
 
 
 def draw_curves(about: dict[tuple[str, int], dict[str, Any]], path: Path) -> None:

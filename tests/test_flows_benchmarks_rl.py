@@ -14,7 +14,7 @@ from flows.benchmarks.rl.arms import _produce
 from flows.benchmarks.rl.chemistry import chemistry
 from flows.benchmarks.rl.dynamics import dynamics, tally
 from flows.benchmarks.rl.hull import Energies, IndependentHull, JudgeConfig, Phases, fitted_elements
-from flows.benchmarks.rl.judge import Samples, Tally, counts, drift
+from flows.benchmarks.rl.judge import Samples, Tally, _group, counts, drift
 from flows.benchmarks.rl.relaxed import COLUMN as RELAXED
 from flows.benchmarks.rl.relaxed import SECOND, Relaxing, relaxed
 from flows.benchmarks.rl.run import RLConfig, _after_relaxation
@@ -163,6 +163,13 @@ def test_tally_counts_distinct_finds():
     tally(crystals)
     assert tally.evaluations == 6
     assert tally.found == {"NaCl 225"}
+
+
+def test_the_group_is_that_asked_for_else_that_of_the_crystal():
+    """A substituted crystal asks for none; it counted as group 0, so one group seemed to make up the whole sample."""
+    salt = rocksalt("Na", "Cl", 5.64)
+    asked = Candidate(salt, Origin("policy", space_group=1))
+    assert [_group(each) for each in (asked, Candidate(salt), None)] == [1, 225, 0]
 
 
 def test_relaxed_samples_are_judged_as_they_end(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from loop.fingerprint import symmetry
 from loop.reward import PropertyReward
 from loop.stability import DEFINITIONS, IMPLAUSIBLE, METASTABLE, sun_flags
 from loop.validity import RADIOACTIVE, is_charge_balanced, validity_flags
@@ -73,10 +74,17 @@ def judge(candidates: Sequence[Candidate | None], builder: Builder) -> Samples:
     flags["replay"][sound] = [verdict.in_training for verdict in verdicts]
     above = np.full(n, np.nan)
     above[sound], flags["sparse_hull"][sound] = builder.screen.judge(crystals)
-    groups = [0 if candidate is None else candidate.origin.space_group or 0 for candidate in candidates]
+    groups = [_group(candidate) for candidate in candidates]
     columns = {"formula": [_formula(structure) for structure in structures], "space_group": groups}
     columns |= {"elements": [_elements(structure) for structure in structures]}
     return Samples(structures, pd.DataFrame({**columns, **flags, "e_above_hull": above}))
+
+
+def _group(candidate: Candidate | None) -> int:
+    """The space group that was asked for, else that of the crystal (0.1 A); 0 where there is none."""
+    if candidate is None:
+        return 0
+    return candidate.origin.space_group or symmetry(candidate.structure, 0.1)[0]
 
 
 def _formula(structure: Structure | None) -> str:

@@ -71,7 +71,7 @@ def relaxed(samples: Samples, n: int, with_: Relaxing, path: Path, report: Repor
     found = pd.read_csv(path) if path.exists() else None
     asked = None if found is None or SECOND_BY not in found else found[SECOND_BY].iloc[0]
     if found is None or len(found) != len(rows) or with_.second_by not in (None, asked):
-        with Journal(path, {"second": with_.second_by, "samples": n}) as journal:
+        with Journal(path, {"second": with_.second_by}) as journal:
             found = _relax(samples, n, with_, journal, report)
         write_text(path, found.to_csv(index=False, lineterminator="\n"))
     return rows.assign(**{name: found[name] for name in found.columns})

@@ -1,6 +1,7 @@
 """The generator's benchmarks: they measure what they say, on networks and data small enough for a test."""
 
 import json
+from itertools import count
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 from flows.benchmarks.clock import timed
 from flows.benchmarks.generator import conditions, learning, preparation, sampling, training
 from flows.cli import app
+from generator.pretrain import CLOCKS
 from tests.test_generator_likelihood import SMALL, random_model
 
 TINY = {"layers": 1, "heads": 4, "head_size": 16, "width": 16, "embedding": 8}
@@ -65,6 +67,8 @@ def test_training_times_both_layouts(tmp_path, tokens, monkeypatch):
 
 
 def test_learning_goes_on_where_it_was_cut_off(tmp_path, tokens, monkeypatch):
+    ticks = count()  # each look at the clock is a fiftieth of a second, so that a slow machine trains as long
+    monkeypatch.setitem(CLOCKS, "cpu", lambda: next(ticks) / 50)
     monkeypatch.setattr(learning, "SMALL", TINY)
     config = learning.LearningConfig(crystals=300, held_out=100, choice=50, seconds=1.0, validate_every=3)
     record = learning.run(tokens, tokens, tmp_path, config)

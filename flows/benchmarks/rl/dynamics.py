@@ -14,12 +14,13 @@ from loop.values import OK
 from oracles.properties.elastic import tight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pymatgen.core import Structure
 
     from flows.benchmarks.rl.relaxed import Relaxing
+    from flows.progress import Count
     from oracles.mlip import PotentialOracle
     from oracles.properties.phonons import PhononConfig
 
@@ -38,7 +39,7 @@ def dynamics(
     with_: Relaxing,
     config: PhononConfig,
     path: Path,
-    report: Callable[[int, int], None] | None = None,
+    report: Count | None = None,
 ) -> pd.DataFrame:
     """One row per crystal: `sample`, its key, and `COLUMNS` (frequencies in THz, imaginary as negative).
 

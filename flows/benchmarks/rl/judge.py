@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from loop.fingerprint import symmetry
+from flows.evaluation.distances import space_group
 from loop.reward import PropertyReward
 from loop.stability import DEFINITIONS, IMPLAUSIBLE, METASTABLE, sun_flags
 from loop.validity import RADIOACTIVE, is_charge_balanced, validity_flags
@@ -84,7 +84,7 @@ def _group(candidate: Candidate | None) -> int:
     """The space group that was asked for, else that of the crystal (0.1 A); 0 where there is none."""
     if candidate is None:
         return 0
-    return candidate.origin.space_group or symmetry(candidate.structure, 0.1)[0]
+    return candidate.origin.space_group or space_group(candidate.structure)
 
 
 def _formula(structure: Structure | None) -> str:

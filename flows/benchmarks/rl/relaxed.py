@@ -73,7 +73,7 @@ def relaxed(samples: Samples, n: int, with_: Relaxing, path: Path, report: Repor
     if found is None or len(found) != len(rows) or with_.second_by not in (None, asked):
         with Journal(path, {"second": with_.second_by}) as journal:
             found = _relax(samples, n, with_, journal, report)
-        write_text(path, found.to_csv(index=False, lineterminator="\n"))
+            write_text(path, found.to_csv(index=False, lineterminator="\n"))
     return rows.assign(**{name: found[name] for name in found.columns})
 
 
